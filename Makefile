@@ -1,0 +1,32 @@
+# Every target sets up .venv itself; nothing but Python 3.11, pip, venv and make is needed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: demo ablation test lint clean
+
+demo: .venv/ready                 ## the whole method on the embedded dataset, then runs/demo/report.html
+	$(BIN)/python -m rkd_jax.demo --root=$(DEMO)
+
+ablation: .venv/ready             ## all rows and the equal-steps control, three seeds
+	$(BIN)/python -m rkd_jax.demo --root=$(DEMO) --ablation --seeds=0,1,2
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest -n 2 --dist=loadfile
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,213 @@
+"""Settings that all configs share; a config file starts from these and changes them.
+
+Every value is listed here once, with its default, so that a locked config knows
+all of its keys.  `None` for a number or tuple means "off".
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def detector() -> ml_collections.ConfigDict:
+  """A detector trained as published (SGD, 1x), its sizes left to the config."""
+  c = ml_collections.ConfigDict()
+  c.task = "detector"
+  c.name = ""  # shown in progress bars and reports
+  c.seed = 0
+  c.num_steps = 90_000
+  c.log_every = 20
+  c.skip_bad_images = False
+  c.compilation_cache = ""
+  c.class_embeddings = ""  # .npz or .npy, one row per class of the data set
+  c.frozen = ()  # regular expressions on parameter paths, e.g. "backbone/stem.*"
+  c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
+  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
+  c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))
+  c.evaluation = ml_collections.ConfigDict(dict(engine="hotcoco"))
+  c.model = model()
+  c.loss = loss()
+  c.optimizer = sgd()
+  c.data = detector_data()
+  return c
+
+
+def model() -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(
+    dict(
+      dtype="float32",
+      pixel_mean=(123.675, 116.280, 103.530),  # RGB
+      pixel_std=(1.0, 1.0, 1.0),
+      backbone=dict(
+        stage_blocks=(3, 4, 6), width=64, stem_width=64, norm="frozen", expansion=4
+      ),
+      rpn=dict(
+        channels=1024,
+        anchor_sizes=((32, 64, 128, 256, 512),),
+        anchor_ratios=(0.5, 1.0, 2.0),
+        nms_threshold=0.7,
+        train=dict(pre_nms=12_000, post_nms=2_000),
+        test=dict(pre_nms=6_000, post_nms=1_000),
+      ),
+      roi=dict(resolution=14, batch_size_per_image=512, positive_fraction=0.25, iou_threshold=0.5),
+      # kind: res5 (the last ResNet stage and a mean) or fc; layers: blocks or fc layers.
+      box_head=dict(kind="res5", layers=3, width=1024),
+      classifier=dict(
+        embedding_dim=512,
+        temperature=50.0,
+        bias=config_dict.placeholder(float),
+        weight_transfer=config_dict.placeholder(tuple),
+      ),
+      # candidates: (box, class) pairs that enter the final NMS.
+      test=dict(score_threshold=0.05, nms_threshold=0.5, detections=100, candidates=2_000),
+    )
+  )
+
+
+def loss() -> ml_collections.ConfigDict:
+  """The published code's losses; METHOD notes on each switch are in rkd_jax/losses."""
+  return ml_collections.ConfigDict(
+    dict(
+      classification="sigmoid",  # or softmax (paper)
+      ignore_zero_classes=True,
+      rpn=dict(batch_size_per_image=256, positive_fraction=0.5, low=0.3, high=0.7),
+      # beta_1 L_1: weight * temperature; reduction mean (code) or sum (paper).
+      rkd=dict(weight=0.15, temperature=100.0, reduction="mean", on_image_batches=True),
+      # beta_2 L_irm: row_norm l1 (code) or l2 (paper); reduction sum (code) or mean (paper).
+      irm=dict(weight=0.15, temperature=100.0, row_norm="l1", reduction="sum"),
+      ils=dict(weight=0.1),
+      # What one of the authors' GPUs held; losses are averaged over groups.
+      images_per_group=dict(box=2, image=8),
+    )
+  )
+
+
+def sgd() -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(
+    dict(
+      name="sgd",
+      learning_rate=0.02,
+      momentum=0.9,
+      b2=0.999,
+      weight_decay=1e-4,
+      schedule="steps",
+      boundaries=(60_000, 80_000),
+      warmup_steps=1_000,
+      warmup_factor=0.001,
+      clip_norm=0.0,
+    )
+  )
+
+
+def adamw(learning_rate: float, warmup_steps: int, weight_decay: float = 0.05):
+  """For small networks trained from scratch: AdamW with warm-up and cosine."""
+  c = sgd()
+  c.name, c.schedule = "adamw", "cosine"
+  c.learning_rate, c.weight_decay = learning_rate, weight_decay
+  c.warmup_steps, c.boundaries = warmup_steps, ()
+  c.clip_norm = 1.0
+  return c
+
+
+def detector_data() -> ml_collections.ConfigDict:
+  """Which records form a batch, and their static shapes.
+
+  `schedule` is the fixed interleaving of batch kinds, repeated.  max_regions=0
+  leaves the distillation terms out.
+  """
+  return ml_collections.ConfigDict(
+    dict(
+      dir="",
+      name="",
+      schedule=("box",),
+      threads=4,
+      cache=False,  # keep decoded images in memory
+      box=dict(
+        split="train",
+        batch_size=16,
+        canvas=(1344, 1344),
+        short_sides=(800,),
+        max_side=1333,
+        flip=True,
+        max_boxes=100,
+        max_regions=0,
+      ),
+      image=dict(
+        split="train",
+        batch_size=64,
+        canvas=(672, 672),
+        short_sides=(400,),
+        max_side=667,
+        flip=True,
+        max_regions=0,
+        max_labels=16,
+      ),
+      eval=dict(
+        split="validation", batch_size=1, canvas=(1344, 1344), short_sides=(800,), max_side=1333
+      ),
+    )
+  )
+
+
+def clip() -> ml_collections.ConfigDict:
+  """Contrastive training of a CLIP on captioned images."""
+  c = ml_collections.ConfigDict()
+  c.task = "clip"
+  c.name = "clip"
+  c.seed = 0
+  c.num_steps = 10_000
+  c.log_every = 20
+  c.skip_bad_images = False
+  c.compilation_cache = ""
+  c.frozen = ()
+  c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
+  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
+  c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))
+  # The fields of rkd_jax.clip.model.ClipConfig; the vocabulary comes from the tokenizer.
+  c.clip = ml_collections.ConfigDict(
+    dict(
+      embed_dim=512,
+      image_resolution=224,
+      vision_layers=(3, 4, 6, 3),
+      vision_width=64,
+      pooling="attention",
+      context_length=77,
+      transformer_width=512,
+      transformer_heads=8,
+      transformer_layers=12,
+      initial_logit_scale=1 / 0.07,
+      dtype="float32",
+    )
+  )
+  c.optimizer = adamw(learning_rate=5e-4, warmup_steps=2_000, weight_decay=0.2)
+  c.data = ml_collections.ConfigDict(
+    dict(
+      dir="",
+      name="",
+      schedule=("caption",),
+      threads=4,
+      cache=True,
+      caption=dict(split="train", batch_size=128, canvas=(224, 224), flip=True, crop=0.0),
+      eval=dict(split="validation"),
+    )
+  )
+  return c
+
+
+def arguments(text: str | None, **defaults):
+  """Parses a config's argument 'rkd,seed=1': a bare word sets the first default.
+
+  Values take the type of their default.
+
+  Raises:
+    ValueError: an unknown name; the known ones are listed.
+  """
+  values = dict(defaults)
+  for position, part in enumerate(filter(None, (text or "").split(","))):
+    name, _, value = part.partition("=")
+    if not value and position == 0:
+      name, value = next(iter(defaults)), part
+    if name not in values:
+      raise ValueError(f"config argument {name!r} is unknown; known: {', '.join(defaults)}.")
+    kind = type(defaults[name])
+    values[name] = value in ("", "1", "true", "True") if kind is bool else kind(value)
+  return ml_collections.ConfigDict(values)

@@ -1,0 +1,119 @@
+"""Every stage of the method on the embedded dataset, on a laptop's CPU.
+
+  python -m rkd_jax.demo                                        the whole chain (make demo)
+  python -m rkd_jax.main --config=configs/demo.py:rkd --workdir=runs/demo/rkd/seed0
+
+The argument is `stage,seed=0,root=runs/demo`; stages read what earlier ones wrote
+below the root, in the order clip, base, rkd, then any of the others:
+
+  clip                     both CLIP towers on captioned scenes
+  base                     boxes of base classes only
+  rkd                      + region-based distillation, from base
+  rkd_longer               rkd trained on for as many steps as the next rows (control)
+  ils                      image-level supervision, from base
+  rkd_ils                  both, from rkd
+  rkd_ils_weight_transfer  + weight transfer, from rkd
+
+Hardware: 2 CPU cores, 6 GB, minutes.  The README has the measured table.
+"""
+
+from configs import common
+
+STAGES = ("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer")
+INITIAL_STAGE = {
+  "rkd": "base",
+  "ils": "base",
+  "rkd_longer": "rkd",
+  "rkd_ils": "rkd",
+  "rkd_ils_weight_transfer": "rkd",
+}
+EMBEDDING_DIM = 64
+
+
+def workdir(root: str, stage: str, seed: int) -> str:
+  """Where a stage of a run lives; CLIP is trained once and shared by all seeds."""
+  return f"{root}/clip" if stage == "clip" else f"{root}/{stage}/seed{seed}"
+
+
+def get_config(argument: str | None = None):
+  args = common.arguments(argument, stage="base", seed=0, root="runs/demo")
+  if args.stage not in STAGES:
+    raise ValueError(f"stage is {args.stage!r}; expected one of {', '.join(STAGES)}.")
+  return clip(args) if args.stage == "clip" else detector(args)
+
+
+def clip(args):
+  """A small CLIP: three-stage ModifiedResNet and a two-layer text transformer."""
+  c = common.clip()
+  c.name = "clip"
+  c.num_steps = 1500
+  c.compilation_cache = f"{args.root}/jax_cache"
+  c.checkpoint.every = 500
+  c.clip.embed_dim = EMBEDDING_DIM
+  c.clip.image_resolution = 48
+  c.clip.vision_layers = (1, 1, 1)
+  c.clip.vision_width = 24
+  c.clip.pooling = "average"
+  c.clip.context_length = 28
+  c.clip.transformer_width = 64
+  c.clip.transformer_heads = 4
+  c.clip.transformer_layers = 2
+  c.clip.initial_logit_scale = 20.0
+  c.optimizer = common.adamw(learning_rate=6e-3, warmup_steps=100)
+  c.data.dir = f"{args.root}/data"
+  c.data.name = "shapes_ovd/scenes"
+  c.data.caption.split = "clip"
+  c.data.caption.batch_size = 128
+  c.data.caption.canvas = (48, 48)
+  c.data.caption.flip = False
+  c.data.caption.crop = 0.2
+  c.data.eval.split = "tune"
+  return c
+
+
+def detector(args):
+  stage = args.stage
+  c = common.detector()
+  c.name = stage
+  c.seed = args.seed
+  c.compilation_cache = f"{args.root}/jax_cache"
+  c.class_embeddings = f"{args.root}/class_embeddings.npz"
+  c.checkpoint.every = 200
+  c.num_steps = 700 if stage == "base" else 600
+  c.optimizer = common.adamw(learning_rate=2e-3 if stage == "base" else 1e-3, warmup_steps=50)
+
+  m = c.model
+  m.pixel_std = (58.0, 57.0, 58.0)
+  m.backbone = dict(stage_blocks=(1, 1), width=32, stem_width=32, norm="group", expansion=2)
+  m.rpn.channels = 128
+  m.rpn.anchor_sizes = ((18.0, 28.0, 42.0, 60.0),)
+  m.rpn.anchor_ratios = (0.7, 1.0, 1.4)
+  m.rpn.train = dict(pre_nms=200, post_nms=64)
+  m.rpn.test = dict(pre_nms=300, post_nms=80)
+  m.roi = dict(resolution=7, batch_size_per_image=48, positive_fraction=0.25, iou_threshold=0.5)
+  m.box_head = dict(kind="fc", layers=2, width=256)
+  m.classifier.embedding_dim = EMBEDDING_DIM
+  m.classifier.bias = -4.6
+  m.test.candidates = 400
+  c.loss.rpn.batch_size_per_image = 64
+
+  d = c.data
+  d.dir, d.name, d.cache = f"{args.root}/data", "shapes_ovd/rkd", True
+  size = dict(canvas=(128, 128), short_sides=(128,), max_side=128)
+  d.box.update(split="train_boxes", batch_size=8, max_boxes=8, **size)
+  d.image.update(split="train_images", batch_size=16, max_labels=4, **size)
+  d.eval.update(split="validation", batch_size=16, **size)
+
+  if stage in INITIAL_STAGE:
+    c.init.checkpoint = workdir(args.root, INITIAL_STAGE[stage], args.seed)
+  if "rkd" in stage:
+    d.box.max_regions = d.image.max_regions = 5
+    c.loss.rkd.weight = 0.05
+    c.loss.irm.weight = 0.05
+  if "ils" in stage:
+    d.schedule = ("box", "image")
+  if "weight_transfer" in stage:
+    m.classifier.weight_transfer = (64, 128)
+    c.frozen = ("classifier/projection/.*",)
+    c.init.allow_missing = ("params/classifier/transfer/.*",)
+  return c

@@ -1,0 +1,183 @@
+"""The TFDS record that every data set of this project is stored as.
+
+Boxes enter and leave as XYXY absolute pixels; only here are they turned into the
+normalised (ymin, xmin, ymax, xmax) of `tfds.features.BBoxFeature`.  The fields of
+the frozen teachers, `regions/*` and `pseudo_boxes/*`, are always in the schema and
+have zero rows where the offline step (`rkd_jax.precompute`) has not been joined in.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float
+
+# Annotation tools round: a box may stick out of the image by this many pixels and is clipped.
+_ROUNDING = 1.0
+
+
+def features(class_names: Sequence[str], embedding_dim: int) -> tfds.features.FeaturesDict:
+  """The schema for the given classes and width of the teacher's embeddings.
+
+  `regions/boxes` and `pseudo_boxes/boxes` are XYXY pixels of the stored image;
+  `regions/clip_embeddings` are not normalised; `pseudo_boxes` hold one row per
+  image-level label for which a box was found.
+  """
+  label = tfds.features.ClassLabel(names=list(class_names))
+
+  def rows(*shape: int) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=(None, *shape), dtype=np.float32)
+
+  return tfds.features.FeaturesDict(
+    {
+      "image": tfds.features.Image(shape=(None, None, 3)),
+      "image/id": np.int64,
+      "image/filename": tfds.features.Text(),
+      "image/height": np.int32,
+      "image/width": np.int32,
+      "objects": tfds.features.Sequence(
+        {
+          "bbox": tfds.features.BBoxFeature(),
+          "label": label,
+          "id": np.int64,
+          "area": np.float32,
+          "is_crowd": np.bool_,
+        }
+      ),
+      "captions": tfds.features.Sequence(tfds.features.Text()),
+      "labels": tfds.features.Sequence(label),
+      "regions/boxes": rows(4),
+      "regions/clip_embeddings": rows(embedding_dim),
+      "regions/scores": rows(),
+      "pseudo_boxes/boxes": rows(4),
+      "pseudo_boxes/labels": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+      "pseudo_boxes/scores": rows(),
+    }
+  )
+
+
+def metadata(
+  class_names: Sequence[str],
+  base: Sequence[str],
+  novel: Sequence[str],
+  splits_with_all_boxes: Sequence[str],
+  embedding_dim: int,
+  settings: Mapping[str, Any] | None = None,
+) -> tfds.core.MetadataDict:
+  """What a reader must know beside the records; `settings` are what they were built from (JSON).
+
+  Raises:
+    ValueError: `base` or `novel` names a class that is not in `class_names`, or both name it.
+  """
+  for title, names in (("base", base), ("novel", novel)):
+    if unknown := sorted(set(names) - set(class_names)):
+      raise ValueError(
+        f"{title} classes {unknown} are not among the {len(class_names)} class names: "
+        "correct the list or the categories"
+      )
+  if both := sorted(set(base) & set(novel)):
+    raise ValueError(f"classes {both} are listed as base and as novel: keep them in one list")
+  return tfds.core.MetadataDict(
+    class_names=list(class_names),
+    base=list(base),
+    novel=list(novel),
+    splits_with_all_boxes=list(splits_with_all_boxes),
+    embedding_dim=embedding_dim,
+    settings=dict(settings or {}),
+  )
+
+
+def encode_record(
+  *,
+  image: bytes,
+  image_id: int,
+  filename: str,
+  height: int,
+  width: int,
+  embedding_dim: int,
+  boxes: Float[np.ndarray, "g 4"] | Sequence = (),
+  classes: Sequence[int] = (),
+  object_ids: Sequence[int] | None = None,
+  areas: Sequence[float] | None = None,
+  is_crowd: Sequence[bool] | None = None,
+  captions: Sequence[str] = (),
+  labels: Sequence[int] = (),
+  teacher: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+  """One example for a builder to yield, boxes given as XYXY pixels.
+
+  Args:
+    image: encoded bytes, stored as they are.
+    object_ids: annotation ids; by default 1, 2, ... within the image.
+    areas: of the objects' masks in pixels²; by default those of the boxes.
+    is_crowd: by default all False.
+    labels: image-level labels, 0-based classes.
+    teacher: the `regions/*` and `pseudo_boxes/*` arrays; by default no rows.
+
+  Raises:
+    ValueError: a box is not finite, has no positive size or lies outside the image.
+  """
+  where = f"image {filename!r} (id {image_id})"
+  xyxy = _checked_boxes(boxes, height, width, where)
+  count = len(xyxy)
+  if len(classes) != count:
+    raise ValueError(f"{where}: {count} boxes but {len(classes)} classes, expected one for each")
+  if areas is None:
+    areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+  objects = {
+    "bbox": xyxy[:, [1, 0, 3, 2]] / [height, width, height, width],
+    "label": classes,
+    "id": range(1, count + 1) if object_ids is None else object_ids,
+    "area": areas,
+    "is_crowd": [False] * count if is_crowd is None else is_crowd,
+  }
+  return {
+    "image": io.BytesIO(image),
+    "image/id": int(image_id),
+    "image/filename": filename,
+    "image/height": height,
+    "image/width": width,
+    "objects": [dict(zip(objects, values)) for values in zip(*objects.values())],
+    "captions": list(captions),
+    "labels": [int(label) for label in labels],
+    **(no_teacher(embedding_dim) if teacher is None else teacher),
+  }
+
+
+def no_teacher(embedding_dim: int) -> dict[str, np.ndarray]:
+  """The teachers' fields with zero rows."""
+  return {
+    "regions/boxes": np.zeros((0, 4), np.float32),
+    "regions/clip_embeddings": np.zeros((0, embedding_dim), np.float32),
+    "regions/scores": np.zeros(0, np.float32),
+    "pseudo_boxes/boxes": np.zeros((0, 4), np.float32),
+    "pseudo_boxes/labels": np.zeros(0, np.int64),
+    "pseudo_boxes/scores": np.zeros(0, np.float32),
+  }
+
+
+def decode_boxes(
+  bbox: Float[np.ndarray, "g 4"], height: int, width: int
+) -> Float[np.ndarray, "g 4"]:
+  """Normalised yxyx as stored back to XYXY pixels, float32."""
+  scale = np.array([height, width, height, width], np.float64)
+  return (np.asarray(bbox, np.float64).reshape(-1, 4) * scale)[:, [1, 0, 3, 2]].astype(np.float32)
+
+
+def _checked_boxes(boxes: Any, height: int, width: int, where: str) -> np.ndarray:
+  xyxy = np.asarray(boxes, np.float64).reshape(-1, 4)
+  limits = np.array([width, height, width, height])
+  bad = ~np.isfinite(xyxy).all(1)
+  bad |= (xyxy[:, :2] >= xyxy[:, 2:]).any(1)
+  bad |= ((xyxy < -_ROUNDING) | (xyxy > limits + _ROUNDING)).any(1)
+  clipped = np.clip(xyxy, 0, limits)
+  bad |= (clipped[:, :2] >= clipped[:, 2:]).any(1)
+  if bad.any():
+    index = int(np.argmax(bad))
+    raise ValueError(
+      f"{where}: box {index} is {xyxy[index].tolist()}, expected finite x1 < x2 and y1 < y2 "
+      f"inside the image of {width}×{height} pixels; correct or remove the annotation"
+    )
+  return clipped

@@ -1,0 +1,190 @@
+"""Orbax checkpoints: what training, evaluation and prediction all restore through.
+
+A run's folder holds `config.json` and `checkpoints/<step>/{variables,optimizer}`.
+`variables` (params and running statistics) stands alone, so whoever only needs
+the network never reads the optimiser.
+"""
+
+from collections.abc import Sequence
+import json
+import re
+from typing import Any
+
+from etils import epath
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+
+from rkd_jax.train.state import TrainState
+
+# Settings that may differ between a run and its continuation.
+FREE_KEYS = ("checkpoint", "log_every", "mesh", "skip_bad_images", "test")
+
+
+class CheckpointError(ValueError):
+  """A checkpoint is missing or does not belong to this config."""
+
+
+class Checkpointer:
+  """Saves and restores the TrainState of one run, keeping the last n steps."""
+
+  def __init__(self, workdir: str, keep: int = 2):
+    self.directory = epath.Path(workdir).resolve() / "checkpoints"
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      item_names=("variables", "optimizer"),
+      options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+    )
+
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState) -> None:
+    """Starts an asynchronous save; a killed save leaves the earlier steps intact."""
+    variables = {"params": state.params, "model_state": state.model_state}
+    optimizer = {"opt_state": state.opt_state, "step": state.step}
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        variables=ocp.args.StandardSave(variables), optimizer=ocp.args.StandardSave(optimizer)
+      ),
+    )
+
+  def restore(self, step: int, state: TrainState) -> TrainState:
+    """Restores onto the shapes and shardings of an abstract or concrete state."""
+    variables = {"params": state.params, "model_state": state.model_state}
+    optimizer = {"opt_state": state.opt_state, "step": state.step}
+    _check(self._manager, step, variables, str(self.directory), ())
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        variables=ocp.args.StandardRestore(variables),
+        optimizer=ocp.args.StandardRestore(optimizer),
+      ),
+    )
+    return TrainState(
+      step=restored.optimizer["step"],
+      opt_state=restored.optimizer["opt_state"],
+      **restored.variables,
+    )
+
+  def close(self) -> None:
+    """Waits for a save in progress."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def _paths(tree) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}
+
+
+def _check(manager, step: int, expected, where: str, allow_missing: Sequence[str]) -> None:
+  """Compares a stored tree of variables with the expected one, by path and shape."""
+  stored = _paths(manager.item_metadata(step)["variables"])
+  wanted = _paths(expected)
+  allowed = [p for p in wanted if any(re.fullmatch(pattern, p) for pattern in allow_missing)]
+  problems = [f"missing {p}" for p in wanted if p not in stored and p not in allowed]
+  problems += [f"not in this config {p}" for p in stored if p not in wanted]
+  problems += [
+    f"{p} is {tuple(stored[p].shape)}, expected {tuple(wanted[p].shape)}"
+    for p in wanted
+    if p in stored and tuple(stored[p].shape) != tuple(wanted[p].shape)
+  ]
+  if problems:
+    more = f" ... and {len(problems) - 5} more" if len(problems) > 5 else ""
+    raise CheckpointError(
+      f"Checkpoint {where} (step {step}) belongs to another config: "
+      + "; ".join(problems[:5])
+      + more
+      + ". Use the config it was trained with, or another checkpoint."
+    )
+
+
+def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
+  """Variables {'params', 'model_state'} of the newest checkpoint under a run's folder.
+
+  Args:
+    path: a run's folder, or that folder followed by `checkpoints/<step>`.
+    expected: tree of arrays or ShapeDtypeStructs that says what the model needs.
+    allow_missing: regular expressions of paths ('params/classifier/transfer/.*')
+      that may be absent; those keep the values of `expected`.
+
+  Raises:
+    CheckpointError: nothing there, or it belongs to another model.
+  """
+  folder = epath.Path(path).resolve()
+  step = None
+  if folder.parent.name == "checkpoints" and folder.name.isdigit():
+    step, folder = int(folder.name), folder.parent.parent
+  directory = folder / "checkpoints"
+  if not directory.exists():
+    raise CheckpointError(
+      f"No checkpoint at {path}: expected a run's folder with 'checkpoints' inside. "
+      "Train first, or give the --workdir of a finished run."
+    )
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(
+    directory, item_names=("variables", "optimizer"), options=options
+  ) as manager:
+    available = manager.all_steps()
+    step = manager.latest_step() if step is None else step
+    if step not in available:
+      raise CheckpointError(f"{path} holds no step {step}; it has {sorted(available)}.")
+    _check(manager, step, expected, str(directory), allow_missing)
+    stored = _paths(manager.item_metadata(step)["variables"])
+    wanted = _paths(expected)
+    present = {p: leaf for p, leaf in wanted.items() if p in stored}
+    target = _nest({p: jax.ShapeDtypeStruct(v.shape, v.dtype) for p, v in present.items()})
+    for key in ("params", "model_state"):
+      target.setdefault(key, {})
+    restored = manager.restore(
+      step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target))
+    ).variables
+  return _nest(wanted | _paths(restored)) | {
+    key: {} for key in ("params", "model_state") if not expected[key]
+  }
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
+  """Stores the config of a run, or checks that a continued run has the same one.
+
+  Raises:
+    CheckpointError: naming the first settings that differ.
+  """
+  file = epath.Path(workdir) / "config.json"
+  new = json.loads(config.to_json(default=str))
+  if file.exists():
+    old = json.loads(file.read_text())
+    differing = [k for k in _differences(old, new) if k.split(".")[0] not in FREE_KEYS]
+    if differing:
+      raise CheckpointError(
+        f"{workdir} was started with another config; it differs in {', '.join(differing[:5])}. "
+        "Use the same settings to resume, or another --workdir."
+      )
+  file.parent.mkdir(parents=True, exist_ok=True)
+  temporary = file.with_suffix(".tmp")
+  temporary.write_text(json.dumps(new, indent=2))
+  temporary.replace(file)
+
+
+def _differences(old, new, prefix: str = "") -> list[str]:
+  if isinstance(old, dict) and isinstance(new, dict):
+    names = sorted(old.keys() | new.keys())
+    return [
+      d
+      for name in names
+      for d in _differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
+    ]
+  return [] if old == new else [prefix]

@@ -1,0 +1,144 @@
+"""CLIP's ResNet: three-convolution stem, anti-aliased striding, attention pooling.
+
+Differences from the usual ResNet: every stride but the stem's first is an average pool (before the
+last 1×1 convolution of a block, and before the 1×1 of its shortcut), and the spatial mean attends
+over the last feature map instead of simply being taken.
+"""
+
+from typing import Literal
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+
+def _conv(features: int, kernel: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
+  # Explicit padding: "SAME" would shift a strided convolution by one pixel.
+  pad = kernel // 2
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    (stride, stride),
+    padding=((pad, pad), (pad, pad)),
+    use_bias=False,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
+  window = (stride, stride)
+  return x if stride == 1 else nn.avg_pool(x, window, window)
+
+
+def _norm(
+  train: bool,
+  dtype: jnp.dtype,
+  name: str,
+  scale_init: nn.initializers.Initializer = nn.initializers.ones,
+) -> nn.BatchNorm:
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    scale_init=scale_init,
+    name=name,
+  )
+
+
+class Bottleneck(nn.Module):
+  """1×1, 3×3, average pool, 1×1 to 4 × `features`; no ReLU between the last norm and the sum."""
+
+  features: int
+  stride: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
+    out = 4 * self.features
+    y = _conv(self.features, 1, self.dtype, "conv1")(x)
+    y = nn.relu(_norm(train, self.dtype, "bn1")(y))
+    y = _conv(self.features, 3, self.dtype, "conv2")(y)
+    y = nn.relu(_norm(train, self.dtype, "bn2")(y))
+    y = _conv(out, 1, self.dtype, "conv3")(_pool(y, self.stride))
+    y = _norm(train, self.dtype, "bn3", nn.initializers.zeros)(y)
+    if self.stride > 1 or x.shape[-1] != out:
+      x = _conv(out, 1, self.dtype, "downsample_conv")(_pool(x, self.stride))
+      x = _norm(train, self.dtype, "downsample_bn")(x)
+    return nn.relu(x + y)
+
+
+class AttentionPool(nn.Module):
+  """One attention query, the spatial mean, over itself and all positions of the map."""
+
+  heads: int
+  output_dim: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    batch, height, width, channels = x.shape
+    init = nn.initializers.normal(channels**-0.5)
+    tokens = x.reshape(batch, height * width, channels)
+    tokens = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], axis=1)
+    positions = self.param("positional_embedding", init, (height * width + 1, channels))
+    tokens = tokens + positions.astype(self.dtype)
+
+    def project(name: str, rows: Float[Array, "b t c"]) -> Float[Array, "b t n e"]:
+      rows = nn.Dense(channels, kernel_init=init, dtype=self.dtype, name=name)(rows)
+      return rows.reshape(batch, -1, self.heads, channels // self.heads)
+
+    mixed = jax.nn.dot_product_attention(
+      project("q_proj", tokens[:, :1]), project("k_proj", tokens), project("v_proj", tokens)
+    )
+    return nn.Dense(self.output_dim, kernel_init=init, dtype=self.dtype, name="c_proj")(
+      mixed.reshape(batch, channels)
+    )
+
+
+class ModifiedResNet(nn.Module):
+  """Images to one embedding each.
+
+  `layers` gives the number of blocks per stage, for any number of stages; the map leaving the last
+  one has stride 2^(stages + 1) and width · 2^(stages + 1) channels.  `pooling` is "attention" (the
+  published models) or "average": spatial mean and a linear projection, which learns faster in tiny
+  towers.  Batch statistics live in the collection "batch_stats".
+  """
+
+  layers: tuple[int, ...]
+  width: int
+  output_dim: int
+  heads: int
+  input_resolution: int
+  pooling: Literal["attention", "average"] = "attention"
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
+    """Embeds normalised images; with `train`, batch norm uses and updates batch statistics.
+
+    Raises:
+      ValueError: the images are not `input_resolution` pixels on both sides, or an unknown pooling.
+    """
+    size = self.input_resolution
+    if images.shape[1:3] != (size, size):
+      raise ValueError(f"images are {images.shape[1:3]} pixels, this tower expects {(size, size)}")
+    x = images.astype(self.dtype)
+    for i, features in enumerate((self.width // 2, self.width // 2, self.width), start=1):
+      x = _conv(features, 3, self.dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
+      x = nn.relu(_norm(train, self.dtype, f"bn{i}")(x))
+    x = _pool(x, 2)
+    for stage, blocks in enumerate(self.layers):
+      for block in range(blocks):
+        stride = 2 if stage > 0 and block == 0 else 1
+        name = f"layer{stage + 1}_{block}"
+        x = Bottleneck(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
+    match self.pooling:
+      case "attention":
+        return AttentionPool(self.heads, self.output_dim, self.dtype, name="attnpool")(x)
+      case "average":
+        return nn.Dense(self.output_dim, dtype=self.dtype, name="proj")(x.mean((1, 2)))
+      case _:
+        raise ValueError(f"pooling is {self.pooling!r}; use 'attention' or 'average'")

@@ -1,0 +1,52 @@
+"""CLIP's vision transformer."""
+
+from flax import linen as nn
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from rkd_jax.clip.transformer import Block, LayerNorm
+
+
+class VisionTransformer(nn.Module):
+  """Patches to one embedding per image, taken from the class token.
+
+  Layer norm comes before the first block and again on the class token, then a projection without
+  bias.  `input_resolution` fixes the number of learned positions.
+  """
+
+  patch_size: int
+  width: int
+  layers: int
+  heads: int
+  output_dim: int
+  input_resolution: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
+    """Embeds normalised images; `train` changes nothing and is there for a common signature.
+
+    Raises:
+      ValueError: the images are not `input_resolution` pixels on both sides.
+    """
+    del train
+    size = self.input_resolution
+    if images.shape[1:3] != (size, size):
+      raise ValueError(f"images are {images.shape[1:3]} pixels, this tower expects {(size, size)}")
+    scale = self.width**-0.5
+    patch = (self.patch_size, self.patch_size)
+    x = nn.Conv(
+      self.width, patch, patch, padding="VALID", use_bias=False, dtype=self.dtype, name="conv1"
+    )(images.astype(self.dtype))
+    x = x.reshape(len(images), -1, self.width)
+
+    normal = nn.initializers.normal(scale)
+    class_token = self.param("class_embedding", normal, (self.width,)).astype(self.dtype)
+    class_token = jnp.broadcast_to(class_token, (len(images), 1, self.width))
+    x = jnp.concatenate([class_token, x], axis=1)
+    positions = self.param("positional_embedding", normal, (x.shape[1], self.width))
+    x = LayerNorm(name="ln_pre")(x + positions.astype(self.dtype))
+    for i in range(self.layers):
+      x = Block(self.heads, self.layers, dtype=self.dtype, name=f"block_{i}")(x)
+    x = LayerNorm(name="ln_post")(x[:, 0])
+    return x @ self.param("proj", normal, (self.width, self.output_dim)).astype(self.dtype)

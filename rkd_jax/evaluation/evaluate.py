@@ -1,0 +1,159 @@
+"""Runs a trained detector (or CLIP) over a split and measures it."""
+
+from collections.abc import Callable, Iterator
+import json
+from typing import Any
+
+from etils import epath
+import jax
+from jaxtyping import Float
+import ml_collections
+import numpy as np
+import tqdm
+
+from rkd_jax.checkpoint import restore_variables
+from rkd_jax.clip.load import load_clip
+from rkd_jax.clip.regions import crop_regions
+from rkd_jax.evaluation.coco import CocoEvaluator
+from rkd_jax.inputs.batching import eval_batches, load_image
+from rkd_jax.inputs.sources import Source, open_source
+from rkd_jax.models import rcnn
+from rkd_jax.structures import Batch, Detections, Vocabulary
+from rkd_jax.train.tasks import detector_specs, load_vocabulary
+
+
+class Detector:
+  """A detector with its weights: batches in, detections in pixels of the original images out.
+
+  The vocabulary is given with each call, so one compiled detector serves any class
+  list of the same length.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, checkpoint: str):
+    self.model = rcnn.build(config)
+    params = jax.eval_shape(
+      lambda key: self.model.init(key, *rcnn.dummy_inputs(config))["params"], jax.random.key(0)
+    )
+    self.variables = {
+      "params": restore_variables(checkpoint, {"params": params, "model_state": {}})["params"]
+    }
+    self._detect = self._jit(self.model.detect)
+    self._embed = self._jit(self.model.embed_regions)
+
+  def _jit(self, method: Callable) -> Callable:
+    return jax.jit(lambda variables, *args: self.model.apply(variables, *args, method=method))
+
+  def detect(self, batch: Batch, class_embeddings: Float[np.ndarray, "c e"]) -> Detections:
+    """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid."""
+    found = jax.device_get(self._detect(self.variables, batch, class_embeddings))
+    scale = np.asarray(batch.original_sizes, np.float32) / np.asarray(batch.sizes, np.float32)
+    height, width = np.split(np.asarray(batch.original_sizes, np.float32)[:, None], 2, axis=2)
+    limits = np.concatenate([width, height, width, height], axis=2)
+    boxes = np.clip(found.boxes * scale[:, None, [1, 0, 1, 0]], 0.0, limits)
+    full = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    valid = found.valid & full & np.asarray(batch.valid)[:, None]
+    return found.replace(boxes=boxes, valid=valid)
+
+  def embed_regions(self, batch: Batch, boxes: Float[np.ndarray, "b k 4"]) -> np.ndarray:
+    """Distilled region embeddings [b, k, e] of boxes in network-input pixels."""
+    return jax.device_get(self._embed(self.variables, batch.images, batch.sizes, boxes))
+
+
+def detections_of(
+  detector: Detector,
+  source: Source,
+  vocabulary: Vocabulary,
+  config: ml_collections.ConfigDict,
+  description: str = "detecting",
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+  """Yields (record index, {'boxes', 'scores', 'classes'}) for every record of a source."""
+  spec = detector_specs(config)["eval"]
+  batches = eval_batches(
+    source, spec, threads=config.data.threads, skip_bad_images=config.skip_bad_images
+  )
+  index = 0
+  with tqdm.tqdm(total=len(source), desc=description, unit="img", mininterval=2) as bar:
+    for batch in batches:
+      found = detector.detect(batch, vocabulary.embeddings)
+      for row in range(len(batch.valid)):
+        if index < len(source) and batch.valid[row]:
+          keep = found.valid[row]
+          yield (
+            index,
+            {
+              "boxes": found.boxes[row][keep],
+              "scores": found.scores[row][keep],
+              "classes": found.classes[row][keep],
+            },
+          )
+        index += 1
+      bar.update(int(np.sum(batch.valid)))
+
+
+def evaluate_detector(
+  config: ml_collections.ConfigDict, checkpoint: str, description: str = "evaluating"
+) -> dict[str, Any]:
+  """AP over novel, base and all classes on `config.data.eval.split`."""
+  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  vocabulary = load_vocabulary(config, source)
+  detector = Detector(config, checkpoint)
+  evaluator = CocoEvaluator(
+    source.class_names,
+    source.base,
+    source.novel,
+    engine=config.evaluation.engine,
+    max_detections=config.model.test.detections,
+  )
+  for index, found in detections_of(detector, source, vocabulary, config, description):
+    record = source[index]
+    evaluator.add(
+      record.image_id,
+      record.height,
+      record.width,
+      record.boxes,
+      record.classes,
+      record.is_crowd,
+      record.areas,
+      found["boxes"],
+      found["scores"],
+      found["classes"],
+    )
+  return evaluator.compute()
+
+
+def evaluate_clip(
+  config: ml_collections.ConfigDict, checkpoint: str, limit: int = 200
+) -> dict[str, float]:
+  """Zero-shot accuracy of CLIP on ground-truth boxes of a split, over all class names."""
+  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  clip = load_clip(checkpoint)
+  crops, labels = [], []
+  for index in range(min(len(source), limit)):
+    record = source[index]
+    crops.append(crop_regions(load_image(record), record.boxes, clip.image_size))
+    labels.append(record.classes)
+  embeddings = clip.region_encoder().embed(np.concatenate(crops))
+  text = clip.embed_classes(list(source.class_names))
+  text /= np.linalg.norm(text, axis=1, keepdims=True)
+  predicted = np.argmax(embeddings @ text.T, axis=1)
+  labels = np.concatenate(labels)
+  novel = np.isin(labels, [source.class_names.index(name) for name in source.novel])
+  right = predicted == labels
+  return {
+    "crop_top1": float(right.mean()),
+    "crop_top1_novel": float(right[novel].mean()),
+    "crop_top1_base": float(right[~novel].mean()),
+  }
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+  """Evaluates the newest checkpoint of a run and writes `evaluation.json` beside it."""
+  if config.task == "clip":
+    results = evaluate_clip(config, workdir)
+  else:
+    results = evaluate_detector(config, workdir)
+  file = epath.Path(workdir) / "evaluation.json"
+  temporary = file.with_suffix(".tmp")
+  temporary.write_text(json.dumps(results, indent=2))
+  temporary.replace(file)
+  return results

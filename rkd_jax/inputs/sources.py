@@ -1,0 +1,179 @@
+"""Random access to the records of a built data set.
+
+Reads the ArrayRecord files that a builder in `data/` has written, without the
+builder's code and without TensorFlow.  Images stay encoded until `decode_image`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Bool, Float, Int, UInt8
+
+from data import schema
+from rkd_jax.inputs import transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One image with what is known about it; boxes are XYXY pixels of the stored image.
+
+  `source` says where the record comes from, for messages.  Splits without boxes
+  have g = 0, splits without captions l = 0; teachers that have not run leave
+  k = 0 regions and p = 0 pseudo boxes.
+  """
+
+  image: bytes
+  image_id: int
+  filename: str
+  height: int
+  width: int
+  boxes: Float[np.ndarray, "g 4"]
+  classes: Int[np.ndarray, "g"]
+  is_crowd: Bool[np.ndarray, "g"]
+  areas: Float[np.ndarray, "g"]
+  object_ids: Int[np.ndarray, "g"]
+  labels: Int[np.ndarray, "l"]
+  captions: tuple[str, ...]
+  region_boxes: Float[np.ndarray, "k 4"]
+  region_embeddings: Float[np.ndarray, "k d"]
+  region_scores: Float[np.ndarray, "k"]
+  pseudo_boxes: Float[np.ndarray, "p 4"]
+  pseudo_labels: Int[np.ndarray, "p"]
+  pseudo_scores: Float[np.ndarray, "p"]
+  source: str = ""
+
+
+class Source:
+  """The records of one split, by position; safe to share between threads."""
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, name: str, split: str):
+    """See `open_source`."""
+    self.name = f"{name}/{split}"
+    metadata = builder.info.metadata
+    self.class_names: tuple[str, ...] = tuple(metadata["class_names"])
+    self.base: tuple[str, ...] = tuple(metadata["base"])
+    self.novel: tuple[str, ...] = tuple(metadata["novel"])
+    self.has_all_boxes: bool = split in metadata["splits_with_all_boxes"]
+    self.embedding_dim: int = metadata["embedding_dim"]
+    self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> Record:
+    """The record at a position.
+
+    Raises:
+      IndexError: there is no such position.
+      ValueError: the stored record contradicts itself.
+    """
+    if not 0 <= index < len(self):
+      raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
+    return _record(self._records[index], self.name, self.embedding_dim)
+
+
+def open_source(data_dir: str | Path, name: str, split: str) -> Source:
+  """Opens a split of a built data set.
+
+  Args:
+    data_dir: the folder that was given to the builder.
+    name: data set and, where it has several, config: "shapes_ovd/scenes".
+    split: name of the split.
+
+  Raises:
+    ValueError: not built, or there is no such split.
+  """
+  folder = Path(data_dir) / name
+  versions = [path.parent for path in folder.glob("*.*.*/dataset_info.json")]
+  if not versions:
+    raise ValueError(
+      f"no data set {name!r} under {str(data_dir)!r}; {_found(Path(data_dir))}. "
+      f"Build it with: {_build_command(data_dir, name)}"
+    )
+  latest = max(versions, key=lambda path: [int(number) for number in path.name.split(".")])
+  builder = tfds.builder_from_directory(str(latest))
+  if split not in builder.info.splits:
+    raise ValueError(
+      f"data set {name!r} in {str(latest)!r} has no split {split!r}; "
+      f"it has {', '.join(sorted(builder.info.splits))}"
+    )
+  return Source(builder, name, split)
+
+
+def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
+  """The image as RGB uint8 [height, width, 3], whatever it is stored as (grey, CMYK, alpha, ...).
+
+  Raises:
+    BadImageError: the bytes are truncated, no image at all, or not of the recorded size.
+  """
+  pixels = transforms.decode_image(record.image, _name(record))
+  if pixels.shape != (record.height, record.width, 3):
+    raise transforms.BadImageError(
+      f"{_name(record)} is {pixels.shape[1]}×{pixels.shape[0]} pixels but recorded as "
+      f"{record.width}×{record.height}: the boxes would be wrong; build the data set again"
+    )
+  return pixels
+
+
+def _name(record: Record) -> str:
+  return f"image {record.filename!r} (id {record.image_id}, {record.source or 'no source'})"
+
+
+def _found(data_dir: Path) -> str:
+  found = {
+    path.parent.parent.relative_to(data_dir).as_posix()
+    for depth in ("*/*/", "*/*/*/")
+    for path in data_dir.glob(f"{depth}dataset_info.json")
+  }
+  return f"found: {', '.join(sorted(found))}" if found else "found none there"
+
+
+def _build_command(data_dir: str | Path, name: str) -> str:
+  data_set, _, config = name.partition("/")
+  flag = f" --config={config}" if config else ""
+  return f"python -m data.{data_set}.{data_set} --data_dir={data_dir}{flag}"
+
+
+def _rows(values: Any, dtype: type, *shape: int) -> np.ndarray:
+  """A list of rows, perhaps empty, as an array [n, *shape]."""
+  return np.asarray(values, dtype).reshape(-1, *shape)
+
+
+def _record(example: dict[str, Any], source: str, embedding_dim: int) -> Record:
+  objects = example["objects"]
+  height, width = int(example["image/height"]), int(example["image/width"])
+  record = Record(
+    image=bytes(example["image"]),
+    image_id=int(example["image/id"]),
+    filename=example["image/filename"].decode(),
+    height=height,
+    width=width,
+    boxes=schema.decode_boxes(_rows(objects["bbox"], np.float32, 4), height, width),
+    classes=_rows(objects["label"], np.int32),
+    is_crowd=_rows(objects["is_crowd"], np.bool_),
+    areas=_rows(objects["area"], np.float32),
+    object_ids=_rows(objects["id"], np.int64),
+    labels=_rows(example["labels"], np.int32),
+    captions=tuple(caption.decode() for caption in example["captions"]),
+    region_boxes=_rows(example["regions/boxes"], np.float32, 4),
+    region_embeddings=_rows(example["regions/clip_embeddings"], np.float32, embedding_dim),
+    region_scores=_rows(example["regions/scores"], np.float32),
+    pseudo_boxes=_rows(example["pseudo_boxes/boxes"], np.float32, 4),
+    pseudo_labels=_rows(example["pseudo_boxes/labels"], np.int32),
+    pseudo_scores=_rows(example["pseudo_boxes/scores"], np.float32),
+    source=source,
+  )
+  for title, columns in (
+    ("regions", (record.region_boxes, record.region_embeddings, record.region_scores)),
+    ("pseudo_boxes", (record.pseudo_boxes, record.pseudo_labels, record.pseudo_scores)),
+  ):
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1 or not all(np.isfinite(column).all() for column in columns):
+      raise ValueError(
+        f"{_name(record)}: {title} have {lengths} rows or values that are not finite; "
+        "run rkd_jax.precompute again and join its results anew"
+      )
+  return record

@@ -1,0 +1,155 @@
+"""Image decoding and the geometry of the input pipeline (NumPy and PIL, uint8 images).
+
+All boxes of a picture (ground truth, teacher regions, pseudo boxes) go through
+one `View`, so they can never be transformed differently from its pixels.
+Sizes are (height, width); boxes XYXY in absolute pixels.  The arithmetic is that
+of detectron2's ResizeShortestEdge and RandomFlip (golden: tests/golden/resize.npz).
+"""
+
+import dataclasses
+import io
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageOps
+
+Size = tuple[int, int]
+
+# PIL reports damaged files through all of these, depending on the format and the place of damage.
+_DECODE_ERRORS = (
+  OSError,
+  SyntaxError,
+  ValueError,
+  EOFError,
+  struct.error,
+  Image.DecompressionBombError,
+)
+
+
+class BadImageError(ValueError):
+  """An image that cannot be decoded."""
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes an encoded image to RGB, turned upright as its EXIF orientation asks.
+
+  Args:
+    data: the bytes of a JPEG, PNG, ... file.
+    name: what to call the image in an error (file and record id).
+
+  Raises:
+    BadImageError: the bytes are damaged, truncated or no image.
+  """
+  try:
+    with Image.open(io.BytesIO(data)) as image:
+      image.load()
+      return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+  except _DECODE_ERRORS as error:
+    raise BadImageError(
+      f"Cannot decode {name} ({len(data)} bytes): {error}. "
+      "Replace the file, remove its record, or pass --skip_bad_images."
+    ) from error
+
+
+def resized_size(size: Size, short_side: int, max_side: int) -> Size:
+  """Size with the short side at `short_side`, or less where the long side would pass `max_side`."""
+  height, width = size
+  scale = short_side / min(height, width)
+  new_height, new_width = (
+    (short_side, scale * width) if height < width else (scale * height, short_side)
+  )
+  longest = max(new_height, new_width)
+  if longest > max_side:
+    shrink = max_side / longest
+    new_height, new_width = new_height * shrink, new_width * shrink
+  return int(new_height + 0.5), int(new_width + 0.5)
+
+
+def resize(
+  image: UInt8[np.ndarray, "h w 3"],
+  size: Size,
+  crop: tuple[float, float, float, float] | None = None,
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """PIL bilinear resize (antialiased when shrinking) of the image, or of an XYXY crop of it."""
+  if crop is None and image.shape[:2] == tuple(size):
+    return image
+  height, width = size
+  resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=crop)
+  return np.asarray(resized)
+
+
+def scale_boxes(boxes: Float[np.ndarray, "n 4"], old: Size, new: Size) -> Float[np.ndarray, "n 4"]:
+  """Boxes of an image of size `old` in the pixels of the image resized to `new`."""
+  y, x = new[0] / old[0], new[1] / old[1]
+  return boxes * np.array([x, y, x, y])
+
+
+def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: int) -> Float[np.ndarray, "n 4"]:
+  """Mirrors boxes left to right: x -> width - x, left and right edge exchanged."""
+  x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+  return np.stack([width - x2, y1, width - x1, y2], axis=-1)
+
+
+def clip_boxes(boxes: Float[np.ndarray, "n 4"], size: Size) -> Float[np.ndarray, "n 4"]:
+  """Cuts boxes at the border of an image."""
+  height, width = size
+  return np.clip(boxes, 0, np.array([width, height, width, height]))
+
+
+def nonempty(boxes: Float[np.ndarray, "n 4"]) -> Bool[np.ndarray, "n"]:
+  """Boxes with an area; as in detectron2 a side of at most 1e-5 pixels counts as none."""
+  return ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """How one picture is shown to the network: resized, then perhaps mirrored."""
+
+  original: Size
+  size: Size
+  flip: bool = False
+
+  def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Pixels of the view, from the picture at its original size or already resized."""
+    resized = resize(image, self.size)
+    return resized[:, ::-1] if self.flip else resized
+
+  def boxes(self, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    """Boxes of the original picture in the view, clipped to it (float64 inside, float32 out)."""
+    moved = scale_boxes(np.asarray(boxes, np.float64).reshape(-1, 4), self.original, self.size)
+    if self.flip:
+      moved = flip_boxes(moved, self.size[1])
+    return clip_boxes(moved, self.size).astype(np.float32)
+
+
+def random_view(
+  original: Size,
+  short_sides: Sequence[int],
+  max_side: int,
+  flip: bool,
+  rng: np.random.Generator,
+) -> View:
+  """A view with a short side from the list and, if `flip`, mirrored with probability 1/2."""
+  short_side = short_sides[rng.integers(len(short_sides))]
+  return View(original, resized_size(original, short_side, max_side), flip and rng.random() < 0.5)
+
+
+def pad_to_canvas(
+  image: UInt8[np.ndarray, "h w 3"], canvas: Size, name: str
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Pads with zeros at the bottom and right up to the canvas.
+
+  Raises:
+    ValueError: the image is larger than the canvas.
+  """
+  height, width = image.shape[:2]
+  if height > canvas[0] or width > canvas[1]:
+    raise ValueError(
+      f"Image {name} is {height} x {width} (height x width) after resizing and does not fit the "
+      f"canvas {canvas[0]} x {canvas[1]}: enlarge the canvas, or lower short_sides or max_side."
+    )
+  padded = np.zeros((*canvas, 3), np.uint8)
+  padded[:height, :width] = image
+  return padded

@@ -1,0 +1,46 @@
+"""Inter-embedding relationship matching between student and CLIP regions."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rkd_jax.models.zero_shot_classifier import l2_normalize
+
+
+def relationship_matrix(
+  embeddings: Float[Array, "n d"], valid: Bool[Array, "n"], row_norm: str
+) -> Float[Array, "n n"]:
+  """Gram matrix of the unit-norm embeddings, each row divided by its L1 or L2 norm.
+
+  Rows and columns of padding are zero.
+  """
+  unit = jnp.where(valid[:, None], l2_normalize(embeddings), 0.0)
+  gram = unit @ unit.T
+  if row_norm == "l2":
+    return l2_normalize(gram)
+  if row_norm == "l1":
+    norm = jnp.sum(jnp.abs(gram), axis=1, keepdims=True)
+    return gram / jnp.maximum(norm, 1e-12)
+  raise ValueError(f"loss.irm.row_norm is {row_norm!r}; expected 'l1' or 'l2'.")
+
+
+def inter_embedding_relationship(
+  student: Float[Array, "n d"],
+  teacher: Float[Array, "n d"],
+  valid: Bool[Array, "n"],
+  row_norm: str = "l1",
+  reduction: str = "sum",
+) -> Float[Array, ""]:
+  """L_irm of the paper (eq. 2): squared Frobenius distance of relationship matrices.
+
+  `sum` with L1 rows is the published code; `mean` (over the K^2 entries of valid
+  regions) with L2 rows is the paper.
+  """
+  difference = relationship_matrix(student, valid, row_norm) - relationship_matrix(
+    teacher, valid, row_norm
+  )
+  total = jnp.sum(jnp.square(difference))
+  if reduction == "sum":
+    return total
+  if reduction == "mean":
+    return total / jnp.square(jnp.maximum(jnp.sum(valid), 1))
+  raise ValueError(f"loss.irm.reduction is {reduction!r}; expected 'sum' or 'mean'.")

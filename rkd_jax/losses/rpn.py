@@ -1,0 +1,58 @@
+"""RPN losses: objectness and box regression on sampled anchors."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rkd_jax.models.rpn import RPN_BOX_WEIGHTS
+from rkd_jax.ops import boxes as boxes_lib
+from rkd_jax.ops import matching, sampling
+from rkd_jax.structures import GroundTruth, RpnOutputs
+
+
+@dataclasses.dataclass(frozen=True)
+class RpnLossOptions:
+  """Anchor matching and sampling; `batch_size_per_image` is also the normaliser."""
+
+  batch_size_per_image: int = 256
+  positive_fraction: float = 0.5
+  low: float = 0.3
+  high: float = 0.7
+
+
+def rpn_losses(
+  outputs: RpnOutputs,
+  ground_truth: GroundTruth,
+  keys: PRNGKeyArray | None,
+  options: RpnLossOptions,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """(objectness BCE, box L1), both sums over sampled anchors / (batch size * images).
+
+  The normaliser is the nominal number of samples, not the number drawn.  `keys`
+  holds one key per image; None samples in index order.
+  """
+
+  def one_image(logits, deltas, gt_boxes, gt_valid, key):
+    iou = boxes_lib.pairwise_iou(gt_boxes, outputs.anchors)
+    gt_index, label = matching.match(
+      iou, gt_valid, options.low, options.high, allow_low_quality=True
+    )
+    positive, negative = sampling.sample_masks(
+      key, label, options.batch_size_per_image, options.positive_fraction
+    )
+    bce = optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
+    objectness = jnp.sum(jnp.where(positive | negative, bce, 0.0))
+    # Unmatched anchors get their own box as target: finite, and masked out below.
+    matched = jnp.where(positive[:, None], gt_boxes[gt_index], outputs.anchors)
+    target = boxes_lib.encode(matched, outputs.anchors, RPN_BOX_WEIGHTS)
+    regression = jnp.sum(jnp.where(positive[:, None], jnp.abs(deltas - target), 0.0))
+    return objectness, regression
+
+  objectness, regression = jax.vmap(one_image, in_axes=(0, 0, 0, 0, None if keys is None else 0))(
+    outputs.logits, outputs.deltas, ground_truth.boxes, ground_truth.valid, keys
+  )
+  normalizer = options.batch_size_per_image * outputs.logits.shape[0]
+  return jnp.sum(objectness) / normalizer, jnp.sum(regression) / normalizer

@@ -1,0 +1,106 @@
+"""The method on one page.
+
+  L = L_rpn + L_reg + L_cls + beta_1 L_1 + beta_2 L_irm        box steps (eq. 3)
+  L = alpha L_pms           + beta_1 L_1 + beta_2 L_irm        image steps (eq. 5)
+
+Reductions run per group of images (an authors' GPU held one group) and are
+averaged over groups, so the result does not depend on the number of devices.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+import ml_collections
+
+from rkd_jax.losses import ils, irm, rkd, roi, rpn
+from rkd_jax.structures import Batch, Outputs
+
+Losses = dict[str, Float[Array, ""]]
+
+
+def over_groups(fn: Callable, images_per_group: int, *args):
+  """Mean over groups of `fn` of a group's arrays (leading axes group, image)."""
+  batch = jax.tree.leaves(args)[0].shape[0]
+  size = min(images_per_group, batch)
+  if batch % size:
+    raise ValueError(
+      f"A batch of {batch} images does not divide into groups of {size}: change the batch size "
+      "or loss.images_per_group."
+    )
+  groups = jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), args)
+  return jax.tree.map(jnp.mean, jax.vmap(fn)(*groups))
+
+
+def flat(x: Float[Array, "i n *d"]) -> Float[Array, "in *d"]:
+  """Joins the image axis of a group with the axis of its boxes."""
+  return x.reshape(-1, *x.shape[2:])
+
+
+def distillation(outputs: Outputs, batch: Batch, config, images_per_group: int) -> Losses:
+  """beta_1 L_1 and beta_2 L_irm on the teacher's regions."""
+
+  def group(student, teacher, valid):
+    student, teacher, valid = flat(student), flat(teacher), flat(valid)
+    return {
+      "rkd_l1": rkd.point_wise_l1(student, teacher, valid, config.rkd.reduction),
+      "rkd_irm": irm.inter_embedding_relationship(
+        student, teacher, valid, config.irm.row_norm, config.irm.reduction
+      ),
+    }
+
+  regions = batch.regions
+  losses = over_groups(
+    group, images_per_group, outputs.region_embeddings, regions.embeddings, regions.valid
+  )
+  return {
+    "rkd_l1": losses["rkd_l1"] * config.rkd.weight * config.rkd.temperature,
+    "rkd_irm": losses["rkd_irm"] * config.irm.weight * config.irm.temperature,
+  }
+
+
+def box_losses(
+  outputs: Outputs,
+  batch: Batch,
+  class_mask: Bool[Array, "c"],
+  keys: PRNGKeyArray | None,
+  config: ml_collections.ConfigDict,
+) -> Losses:
+  """L_rpn, L_cls, L_reg and, where the batch has regions, the distillation terms."""
+  rpn_options = rpn.RpnLossOptions(**config.rpn)
+  objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, rpn_options)
+  mask = class_mask if config.ignore_zero_classes else None
+
+  def group(logits, deltas, rois):
+    rois = jax.tree.map(flat, rois)
+    foreground = rois.classes < logits.shape[-1] - 1
+    return {
+      "cls": roi.classification(
+        flat(logits), rois.classes, rois.valid, mask, config.classification
+      ),
+      "box": roi.box_regression(flat(deltas), rois.boxes, rois.gt_boxes, foreground, rois.valid),
+    }
+
+  losses = {"rpn_cls": objectness, "rpn_box": regression}
+  losses |= over_groups(
+    group, config.images_per_group.box, outputs.class_logits, outputs.box_deltas, outputs.rois
+  )
+  if batch.regions is not None:
+    losses |= distillation(outputs, batch, config, config.images_per_group.box)
+  return losses
+
+
+def image_losses(outputs: Outputs, batch: Batch, config: ml_collections.ConfigDict) -> Losses:
+  """alpha L_pms and, where the batch has regions, the distillation terms."""
+  pseudo = batch.pseudo_boxes
+  pms = ils.pseudo_max_score(outputs.pseudo_box_logits, pseudo.classes, pseudo.valid)
+  losses = {"pms": config.ils.weight * pms}
+  if batch.regions is not None and config.rkd.on_image_batches:
+    losses |= distillation(outputs, batch, config, config.images_per_group.image)
+  return losses
+
+
+def total(losses: Losses) -> Float[Array, ""]:
+  """The plain sum, as differentiated."""
+  return sum(losses.values())

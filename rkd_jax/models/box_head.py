@@ -1,0 +1,41 @@
+"""From pooled RoI features to one vector per RoI."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rkd_jax.models.resnet import ResStage
+
+
+class ResBoxHead(nn.Module):
+  """The last ResNet stage on every RoI, then the spatial mean (C4 models)."""
+
+  blocks: int
+  width: int
+  norm: str = "frozen"
+  expansion: int = 4
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, pooled: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
+    x = ResStage(self.blocks, self.width, 2, self.norm, self.expansion, self.dtype, name="stage")(
+      pooled
+    )
+    return jnp.mean(x, axis=(1, 2))
+
+
+class FcBoxHead(nn.Module):
+  """Fully connected layers with ReLU on the flattened RoI (FPN models)."""
+
+  layers: int
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, pooled: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
+    x = pooled.reshape(pooled.shape[0], -1)
+    # Caffe2's XavierFill: uniform with variance 1 / fan_in.
+    init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+    for i in range(self.layers):
+      x = nn.relu(nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name=f"fc{i + 1}")(x))
+    return x

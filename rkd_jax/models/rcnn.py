@@ -1,0 +1,279 @@
+"""The two-stage open-vocabulary detector: batch in, outputs out, no losses.
+
+Backbone -> RPN -> RoIAlign -> box head -> {box predictor, zero-shot classifier}.
+Teacher regions (RKD) and pseudo boxes (ILS) go through the same RoIAlign, box
+head and projection as proposals do.  The class-embedding matrix is an argument,
+not a parameter: swapping it changes the vocabulary and nothing else.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+import ml_collections
+import numpy as np
+
+from rkd_jax.models import rpn as rpn_lib
+from rkd_jax.models.box_head import FcBoxHead, ResBoxHead
+from rkd_jax.models.box_predictor import BoxPredictor
+from rkd_jax.models.resnet import ResNet
+from rkd_jax.models.zero_shot_classifier import ZeroShotClassifier
+from rkd_jax.ops import boxes as boxes_lib
+from rkd_jax.ops import matching, sampling
+from rkd_jax.ops import nms as nms_lib
+from rkd_jax.ops.roi_align import roi_align
+from rkd_jax.structures import (
+  Batch,
+  Detections,
+  GroundTruth,
+  Outputs,
+  Proposals,
+  RoiSamples,
+  RpnOutputs,
+)
+
+ROI_BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+class RCNN(nn.Module):
+  """The detector described by `config.model` (see configs/common.py)."""
+
+  config: ml_collections.FrozenConfigDict
+
+  def setup(self):
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
+    self.backbone = ResNet(
+      stage_blocks=c.backbone.stage_blocks,
+      width=c.backbone.width,
+      stem_width=c.backbone.stem_width,
+      norm=c.backbone.norm,
+      expansion=c.backbone.expansion,
+      dtype=dtype,
+    )
+    self.rpn = rpn_lib.RpnHead(
+      channels=c.rpn.channels,
+      anchors_per_cell=len(c.rpn.anchor_sizes[0]) * len(c.rpn.anchor_ratios),
+      dtype=dtype,
+    )
+    self.box_head = self._box_head(dtype)
+    self.box_predictor = BoxPredictor(dtype=dtype)
+    self.classifier = ZeroShotClassifier(
+      embedding_dim=c.classifier.embedding_dim,
+      temperature=c.classifier.temperature,
+      bias=c.classifier.bias,
+      weight_transfer=c.classifier.weight_transfer,
+      dtype=dtype,
+    )
+
+  def _box_head(self, dtype) -> nn.Module:
+    head = self.config.box_head
+    if head.kind == "fc":
+      return FcBoxHead(layers=head.layers, width=head.width, dtype=dtype)
+    if head.kind == "res5":
+      backbone = self.config.backbone
+      stages = len(backbone.stage_blocks)
+      return ResBoxHead(
+        blocks=head.layers,
+        width=backbone.width * 2**stages,
+        norm=backbone.norm,
+        expansion=backbone.expansion,
+        dtype=dtype,
+      )
+    raise ValueError(f"model.box_head.kind is {head.kind!r}; expected 'fc' or 'res5'.")
+
+  def __call__(
+    self, images: UInt8[Array, "b h w 3"], class_embeddings: Float[Array, "c e"]
+  ) -> tuple[Array, ...]:
+    """Touches every parameter once, for initialisation."""
+    batch, height, width = images.shape[:3]
+    size = jnp.array([[height, width]] * batch)
+    features = self.features(images, size)
+    rpn = self.rpn_outputs(features)
+    box = jnp.array([[[0.0, 0.0, width, height]]] * batch)
+    logits, deltas, _ = self.roi_outputs(features, box, class_embeddings)
+    return rpn.logits, rpn.deltas, logits, deltas
+
+  def features(
+    self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]
+  ) -> Float[Array, "b h2 w2 c"]:
+    """The feature map that RPN and RoIs share.  Padding enters as the pixel mean."""
+    c = self.config
+    x = (images.astype(jnp.float32) - jnp.array(c.pixel_mean)) / jnp.array(c.pixel_std)
+    rows = jnp.arange(images.shape[1])[None, :] < sizes[:, :1]
+    columns = jnp.arange(images.shape[2])[None, :] < sizes[:, 1:]
+    inside = (rows[:, :, None] & columns[:, None, :])[..., None]
+    x = jnp.where(inside, x, 0.0).astype(c.dtype)
+    return self.backbone(x)[f"res{len(c.backbone.stage_blocks) + 1}"]
+
+  @property
+  def stride(self) -> int:
+    return 2 ** (len(self.config.backbone.stage_blocks) + 1)
+
+  def rpn_outputs(self, features: Float[Array, "b h w c"]) -> RpnOutputs:
+    c = self.config.rpn
+    logits, deltas = self.rpn(features)
+    (anchors,) = rpn_lib.level_anchors(
+      [features.shape[1:3]], [self.stride], c.anchor_sizes, c.anchor_ratios
+    )
+    return RpnOutputs(anchors=anchors, logits=logits, deltas=deltas)
+
+  def propose(self, rpn: RpnOutputs, sizes: Int[Array, "b 2"], train: bool) -> Proposals:
+    c = self.config.rpn
+    mode = c.train if train else c.test
+    options = rpn_lib.ProposalOptions(mode.pre_nms, mode.post_nms, c.nms_threshold)
+    return rpn_lib.propose(rpn, [rpn.logits.shape[1]], sizes, options)
+
+  def roi_features(
+    self, features: Float[Array, "b h w c"], boxes: Float[Array, "b r 4"]
+  ) -> Float[Array, "b r d"]:
+    """RoIAlign and box head."""
+    resolution = self.config.roi.resolution
+    pooled = jax.vmap(lambda f, b: roi_align(f, b, resolution, 1.0 / self.stride))(features, boxes)
+    batch, rois = boxes.shape[:2]
+    return self.box_head(pooled.reshape(batch * rois, *pooled.shape[2:])).reshape(batch, rois, -1)
+
+  def roi_outputs(
+    self,
+    features: Float[Array, "b h w c"],
+    boxes: Float[Array, "b r 4"],
+    class_embeddings: Float[Array, "c e"],
+  ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
+    """Class logits (background last), box deltas and distilled embeddings of RoIs."""
+    x = self.roi_features(features, boxes)
+    batch, rois, width = x.shape
+    x = x.reshape(batch * rois, width)
+    logits, distilled = self.classifier(x, class_embeddings)
+    outputs = (logits, self.box_predictor(x), distilled)
+    return tuple(y.reshape(batch, rois, -1) for y in outputs)
+
+  def sample_rois(
+    self,
+    proposals: Proposals,
+    ground_truth: GroundTruth,
+    num_classes: int,
+    keys: PRNGKeyArray | None,
+  ) -> RoiSamples:
+    """Appends the ground truth to the proposals, matches and samples, per image.
+
+    Foreground first, then background.  Background RoIs have class `num_classes`.
+    """
+    c = self.config.roi
+
+    def one_image(boxes, valid, gt_boxes, gt_classes, gt_valid, key):
+      boxes = jnp.concatenate([boxes, gt_boxes])
+      valid = jnp.concatenate([valid, gt_valid])
+      iou = boxes_lib.pairwise_iou(gt_boxes, boxes)
+      gt_index, label = matching.match(
+        iou, gt_valid, c.iou_threshold, c.iou_threshold, allow_low_quality=False
+      )
+      label = jnp.where(valid, label, -1)
+      index, foreground, valid = sampling.sample_foreground_background(
+        key, label, c.batch_size_per_image, c.positive_fraction
+      )
+      matched = gt_index[index]
+      return RoiSamples(
+        boxes=jnp.where(valid[:, None], boxes[index], 0.0),
+        classes=jnp.where(foreground, gt_classes[matched], num_classes),
+        gt_boxes=gt_boxes[matched],
+        valid=valid,
+      )
+
+    return jax.vmap(one_image, in_axes=(0, 0, 0, 0, 0, None if keys is None else 0))(
+      proposals.boxes,
+      proposals.valid,
+      ground_truth.boxes,
+      ground_truth.classes,
+      ground_truth.valid,
+      keys,
+    )
+
+  def box_step(
+    self, batch: Batch, class_embeddings: Float[Array, "c e"], keys: PRNGKeyArray | None
+  ) -> Outputs:
+    """Training outputs for images with boxes.  `keys` holds one key per image."""
+    features = self.features(batch.images, batch.sizes)
+    rpn = self.rpn_outputs(features)
+    proposals = self.propose(rpn, batch.sizes, train=True)
+    rois = self.sample_rois(proposals, batch.ground_truth, class_embeddings.shape[0], keys)
+    logits, deltas, embeddings = self._with_regions(features, rois.boxes, batch, class_embeddings)
+    return Outputs(
+      rpn=rpn,
+      rois=rois,
+      class_logits=logits,
+      box_deltas=deltas,
+      region_embeddings=embeddings,
+    )
+
+  def image_step(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Outputs:
+    """Training outputs for images with labels only: pseudo boxes replace proposals.
+
+    RPN and box predictor are not run, so their gradient is exactly zero.
+    """
+    features = self.features(batch.images, batch.sizes)
+    pseudo = batch.pseudo_boxes
+    boxes = jax.vmap(boxes_lib.clip)(pseudo.boxes, batch.sizes)
+    logits, _, embeddings = self._with_regions(features, boxes, batch, class_embeddings)
+    return Outputs(pseudo_box_logits=logits, region_embeddings=embeddings)
+
+  def _with_regions(self, features, boxes, batch: Batch, class_embeddings):
+    """One pass of the RoI head over `boxes` and the teacher's regions together."""
+    rois = boxes.shape[1]
+    if batch.regions is not None:
+      boxes = jnp.concatenate([boxes, batch.regions.boxes], axis=1)
+    logits, deltas, distilled = self.roi_outputs(features, boxes, class_embeddings)
+    embeddings = None if batch.regions is None else distilled[:, rois:]
+    return logits[:, :rois], deltas[:, :rois], embeddings
+
+  def embed_regions(
+    self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"], boxes: Float[Array, "b k 4"]
+  ) -> Float[Array, "b k e"]:
+    """Distilled region embeddings f(x) of given boxes, not normalised."""
+    features = self.features(images, sizes)
+    # The distilled projection does not depend on the vocabulary: any row does.
+    vocabulary = jnp.zeros((1, self.config.classifier.embedding_dim))
+    return self.roi_outputs(features, boxes, vocabulary)[2]
+
+  def detect(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Detections:
+    """Final detections in network-input pixels, best first.
+
+    Sigmoid scores of the C class columns above the threshold; one proposal may
+    yield several classes; class-wise NMS; no objectness, no background competition.
+    """
+    c = self.config.test
+    features = self.features(batch.images, batch.sizes)
+    proposals = self.propose(self.rpn_outputs(features), batch.sizes, train=False)
+    logits, deltas, _ = self.roi_outputs(features, proposals.boxes, class_embeddings)
+    num_classes = class_embeddings.shape[0]
+
+    def one_image(boxes, valid, logits, deltas, size):
+      boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, ROI_BOX_WEIGHTS), size)
+      scores = jax.nn.sigmoid(logits[:, :num_classes])
+      scores = jnp.where(valid[:, None] & (scores > c.score_threshold), scores, -1.0).reshape(-1)
+      # Greedy NMS keeps best first, so a prefix of the candidates gives the same
+      # result unless fewer than `detections` of them survive.
+      top, index = jax.lax.top_k(scores, min(c.candidates, scores.shape[0]))
+      roi, label = index // num_classes, index % num_classes
+      keep, keep_valid = nms_lib.nms(
+        boxes[roi], top, top > 0, c.nms_threshold, c.detections, classes=label
+      )
+      return Detections(
+        boxes=jnp.where(keep_valid[:, None], boxes[roi[keep]], 0.0),
+        scores=jnp.where(keep_valid, top[keep], 0.0),
+        classes=label[keep],
+        rois=roi[keep],
+        valid=keep_valid,
+      )
+
+    return jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, batch.sizes)
+
+
+def build(config: ml_collections.ConfigDict) -> RCNN:
+  """The detector of a config; its model block is frozen so that it can be hashed."""
+  return RCNN(ml_collections.FrozenConfigDict(config.model))
+
+
+def dummy_inputs(config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+  """Arguments for `RCNN.__call__` that are large enough for every stage."""
+  image = np.zeros((1, 64, 64, 3), np.uint8)
+  return image, np.zeros((1, config.model.classifier.embedding_dim), np.float32)

@@ -1,0 +1,144 @@
+"""Caffe-style bottleneck ResNet: the stride sits in the first 1x1 convolution.
+
+Behaviour of the MSRA ResNet-50 that RKD starts from (stem 7x7/2, ReLU, 3x3/2
+max pool with padding 1; convolutions have no bias; the normalisation is a
+frozen affine map).  Depth, width and normalisation are fields, so the small
+network of the demo is the same code.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+MSRA_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class FrozenBatchNorm(nn.Module):
+  """Batch normalisation with fixed statistics, as one multiply-add.
+
+  The four arrays are parameters so that checkpoints hold them; configs list
+  them among the frozen parameters, and no gradient enters them in any case.
+  """
+
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    channels = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    mean = self.param("mean", nn.initializers.zeros, (channels,))
+    var = self.param("var", nn.initializers.ones, (channels,))
+    factor = scale * jax.lax.rsqrt(var + self.epsilon)
+    factor, offset = jax.lax.stop_gradient((factor, bias - mean * factor))
+    return x * factor.astype(x.dtype) + offset.astype(x.dtype)
+
+
+def normalization(kind: str, name: str) -> nn.Module:
+  """`frozen` for published checkpoints, `group` for networks trained from scratch."""
+  if kind == "frozen":
+    return FrozenBatchNorm(name=name)
+  if kind == "group":
+    return nn.GroupNorm(num_groups=None, group_size=16, name=name)
+  raise ValueError(f"model.backbone.norm is {kind!r}; expected 'frozen' or 'group'.")
+
+
+class Bottleneck(nn.Module):
+  """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes."""
+
+  width: int
+  stride: int = 1
+  norm: str = "frozen"
+  expansion: int = 4
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+    def conv(y, features, kernel, stride, name):
+      pad = (kernel - 1) // 2
+      y = nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        kernel_init=MSRA_INIT,
+        dtype=self.dtype,
+        name=name,
+      )(y)
+      return normalization(self.norm, f"{name}_norm")(y)
+
+    out = self.expansion * self.width
+    y = nn.relu(conv(x, self.width, 1, self.stride, "conv1"))
+    y = nn.relu(conv(y, self.width, 3, 1, "conv2"))
+    y = conv(y, out, 1, 1, "conv3")
+    if x.shape[-1] != out or self.stride != 1:
+      x = conv(x, out, 1, self.stride, "shortcut")
+    return nn.relu(x + y)
+
+
+class ResStage(nn.Module):
+  """A stage of bottlenecks; only the first one is strided."""
+
+  blocks: int
+  width: int
+  stride: int
+  norm: str = "frozen"
+  expansion: int = 4
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+    for i in range(self.blocks):
+      stride = self.stride if i == 0 else 1
+      x = Bottleneck(
+        self.width, stride, self.norm, self.expansion, self.dtype, name=f"block{i}"
+      )(x)
+    return x
+
+
+class ResNet(nn.Module):
+  """The trunk: stem and res2 ... res(n+1).
+
+  Returns {'res2': stride 4, 'res3': stride 8, ...}; stage i is `width * 2**i`
+  wide inside and `expansion` times that outside.
+  """
+
+  stage_blocks: Sequence[int]
+  width: int = 64
+  stem_width: int = 64
+  norm: str = "frozen"
+  expansion: int = 4
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b _h _w _c"]]:
+    x = nn.Conv(
+      self.stem_width,
+      (7, 7),
+      strides=(2, 2),
+      padding=((3, 3), (3, 3)),
+      use_bias=False,
+      kernel_init=MSRA_INIT,
+      dtype=self.dtype,
+      name="stem",
+    )(images)
+    x = nn.relu(normalization(self.norm, "stem_norm")(x))
+    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    features = {}
+    for i, blocks in enumerate(self.stage_blocks):
+      stage = ResStage(
+        blocks,
+        self.width * 2**i,
+        1 if i == 0 else 2,
+        self.norm,
+        self.expansion,
+        self.dtype,
+        name=f"res{i + 2}",
+      )
+      x = stage(x)
+      features[f"res{i + 2}"] = x
+    return features

@@ -1,0 +1,1 @@
+"""Detection operations: pure functions of one image; batch them with `jax.vmap`."""

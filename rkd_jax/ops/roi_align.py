@@ -1,0 +1,315 @@
+"""RoIAlign (He et al. 2017) with the border rules of detectron2's `ROIAlignV2`.
+
+A box is scaled to the feature map and shifted by -0.5 (pixel centres), cut into `output_size`
+bins per axis, and each bin averages bilinear samples on a regular grid.  The grid is adaptive:
+ceil(box side / output_size) samples per bin, box and axis (`sampling_ratio` 0).  Samples beyond
+[-1, size] count as zero, those between the edge and that limit read the edge.
+
+Everything about an axis is separable, so a bin is a weighted sum of cells with weight
+row_weight * column_weight.  The weights of a cell come from the few samples that can reach it,
+which makes the result exact for boxes of any size with static shapes.  Two ways to sum:
+
+* einsum: matrix products of dense row and column weights with the map; fast on small maps;
+* gather: a loop over the cells under each bin, as many as the largest box needs; its cost does not
+  grow with the map.
+
+Weights and sums are float32 whatever the features are.  No gradient flows to the boxes, as
+in the reference; the gradient to the features is the transpose of the same sum.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rkd_jax.structures import Arr
+
+_METHODS = ("auto", "einsum", "gather")
+
+# Adaptive samples are more than half a cell apart if there are several (two thirds if there are
+# more than two), so no cell is within one cell's distance of more than three; one to spare.
+_MAX_SAMPLES_PER_CELL = 4
+
+
+class _Axis(NamedTuple):
+  """The sampling grid of each RoI along one axis, in cells; all float32 [r]."""
+
+  start: Array
+  bin_size: Array
+  samples: Array  # per bin; 0 for a box without extent
+  size: Array  # of the feature map
+
+
+class _Static(NamedTuple):
+  output_size: int
+  sampling_ratio: int
+  height: int  # of the map; for `gather` of the flattened maps, whose width is then 1
+  width: int
+  roi_chunk: int
+
+
+def roi_align(
+  features: Float[Arr, "h w c"],
+  boxes: Float[Arr, "r 4"],
+  output_size: int,
+  spatial_scale: float,
+  *,
+  sampling_ratio: int = 0,
+  method: str = "auto",
+  roi_chunk: int = 64,
+) -> Float[Array, "r {output_size} {output_size} c"]:
+  """Pools each box from one feature map.
+
+  Args:
+    features: the map.
+    boxes: XYXY in image pixels; a box without extent gives zeros.
+    output_size: bins per axis.
+    spatial_scale: cells per pixel, 1 / stride.
+    sampling_ratio: samples per bin and axis; 0 is adaptive.
+    method: 'einsum', 'gather', or 'auto' to choose by the size of the map.
+    roi_chunk: RoIs pooled at a time by einsum, which bounds its memory to about
+      roi_chunk * output_size * w * c floats.
+
+  Returns:
+    Pooled features in the dtype of `features`.
+
+  Raises:
+    ValueError: for an unknown method or a size that is not positive.
+  """
+  levels = jnp.zeros(boxes.shape[0], jnp.int32)
+  return multilevel_roi_align(
+    [features],
+    boxes,
+    levels,
+    output_size,
+    [spatial_scale],
+    sampling_ratio=sampling_ratio,
+    method=method,
+    roi_chunk=roi_chunk,
+  )
+
+
+def multilevel_roi_align(
+  features: Sequence[Float[Arr, "_ _ c"]],
+  boxes: Float[Arr, "r 4"],
+  levels: Int[Arr, "r"],
+  output_size: int,
+  spatial_scales: Sequence[float],
+  *,
+  sampling_ratio: int = 0,
+  method: str = "auto",
+  roi_chunk: int = 64,
+) -> Float[Array, "r {output_size} {output_size} c"]:
+  """Pools each box from the level of a feature pyramid that `levels.assign_levels` gives it.
+
+  Arguments are those of `roi_align`, with one map and one scale per level; `levels` holds
+  indices into them.
+  """
+  if method not in _METHODS:
+    raise ValueError(f"roi_align: unknown method {method!r}; expected one of {_METHODS}.")
+  if output_size < 1 or roi_chunk < 1 or sampling_ratio < 0:
+    raise ValueError(
+      f"roi_align: output_size={output_size}, roi_chunk={roi_chunk}, sampling_ratio="
+      f"{sampling_ratio}; expected positive sizes and a ratio of 0 (adaptive) or more."
+    )
+  if len(features) != len(spatial_scales):
+    raise ValueError(
+      f"roi_align: {len(features)} feature maps but {len(spatial_scales)} spatial scales; "
+      "give one scale per map."
+    )
+  if method == "auto":
+    method = _choose_method(features, output_size)
+  boxes = jax.lax.stop_gradient(boxes.astype(jnp.float32))
+  sizes = jnp.array([f.shape[:2] for f in features], jnp.float32)[levels]
+  scaled = boxes * jnp.array(spatial_scales, jnp.float32)[levels][:, None] - 0.5
+  y = _axis(scaled[:, 1], scaled[:, 3], sizes[:, 0], output_size, sampling_ratio)
+  x = _axis(scaled[:, 0], scaled[:, 2], sizes[:, 1], output_size, sampling_ratio)
+
+  if method == "gather":
+    lengths = [f.shape[0] * f.shape[1] for f in features]
+    flat = jnp.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
+    offset = jnp.array([sum(lengths[:i]) for i in range(len(lengths))], jnp.int32)[levels]
+    static = _Static(output_size, sampling_ratio, sum(lengths), 1, roi_chunk)
+    return _gather_pool(static, flat, y, x, offset)
+
+  pooled = 0
+  for level, feature in enumerate(features):
+    # A box without samples pools to zero, so the sum over levels picks the right one.
+    here = levels == level
+    y_here = y._replace(samples=jnp.where(here, y.samples, 0))
+    static = _Static(output_size, sampling_ratio, *feature.shape[:2], roi_chunk)
+    pooled = pooled + _einsum_pool(static, feature, y_here, x)
+  return pooled
+
+
+def _choose_method(features, output_size):
+  """Einsum while the dense weights waste little."""
+  cells = sum(f.shape[0] * f.shape[1] for f in features)
+  return "einsum" if cells <= 16 * output_size**2 else "gather"
+
+
+def _axis(low, high, size, output_size, sampling_ratio):
+  bin_size = (high - low) / output_size
+  samples = jnp.full_like(bin_size, sampling_ratio) if sampling_ratio else jnp.ceil(bin_size)
+  samples = jnp.where(bin_size > 0, samples, 0.0)
+  return _Axis(low, bin_size, samples, size)
+
+
+def _position(axis, bins, sample):
+  """Where sample number `sample` of each bin lies; all arguments broadcast."""
+  within = (sample + 0.5) * axis.bin_size / jnp.maximum(axis.samples, 1.0)
+  return axis.start + bins * axis.bin_size + within
+
+
+def _cell_weights(static, axis, cells):
+  """Weight of `cells` [r or 1, output_size or 1, k] in the average over each bin, [r, o, k]."""
+  axis = jax.tree.map(lambda a: a[:, None, None, None], axis)
+  bins = jnp.arange(static.output_size, dtype=jnp.float32)[None, :, None, None]
+  cells = cells[..., None]
+  if static.sampling_ratio:
+    sample = jnp.arange(static.sampling_ratio, dtype=jnp.float32)
+  else:
+    # The first sample that can reach the cell, i.e. lies at or above cell - 1.
+    step = axis.bin_size / jnp.maximum(axis.samples, 1.0)
+    distance = cells - 1 - _position(axis, bins, 0.0)
+    first = jnp.ceil(distance / jnp.where(step > 0, step, 1.0) - 1e-3)
+    sample = jnp.maximum(first, 0.0) + jnp.arange(_MAX_SAMPLES_PER_CELL, dtype=jnp.float32)
+  position = _position(axis, bins, sample)
+  counts = (sample < axis.samples) & (position >= -1) & (position <= axis.size)
+  hat = jnp.maximum(1 - jnp.abs(jnp.clip(position, 0, axis.size - 1) - cells), 0.0)
+  return jnp.sum(jnp.where(counts, hat, 0.0) / jnp.maximum(axis.samples, 1.0), axis=-1)
+
+
+def _matmul(a, b):
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _dense_weights(static, y, x):
+  """Weights of all rows [r, o, h] and all columns [r, o, w] of the map."""
+  rows = _cell_weights(static, y, jnp.arange(static.height, dtype=jnp.float32)[None, None])
+  columns = _cell_weights(static, x, jnp.arange(static.width, dtype=jnp.float32)[None, None])
+  return rows, columns
+
+
+def _split(tree, chunk):
+  """Cuts the leading axis of each leaf into chunks, the last one padded with zeros."""
+  n = jax.tree.leaves(tree)[0].shape[0]
+  chunk = max(1, min(chunk, n))
+  chunks = -(-n // chunk)
+
+  def split(a):
+    a = jnp.pad(a, [(0, chunks * chunk - n)] + [(0, 0)] * (a.ndim - 1))
+    return a.reshape(chunks, chunk, *a.shape[1:])
+
+  return jax.tree.map(split, tree)
+
+
+# The derivative is written out because the one XLA finds transposes the large operands: under
+# vmap on a CPU it costs three times as much.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _einsum_pool(static, feature, y, x):
+  o, h, w, c = static.output_size, *feature.shape
+  table = feature.astype(jnp.float32).reshape(h, w * c)
+
+  def pool(axes):
+    rows, columns = _dense_weights(static, *axes)
+    r = rows.shape[0]
+    strips = _matmul(rows.reshape(r * o, h), table).reshape(r, o, w, c)
+    columns = jnp.broadcast_to(columns[:, None], (r, o, o, w))
+    return _matmul(columns, strips).astype(feature.dtype)
+
+  pooled = jax.lax.map(pool, _split((y, x), static.roi_chunk))
+  return pooled.reshape(-1, o, o, c)[: y.start.shape[0]]
+
+
+def _einsum_forward(static, feature, y, x):
+  return _einsum_pool(static, feature, y, x), (y, x)
+
+
+def _einsum_backward(static, axes, gradient):
+  o, h, w, c = static.output_size, static.height, static.width, gradient.shape[-1]
+
+  def add(total, chunk):
+    axes, gradient = chunk
+    rows, columns = _dense_weights(static, *axes)
+    r = rows.shape[0]
+    columns = jnp.broadcast_to(columns.swapaxes(1, 2)[:, None], (r, o, w, o))
+    strips = _matmul(columns, gradient.astype(jnp.float32)).reshape(r * o, w * c)
+    return total + _matmul(rows.reshape(r * o, h).T, strips), None
+
+  chunks = _split((axes, gradient), static.roi_chunk)
+  total, _ = jax.lax.scan(add, jnp.zeros((h, w * c), jnp.float32), chunks)
+  return total.reshape(h, w, c).astype(gradient.dtype), None, None
+
+
+_einsum_pool.defvjp(_einsum_forward, _einsum_backward)
+
+
+def _cell_range(static, axis):
+  """First cell [r, o] under each bin, and how many cells [r] to visit from there."""
+  axis = jax.tree.map(lambda a: a[:, None], axis)
+  bins = jnp.arange(static.output_size, dtype=jnp.float32)[None]
+  first = jnp.floor(_position(axis, bins, 0.0))
+  last = jnp.floor(_position(axis, bins, jnp.maximum(axis.samples - 1, 0.0))) + 1
+  first, last = jnp.clip(first, 0, axis.size - 1), jnp.clip(last, 0, axis.size - 1)
+  count = jnp.where(axis.samples > 0, last - first + 1, 0.0)
+  return first, jnp.max(count, axis=1).astype(jnp.int32)
+
+
+def _visit(static, y, x, offset, body, start):
+  """Folds `body(carry, cell [r, o, o], weight [r, o, o])` over the cells under the bins.
+
+  Every RoI enumerates its own rows x columns, so the number of steps is the largest number of
+  cells that a bin of any RoI covers; RoIs that need fewer meet zero weights at the end.
+  """
+  first_row, rows = _cell_range(static, y)
+  first_column, columns = _cell_range(static, x)
+  width = x.size.astype(jnp.int32)
+
+  def weigh(axis, cell):
+    # A cell past the edge would repeat the edge once clipped.
+    weight = _cell_weights(static, axis, cell[..., None])[..., 0]
+    return jnp.where(cell < axis.size[:, None], weight, 0.0)
+
+  def step(i, carry):
+    row, column = jnp.divmod(i, jnp.maximum(columns, 1))
+    row, column = first_row + row[:, None], first_column + column[:, None]
+    live = (i < rows * columns)[:, None]
+    row_weight = jnp.where(live, weigh(y, row), 0.0)
+    column_weight = weigh(x, column)
+    row = jnp.minimum(row, y.size[:, None] - 1).astype(jnp.int32)
+    column = jnp.minimum(column, x.size[:, None] - 1).astype(jnp.int32)
+    cell = (offset[:, None] + row * width[:, None])[:, :, None] + column[:, None, :]
+    return body(carry, cell, row_weight[:, :, None] * column_weight[:, None, :])
+
+  return jax.lax.fori_loop(0, jnp.max(rows * columns, initial=0), step, start)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather_pool(static, flat, y, x, offset):
+  def add(total, cell, weight):
+    return total + weight[..., None] * flat[cell].astype(jnp.float32)
+
+  shape = (y.start.shape[0], static.output_size, static.output_size, flat.shape[-1])
+  return _visit(static, y, x, offset, add, jnp.zeros(shape, jnp.float32)).astype(flat.dtype)
+
+
+def _gather_forward(static, flat, y, x, offset):
+  return _gather_pool(static, flat, y, x, offset), (y, x, offset)
+
+
+def _gather_backward(static, geometry, gradient):
+  y, x, offset = geometry
+
+  def scatter(total, cell, weight):
+    return total.at[cell].add(weight[..., None] * gradient.astype(jnp.float32))
+
+  start = jnp.zeros((static.height * static.width, gradient.shape[-1]), jnp.float32)
+  total = _visit(static, y, x, offset, scatter, start)
+  return total.astype(gradient.dtype), None, None, None
+
+
+_gather_pool.defvjp(_gather_forward, _gather_backward)

@@ -1,0 +1,79 @@
+"""Draws a fixed number of foreground and background candidates for a loss.
+
+The rule is detectron2's `subsample_labels`: at most `floor(num * positive_fraction)` foreground,
+then background up to `num`; missing foreground is replaced by background, not the other way round.
+Labels are those of `matching.match`: 1 foreground, 0 background, -1 never drawn.  The draw is a
+function of the key alone, so it does not depend on the number of devices.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from rkd_jax.structures import Arr
+
+
+def _draw(key, label, num, positive_fraction):
+  """Indices of the drawn foreground [p] and background [q], and how many entries of each count."""
+  if num < 1 or not 0 <= positive_fraction <= 1:
+    raise ValueError(
+      f"sampling: num={num}, positive_fraction={positive_fraction}; "
+      "expected num >= 1 and a fraction in [0, 1]."
+    )
+  n = label.shape[0]
+  if key is None:
+    priority = jnp.arange(n, 0, -1, dtype=jnp.float32)  # earlier candidates first
+  else:
+    priority = jax.random.uniform(key, (n,))
+  max_positive = int(num * positive_fraction)
+
+  def first(member, count):
+    # top_k, not a sort: there are a hundred thousand anchors and 256 samples.
+    return jax.lax.top_k(jnp.where(member, priority, -1.0), min(count, n))[1]
+
+  positive, negative = label == 1, label == 0
+  num_positive = jnp.minimum(jnp.sum(positive), max_positive)
+  num_negative = jnp.minimum(jnp.sum(negative), num - num_positive)
+  return first(positive, max_positive), first(negative, num), num_positive, num_negative
+
+
+def sample_foreground_background(
+  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float
+) -> tuple[Int[Array, "num"], Bool[Array, "num"], Bool[Array, "num"]]:
+  """Draws `num` candidates (RoI sampling).
+
+  Args:
+    key: random key; None takes candidates in index order.
+    label: 1 foreground, 0 background, -1 never drawn (give padding rows -1).
+    num: how many to draw.
+    positive_fraction: the largest share of foreground.
+
+  Returns:
+    Indices (foreground, then background, then padding with index 0), whether an entry is
+    foreground, and whether it is valid.
+  """
+  positive, negative, num_positive, num_negative = _draw(key, label, num, positive_fraction)
+  slot = jnp.arange(num)
+  is_foreground = slot < num_positive
+  valid = slot < num_positive + num_negative
+  # The background follows directly after the foreground that was found.
+  source = jnp.where(is_foreground, slot, slot - num_positive + positive.shape[0])
+  index = jnp.concatenate([positive, negative]).at[source].get(mode="fill", fill_value=0)
+  return jnp.where(valid, index, 0), is_foreground, valid
+
+
+def sample_masks(
+  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float
+) -> tuple[Bool[Array, "n"], Bool[Array, "n"]]:
+  """The same draw as `sample_foreground_background`, as two masks over the candidates (RPN).
+
+  Returns:
+    Which candidates are drawn as foreground and which as background.
+  """
+  positive, negative, num_positive, num_negative = _draw(key, label, num, positive_fraction)
+
+  def mask(index, count):
+    drawn = jnp.arange(index.shape[0]) < count
+    return jnp.zeros(label.shape, bool).at[index].set(drawn, unique_indices=True)
+
+  return mask(positive, num_positive), mask(negative, num_negative)

@@ -1,0 +1,137 @@
+"""What travels between data, models, losses and evaluation.
+
+One convention everywhere: boxes are XYXY in absolute pixels of the network
+input (float32), classes are 0-based columns of the class-embedding matrix,
+images are NHWC RGB.  Every padded axis has a `valid` mask; coordinates never
+say whether an entry is real.  All arrays carry a leading batch axis.
+"""
+
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+import numpy as np
+
+Arr = Array | np.ndarray
+
+
+@struct.dataclass
+class GroundTruth:
+  """Annotated boxes of a batch of images, padded to G per image."""
+
+  boxes: Float[Arr, "b g 4"]
+  classes: Int[Arr, "b g"]
+  valid: Bool[Arr, "b g"]
+
+
+@struct.dataclass
+class Regions:
+  """Teacher regions for RKD: class-agnostic proposals and their CLIP embeddings.
+
+  Embeddings are stored as the CLIP image tower gives them, not normalised.
+  """
+
+  boxes: Float[Arr, "b k 4"]
+  embeddings: Float[Arr, "b k d"]
+  valid: Bool[Arr, "b k"]
+
+
+@struct.dataclass
+class PseudoBoxes:
+  """One box per image-level label, for ILS."""
+
+  boxes: Float[Arr, "b l 4"]
+  classes: Int[Arr, "b l"]
+  valid: Bool[Arr, "b l"]
+
+
+@struct.dataclass
+class Batch:
+  """A batch for the detector.
+
+  `images` are uint8 and padded at the bottom and right up to the canvas;
+  `sizes` (height, width) says where the picture ends.  The model normalises
+  and zeroes the padding on the device, so that padding equals the pixel mean.
+  `valid` is False for rows that only fill up the last batch of an evaluation.
+  """
+
+  images: UInt8[Arr, "b h w 3"]
+  sizes: Int[Arr, "b 2"]
+  original_sizes: Int[Arr, "b 2"]
+  image_ids: Int[Arr, "b"]
+  valid: Bool[Arr, "b"]
+  ground_truth: GroundTruth | None = None
+  regions: Regions | None = None
+  pseudo_boxes: PseudoBoxes | None = None
+
+
+@struct.dataclass
+class CaptionedImages:
+  """A batch for contrastive training: image i belongs to text i."""
+
+  images: UInt8[Arr, "b h w 3"]
+  tokens: Int[Arr, "b t"]
+
+
+@struct.dataclass
+class Proposals:
+  """Class-agnostic boxes from the RPN, best first; `logits` are objectness."""
+
+  boxes: Float[Arr, "b p 4"]
+  logits: Float[Arr, "b p"]
+  valid: Bool[Arr, "b p"]
+
+
+@struct.dataclass
+class RpnOutputs:
+  """Raw RPN head outputs over all A anchors (levels concatenated)."""
+
+  anchors: Float[Arr, "a 4"]
+  logits: Float[Arr, "b a"]
+  deltas: Float[Arr, "b a 4"]
+
+
+@struct.dataclass
+class RoiSamples:
+  """RoIs chosen for the loss, with what each is matched to.
+
+  `classes` is C for background.  `gt_boxes` is meaningful for foreground only.
+  """
+
+  boxes: Float[Arr, "b r 4"]
+  classes: Int[Arr, "b r"]
+  gt_boxes: Float[Arr, "b r 4"]
+  valid: Bool[Arr, "b r"]
+
+
+@struct.dataclass
+class Outputs:
+  """What the detector computes in a training step; losses read only this.
+
+  `class_logits` have C + 1 columns, background last.  `region_embeddings` are
+  the student's, from the distilled projection, not normalised.
+  """
+
+  rpn: RpnOutputs | None = None
+  rois: RoiSamples | None = None
+  class_logits: Float[Arr, "b r c"] | None = None
+  box_deltas: Float[Arr, "b r 4"] | None = None
+  region_embeddings: Float[Arr, "b k d"] | None = None
+  pseudo_box_logits: Float[Arr, "b l c"] | None = None
+
+
+@struct.dataclass
+class Detections:
+  """Final detections, best first; `rois` indexes the proposal of each."""
+
+  boxes: Float[Arr, "b n 4"]
+  scores: Float[Arr, "b n"]
+  classes: Int[Arr, "b n"]
+  rois: Int[Arr, "b n"]
+  valid: Bool[Arr, "b n"]
+
+
+@struct.dataclass
+class Vocabulary:
+  """The classes to detect: their text embeddings (rows of T), and which have training boxes."""
+
+  embeddings: Float[Arr, "c e"]
+  has_boxes: Bool[Arr, "c"]

@@ -1,0 +1,35 @@
+"""What training carries from step to step, and how it begins."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+import optax
+
+
+@struct.dataclass
+class TrainState:
+  """`model_state` holds running statistics ('batch_stats'), empty for most models."""
+
+  step: Int[Array, ""]
+  params: Any
+  model_state: Any
+  opt_state: optax.OptState
+
+
+def create_state(
+  init: Callable[[jax.Array], tuple[Any, Any]],
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+) -> TrainState:
+  """A fresh state; `init(key)` gives (params, model_state).  Meant for jit / eval_shape."""
+  params, model_state = init(key)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state=model_state,
+    opt_state=optimizer.init(params),
+  )

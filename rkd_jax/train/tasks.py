@@ -1,0 +1,172 @@
+"""What the loop trains: a task bundles initialisation, loss and data of a config.
+
+The loop (train.py) is the same for CLIP and for every stage of the detector.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import ml_collections
+import numpy as np
+
+from rkd_jax.clip import class_embeddings as class_embeddings_lib
+from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, make_clip
+from rkd_jax.clip.preprocess import normalize
+from rkd_jax.clip.tokenizer import Tokenizer
+from rkd_jax.inputs.batching import BatchSpec
+from rkd_jax.inputs.sources import Source, open_source
+from rkd_jax.losses import total as losses_lib
+from rkd_jax.losses.contrastive import contrastive_loss
+from rkd_jax.models import rcnn
+from rkd_jax.structures import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A trainable problem.
+
+  Attributes:
+    init: key -> (params, model_state).
+    loss: (params, model_state, constants, batch, key, kind) ->
+      (loss, ({name: scalar}, model_state)); `kind` is static.
+    constants: arrays the loss needs and training does not change.
+    sources: records per kind of batch.
+    specs: shapes and augmentation per kind of batch.
+  """
+
+  init: Callable[[jax.Array], tuple[Any, Any]]
+  loss: Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+  constants: Any
+  sources: Mapping[str, Source]
+  specs: Mapping[str, BatchSpec]
+
+
+def make_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
+  """The task that `config.task` names."""
+  if config.task == "detector":
+    return detector_task(config)
+  if config.task == "clip":
+    return clip_task(config, workdir)
+  raise ValueError(f"task is {config.task!r}; expected 'detector' or 'clip'.")
+
+
+def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source]:
+  """The data sources of the kinds that the schedule names."""
+  data = config.data
+  return {k: open_source(data.dir, data.name, data[k].split) for k in set(data.schedule)}
+
+
+def detector_specs(config: ml_collections.ConfigDict) -> dict[str, BatchSpec]:
+  """BatchSpec of every kind in `config.data`, 'eval' included."""
+  embedding_dim = config.model.classifier.embedding_dim
+  specs = {}
+  for kind in {*config.data.schedule, "eval"}:
+    fields = {k: v for k, v in config.data[kind].items() if k != "split"}
+    if kind != "eval":
+      fields["embedding_dim"] = embedding_dim
+    specs[kind] = BatchSpec(kind=kind, **fields)
+  return specs
+
+
+def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabulary:
+  """Class embeddings of a data set's classes, checked against names and model width.
+
+  Raises:
+    ValueError: no such file, other classes, or another width than the model's.
+  """
+  path = config.class_embeddings
+  if not path or not epath.Path(path).exists():
+    raise ValueError(
+      f"class_embeddings: there is no file {path!r}. Make one with "
+      "`python -m rkd_jax.clip.embed_classes`, or set config.class_embeddings to a .npy of "
+      f"{len(source.class_names)} rows in the order of the data set's classes."
+    )
+  embeddings = class_embeddings_lib.load(path, source.class_names).embeddings
+  width = config.model.classifier.embedding_dim
+  if embeddings.shape[1] != width:
+    raise ValueError(
+      f"class_embeddings {path} are {embeddings.shape[1]} wide, "
+      f"model.classifier.embedding_dim is {width}: set it to {embeddings.shape[1]}."
+    )
+  base = set(source.base)
+  has_boxes = np.array([name in base for name in source.class_names])
+  return Vocabulary(embeddings=embeddings, has_boxes=has_boxes)
+
+
+def detector_task(config: ml_collections.ConfigDict) -> Task:
+  """Base, RKD, ILS and weight transfer: which terms exist follows from the config."""
+  model = rcnn.build(config)
+  loss_config = config.loss
+  sources = open_sources(config)
+  vocabulary = load_vocabulary(config, next(iter(sources.values())))
+
+  def init(key):
+    return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
+
+  def loss(params, model_state, vocabulary, batch, key, kind):
+    variables = {"params": params}
+    if kind == "box":
+      rpn_key, roi_key = jax.random.split(key)
+      count = batch.images.shape[0]
+      outputs = model.apply(
+        variables,
+        batch,
+        vocabulary.embeddings,
+        jax.random.split(roi_key, count),
+        method=model.box_step,
+      )
+      losses = losses_lib.box_losses(
+        outputs, batch, vocabulary.has_boxes, jax.random.split(rpn_key, count), loss_config
+      )
+    else:
+      outputs = model.apply(variables, batch, vocabulary.embeddings, method=model.image_step)
+      losses = losses_lib.image_losses(outputs, batch, loss_config)
+    return losses_lib.total(losses), (losses, model_state)
+
+  return Task(init, loss, vocabulary, sources, detector_specs(config))
+
+
+def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
+  """Contrastive training of both CLIP towers on captioned images.
+
+  The tokenizer keeps only the tokens that the captions use; it is written beside
+  the checkpoints, because the text tower means nothing without it.
+  """
+  sources = open_sources(config)
+  file = epath.Path(workdir) / TOKENIZER_FILE
+  if file.exists():
+    tokenizer = Tokenizer.from_dict(json.loads(file.read_text()))
+  else:
+    tokenizer = caption_tokenizer(sources["caption"], config.clip.context_length)
+    file.write_text(json.dumps(tokenizer.to_dict()))
+  model = make_clip(config.clip.to_dict(), tokenizer)
+  fields = {k: v for k, v in config.data.caption.items() if k != "split"}
+  spec = BatchSpec(kind="caption", tokenizer=lambda text: tokenizer([text])[0], **fields)
+
+  def init(key):
+    variables = init_clip(model, key)
+    return variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+  def loss(params, model_state, constants, batch, key, kind):
+    del constants, key, kind
+    (images, texts, scale), new_state = model.apply(
+      {"params": params, **model_state},
+      normalize(batch.images),
+      batch.tokens,
+      True,
+      mutable=list(model_state),
+    )
+    value, accuracy = contrastive_loss(images, texts, scale, batch.tokens)
+    return value, ({"accuracy": accuracy, "scale": scale}, new_state)
+
+  return Task(init, loss, {}, sources, {"caption": spec})
+
+
+def caption_tokenizer(source: Source, context_length: int) -> Tokenizer:
+  """A tokenizer for the words of a data set's captions."""
+  captions = {c for i in range(len(source)) for c in source[i].captions}
+  return Tokenizer.for_texts(sorted(captions), context_length)

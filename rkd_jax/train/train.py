@@ -1,0 +1,195 @@
+"""The training loop: one for CLIP and for all stages of the detector."""
+
+import functools
+import signal
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from rkd_jax.checkpoint import Checkpointer, restore_variables, write_config
+from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.inputs.sampler import Sampler
+from rkd_jax.train.metrics import MetricWriter, Progress
+from rkd_jax.train.optimizer import frozen_mask, make_optimizer
+from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
+from rkd_jax.train.state import TrainState, create_state
+from rkd_jax.train.tasks import Task, make_task
+
+
+class NonFiniteLossError(ValueError):
+  """The loss of a step is NaN or infinite; nothing of that step was saved."""
+
+
+class Trainer:
+  """The compiled step of a task on a mesh, and its initial state."""
+
+  def __init__(self, config: ml_collections.ConfigDict, task: Task):
+    self.mesh = make_mesh(config.mesh)
+    abstract_params, _ = jax.eval_shape(task.init, jax.random.key(0))
+    frozen = frozen_mask(abstract_params, config.frozen)
+    optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
+    create = functools.partial(create_state, task.init, optimizer)
+    abstract = jax.eval_shape(create, jax.random.key(0))
+    placement = shardings(self.mesh, abstract)
+    self.abstract_state = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placement
+    )
+    self._create = jax.jit(create, out_shardings=placement)
+    constants = jax.tree.map(jnp.asarray, task.constants)
+    self.constants = jax.device_put(constants, shardings(self.mesh, constants))
+
+    def step(state: TrainState, constants, batch, seed_key, kind: str):
+      key = jax.random.fold_in(seed_key, state.step)
+
+      def objective(params):
+        # No gradient is computed for frozen parameters, nor below the last of them.
+        params = jax.tree.map(
+          lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen
+        )
+        return task.loss(params, state.model_state, constants, batch, key, kind)
+
+      (loss, (metrics, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
+        state.params
+      )
+      updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+      params = jax.tree.map(lambda p, u: p + u, state.params, updates)
+      state = TrainState(
+        step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
+      )
+      return state, {"loss": loss, **metrics}
+
+    self._step = jax.jit(
+      step,
+      static_argnames="kind",
+      donate_argnames="state",
+      out_shardings=(placement, replicated(self.mesh)),
+    )
+    self._seed_key = jax.random.key(config.seed)
+
+  def create(self, seed: int) -> TrainState:
+    return self._create(jax.random.key(seed))
+
+  def step(self, state: TrainState, batch, kind: str) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update on a global batch; the given state's buffers are donated."""
+    batch = shard_batch(self.mesh, batch)
+    return self._step(state, self.constants, batch, self._seed_key, kind=kind)
+
+
+def initial_state(config: ml_collections.ConfigDict, trainer: Trainer) -> TrainState:
+  """Fresh parameters, or those of `config.init.checkpoint` where it is given."""
+  state = trainer.create(config.seed)
+  if not config.init.checkpoint:
+    return state
+  fresh = {"params": state.params, "model_state": state.model_state}
+  loaded = restore_variables(config.init.checkpoint, fresh, config.init.allow_missing)
+  place = {
+    "params": trainer.abstract_state.params,
+    "model_state": trainer.abstract_state.model_state,
+  }
+  loaded = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), loaded, place)
+  return state.replace(params=loaded["params"], model_state=loaded["model_state"])
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
+  """Trains to `config.num_steps`, resuming from the newest checkpoint in `workdir`.
+
+  The batch and the random numbers of step t depend on (seed, t) only, so a run
+  that was killed and started again repeats its steps to the last bit.  SIGTERM
+  saves and exits with code 143.
+
+  Raises:
+    NonFiniteLossError: names the step, its terms and its images.
+    CheckpointError: the workdir or the initial checkpoint belongs to another config.
+  """
+  write_config(workdir, config)
+  task = make_task(config, workdir)
+  trainer = Trainer(config, task)
+  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs)
+  checkpointer = Checkpointer(workdir, config.checkpoint.keep)
+  start = checkpointer.latest_step()
+  if start is None:
+    state, start = initial_state(config, trainer), 0
+  else:
+    state = checkpointer.restore(start, trainer.abstract_state)
+    logging.info("Resumed %s at step %d.", workdir, start)
+  batches = train_batches(
+    task.sources,
+    task.specs,
+    sampler,
+    start,
+    config.num_steps,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+    threads=config.data.threads,
+    cache=config.data.cache,
+    skip_bad_images=config.skip_bad_images,
+  )
+  stop = _StopSignal()
+  pending = None
+  with (
+    stop,
+    MetricWriter(workdir, start) as writer,
+    Progress(config.num_steps, start, description=config.name) as progress,
+  ):
+    for step, kind, batch in batches:
+      state, metrics = trainer.step(state, batch, kind)
+      # The previous step is read while this one runs: the device never waits for the host.
+      if pending is not None:
+        _record(writer, progress, config, sampler, *pending)
+      pending = (step, kind, metrics)
+      done = step + 1
+      if done % config.checkpoint.every == 0 or done == config.num_steps or stop.requested:
+        # A state is saved only after its own loss was seen to be finite.
+        _record(writer, progress, config, sampler, *pending)
+        pending = None
+        writer.flush()
+        checkpointer.save(state)
+      if stop.requested:
+        break
+  checkpointer.close()
+  if stop.requested:
+    raise SystemExit(128 + signal.SIGTERM)
+  return state
+
+
+def _record(
+  writer: MetricWriter,
+  progress: Progress,
+  config: ml_collections.ConfigDict,
+  sampler: Sampler,
+  step: int,
+  kind: str,
+  metrics: dict[str, jax.Array],
+) -> None:
+  """Reads the metrics of a step, checks them, and writes those of every log_every-th."""
+  values = jax.device_get(metrics)
+  if not all(np.isfinite(v) for v in values.values()):
+    bad = ", ".join(f"{k}={float(v):g}" for k, v in values.items() if not np.isfinite(v))
+    raise NonFiniteLossError(
+      f"Step {step} ({kind} batch, records {sampler.indices(step).tolist()}): {bad}. Lower "
+      "optimizer.learning_rate, set optimizer.clip_norm, or look at these records; the newest "
+      "checkpoint is from before."
+    )
+  if step % config.log_every == 0 or step + 1 == config.num_steps:
+    writer.write(step, kind, values)
+  progress.update(sampler.sizes[kind][1], values)
+
+
+class _StopSignal:
+  """Turns SIGTERM into a request that the loop honours after the current step."""
+
+  def __init__(self):
+    self.requested = False
+
+  def __enter__(self):
+    self._previous = signal.signal(signal.SIGTERM, self._handle)
+    return self
+
+  def _handle(self, *_):
+    self.requested = True
+
+  def __exit__(self, *_):
+    signal.signal(signal.SIGTERM, self._previous)

@@ -1,0 +1,185 @@
+"""COCO evaluation: hand-computed AP, protocol of the split, two engines, recall."""
+
+import numpy as np
+import pytest
+
+from rkd_jax.evaluation.coco import CocoEvaluator, proposal_recall
+
+NAMES = ("cat", "dog", "owl", "bee", "fox")
+BASE, NOVEL = ("cat", "dog"), ("owl", "bee")
+
+
+def image(gt=(), detections=()):
+  """Arguments of `add` after the size: gt rows (x1,y1,x2,y2,class[,crowd]), det (…,class,score)."""
+  gt_rows = np.array([(*row, 0)[:6] for row in gt], np.float32).reshape(-1, 6)
+  det_rows = np.array(detections, np.float32).reshape(-1, 6)
+  boxes = gt_rows[:, :4]
+  return {
+    "gt_boxes": boxes,
+    "gt_classes": gt_rows[:, 4].astype(np.int32),
+    "gt_is_crowd": gt_rows[:, 5] > 0,
+    "gt_areas": (boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
+    "det_boxes": det_rows[:, :4],
+    "det_scores": det_rows[:, 5],
+    "det_classes": det_rows[:, 4].astype(np.int32),
+  }
+
+
+def evaluate(*images, **options):
+  evaluator = CocoEvaluator(NAMES, BASE, NOVEL, **options)
+  for image_id, arrays in enumerate(images):
+    evaluator.add(image_id, 100, 100, **arrays)
+  return evaluator.compute()
+
+
+@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+def test_ap_by_hand(engine):
+  # Two cats.  Ranked: hit, miss, hit: precision 1 up to recall 1/2 (51 of the 101 recall
+  # points), 2/3 above (50 points).  The second hit has IoU 0.8: counted at 0.5 … 0.8 only.
+  results = evaluate(
+    image(
+      gt=[(0, 0, 10, 10, 0), (50, 50, 60, 60, 0)],
+      detections=[
+        (0, 0, 10, 10, 0, 0.9),
+        (80, 80, 90, 90, 0, 0.8),
+        (50, 50, 60, 58, 0, 0.7),
+      ],
+    ),
+    engine=engine,
+  )
+  at_low_iou = (51 + 50 * 2 / 3) / 101
+  at_high_iou = 51 / 101
+  assert results["per_class"]["cat"]["AP50"] == pytest.approx(100 * at_low_iou)
+  assert results["per_class"]["cat"]["AP"] == pytest.approx(
+    100 * (7 * at_low_iou + 3 * at_high_iou) / 10
+  )
+  assert results["per_class"]["cat"]["num_gt"] == 2
+
+
+def test_groups_average_over_classes_that_have_ground_truth():
+  results = evaluate(
+    image(
+      gt=[(0, 0, 10, 10, 0), (20, 0, 30, 10, 1), (40, 0, 50, 10, 2)],
+      detections=[(0, 0, 10, 10, 0, 0.9), (40, 0, 50, 10, 2, 0.9), (0, 0, 9, 9, 3, 0.9)],
+    )
+  )
+  assert results["AP50_base"] == pytest.approx(50.0)
+  assert results["AP50_novel"] == pytest.approx(100.0)
+  assert results["AP50_all"] == pytest.approx(200 / 3)
+  assert results["per_class"]["bee"] == {"AP50": None, "AP": None, "num_gt": 0}
+
+
+def test_no_novel_ground_truth_gives_none():
+  results = evaluate(image(gt=[(0, 0, 10, 10, 0)], detections=[(0, 0, 10, 10, 0, 0.9)]))
+  assert results["AP50_novel"] is None
+  assert results["AP50_all"] == pytest.approx(100.0)
+
+
+def test_unannotated_classes_are_not_evaluated():
+  scene = image(gt=[(0, 0, 10, 10, 0)], detections=[(0, 0, 10, 10, 0, 0.5)])
+  with_fox = image(
+    gt=[(0, 0, 10, 10, 0), (5, 5, 30, 30, 4)],
+    detections=[(0, 0, 10, 10, 0, 0.5), (0, 0, 10, 10, 4, 0.9)],
+  )
+  assert evaluate(with_fox) == evaluate(scene)
+  assert "fox" not in evaluate(with_fox)["per_class"]
+
+
+def test_detection_inside_a_crowd_is_no_false_positive():
+  crowd = (40, 40, 90, 90, 0, 1)
+  found = [(50, 50, 60, 60, 0, 0.9), (0, 0, 10, 10, 0, 0.8)]
+  with_crowd = evaluate(image(gt=[(0, 0, 10, 10, 0), crowd], detections=found))
+  without = evaluate(image(gt=[(0, 0, 10, 10, 0)], detections=found))
+  assert with_crowd["per_class"]["cat"] == {
+    "AP50": pytest.approx(100.0),
+    "AP": pytest.approx(100.0),
+    "num_gt": 1,
+  }
+  assert without["AP50_base"] == pytest.approx(50.0)
+
+
+def random_scene(rng):
+  """Boxes on a coarse grid with jittered, duplicated, equally scored detections."""
+  gt, detections = [], []
+  for _ in range(rng.integers(0, 6)):
+    corner, size = rng.integers(0, 60, 2), rng.integers(5, 40, 2)
+    gt.append((*corner, *(corner + size), rng.integers(0, 5), rng.random() < 0.15))
+  for row in gt:
+    for _ in range(rng.integers(0, 4)):
+      box = np.array(row[:4]) + rng.normal(0, 2, 4)
+      found = row[4] if rng.random() < 0.8 else rng.integers(0, 5)
+      detections.append((*box, found, rng.integers(1, 5) / 5))
+  for _ in range(rng.integers(0, 4)):
+    corner, size = rng.random(2) * 60, rng.random(2) * 40
+    detections.append((*corner, *(corner + size), rng.integers(0, 5), rng.integers(1, 5) / 5))
+  return image(gt, detections)
+
+
+@pytest.mark.parametrize("max_detections", [2, 100])
+def test_engines_give_identical_numbers(max_detections):
+  rng = np.random.default_rng(0)
+  scenes = [random_scene(rng) for _ in range(60)] + [image()]
+  fast = evaluate(*scenes, max_detections=max_detections)
+  reference = evaluate(*scenes, engine="pycocotools", max_detections=max_detections)
+  assert fast == reference
+  assert 10 < fast["AP_all"] < fast["AP50_all"] < 90
+
+
+@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+def test_nothing_found_is_zero_and_silent(engine, capsys):
+  results = evaluate(image(gt=[(0, 0, 10, 10, 0)]), image(), engine=engine)
+  assert results["AP50_base"] == 0.0
+  assert capsys.readouterr().out == ""
+
+
+def test_order_of_images_does_not_matter():
+  rng = np.random.default_rng(1)
+  scenes = [random_scene(rng) for _ in range(10)]
+  forward, backward = (CocoEvaluator(NAMES, BASE, NOVEL) for _ in range(2))
+  for i in range(10):
+    forward.add(i, 100, 100, **scenes[i])
+    backward.add(9 - i, 100, 100, **scenes[9 - i])
+  assert forward.compute() == backward.compute()
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("det_boxes", np.array([[0, 0, np.nan, 1]]), "image 7, detections: boxes are not finite"),
+    ("det_scores", np.array([np.inf]), "image 7, detections: scores are not finite"),
+    ("gt_boxes", np.array([[0, 0, np.inf, 1]]), "image 7, ground truth: boxes are not finite"),
+    ("det_scores", np.array([0.5, 0.4]), r"scores have shape \(2,\), expected \(1,\)"),
+    ("det_classes", np.array([5]), r"classes span 5..5, expected 0..4"),
+  ],
+)
+def test_bad_arrays_name_the_image(key, value, message):
+  arrays = image(gt=[(0, 0, 10, 10, 0)], detections=[(0, 0, 10, 10, 0, 0.9)])
+  with pytest.raises(ValueError, match=message):
+    CocoEvaluator(NAMES, BASE, NOVEL).add(7, 100, 100, **{**arrays, key: value})
+
+
+def test_bad_use_is_refused():
+  with pytest.raises(ValueError, match="'yak'"):
+    CocoEvaluator(NAMES, BASE, ("yak",))
+  with pytest.raises(ValueError, match="both base and novel"):
+    CocoEvaluator(NAMES, BASE, ("cat",))
+  with pytest.raises(ValueError, match="expected 'hotcoco' or 'pycocotools'"):
+    CocoEvaluator(NAMES, BASE, NOVEL, engine="lvis")
+  with pytest.raises(ValueError, match="no image"):
+    CocoEvaluator(NAMES, BASE, NOVEL).compute()
+  evaluator = CocoEvaluator(NAMES, BASE, NOVEL)
+  evaluator.add(1, 10, 10, **image())
+  with pytest.raises(ValueError, match="image 1 was added twice"):
+    evaluator.add(1, 10, 10, **image())
+
+
+def test_proposal_recall_by_hand():
+  gt = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
+  # IoU with the first box 0.5, then nothing, then the second box exactly.
+  proposals = np.array([[0, 0, 10, 5], [50, 50, 60, 60], [20, 20, 30, 30]], np.float32)
+  empty = np.zeros((0, 4), np.float32)
+  assert proposal_recall([(gt, proposals)], k=2) == 0.5
+  assert proposal_recall([(gt, proposals)], k=3) == 1.0
+  assert proposal_recall([(gt, proposals)], k=3, iou=0.6) == 0.5
+  assert proposal_recall([(gt, proposals), (gt, empty)], k=3) == 0.5
+  assert proposal_recall([(empty, proposals)], k=3) is None
