@@ -30,11 +30,8 @@ class Checkpointer:
 
   def __init__(self, workdir: str, keep: int = 2):
     self.directory = epath.Path(workdir).resolve() / "checkpoints"
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      item_names=("variables", "optimizer"),
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-    )
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self._manager = _manager(self.directory, options)
 
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
@@ -74,6 +71,16 @@ class Checkpointer:
     self._manager.close()
 
 
+def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
+  handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "optimizer")}
+  return ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
+
+
+def _stored(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """Path -> array metadata of the variables in a checkpoint."""
+  return _paths(manager.item_metadata(step)["variables"].tree)
+
+
 def _paths(tree) -> dict[str, Any]:
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}
@@ -81,7 +88,7 @@ def _paths(tree) -> dict[str, Any]:
 
 def _check(manager, step: int, expected, where: str, allow_missing: Sequence[str]) -> None:
   """Compares a stored tree of variables with the expected one, by path and shape."""
-  stored = _paths(manager.item_metadata(step)["variables"])
+  stored = _stored(manager, step)
   wanted = _paths(expected)
   allowed = [p for p in wanted if any(re.fullmatch(pattern, p) for pattern in allow_missing)]
   problems = [f"missing {p}" for p in wanted if p not in stored and p not in allowed]
@@ -123,16 +130,13 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
       f"No checkpoint at {path}: expected a run's folder with 'checkpoints' inside. "
       "Train first, or give the --workdir of a finished run."
     )
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(
-    directory, item_names=("variables", "optimizer"), options=options
-  ) as manager:
+  with _manager(directory, ocp.CheckpointManagerOptions(read_only=True)) as manager:
     available = manager.all_steps()
     step = manager.latest_step() if step is None else step
     if step not in available:
       raise CheckpointError(f"{path} holds no step {step}; it has {sorted(available)}.")
     _check(manager, step, expected, str(directory), allow_missing)
-    stored = _paths(manager.item_metadata(step)["variables"])
+    stored = _stored(manager, step)
     wanted = _paths(expected)
     present = {p: leaf for p, leaf in wanted.items() if p in stored}
     target = _nest({p: jax.ShapeDtypeStruct(v.shape, v.dtype) for p, v in present.items()})
@@ -164,7 +168,7 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
     CheckpointError: naming the first settings that differ.
   """
   file = epath.Path(workdir) / "config.json"
-  new = json.loads(config.to_json(default=str))
+  new = json.loads(json.dumps(config.to_dict()))
   if file.exists():
     old = json.loads(file.read_text())
     differing = [k for k in _differences(old, new) if k.split(".")[0] not in FREE_KEYS]

@@ -94,7 +94,7 @@ class RegionGrowing:
     agreeing = np.minimum((overlaps > 0.8).sum(1), 6) / 6
     scores = scores * np.sqrt(agreeing)
     kept = _suppress(overlaps, scores, self.nms_threshold)[: self.top]
-    return boxes[kept], scores[kept]
+    return boxes[kept], scores[kept].astype(np.float32)
 
   def _masks(
     self, colours: Float[np.ndarray, "3 h w"], side: float
@@ -136,7 +136,7 @@ class RegionGrowing:
       * np.minimum(size / smallest, 1) ** 1.5
       * np.minimum(largest / size, 1) ** 2
       * 0.85**at_border
-    ).astype(np.float32)
+    )
 
 
 class _Regions(NamedTuple):
@@ -277,9 +277,10 @@ def iou(
 def recalled(
   proposed: Sequence[Float[np.ndarray, "_ 4"]],
   truth: Sequence[Float[np.ndarray, "_ 4"]],
-  top: int,
   threshold: float = 0.5,
 ) -> Bool[np.ndarray, "g"]:
-  """For each true box of all images, whether one of the first `top` proposals overlaps it."""
-  hits = [(iou(true, boxes[:top]) >= threshold).any(1) for boxes, true in zip(proposed, truth)]
-  return np.concatenate(hits) if hits else np.zeros(0, bool)
+  """For each true box of all images, whether a proposal of its image overlaps it enough."""
+  hits = [np.zeros(0, bool)]
+  for boxes, true_boxes in zip(proposed, truth, strict=True):
+    hits.append((iou(true_boxes, boxes) >= threshold).any(1))
+  return np.concatenate(hits)

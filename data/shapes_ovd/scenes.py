@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import math
+import zlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -124,8 +125,9 @@ def encoded_scene(task: tuple[int, str, int]) -> EncodedScene:
   """Scene (seed, split, index) with its image as PNG: small enough to pass between processes."""
   scene = make_scene(*task)
   buffer = io.BytesIO()
-  # Writing speed matters more than size here.
-  Image.fromarray(scene.image).save(buffer, format="PNG", compress_level=1)
+  # Writing speed matters; and noise holds no repetitions for a slower strategy to find.
+  options = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+  Image.fromarray(scene.image).save(buffer, format="PNG", **options)
   areas = np.bincount(scene.owners.ravel(), minlength=len(scene.classes) + 1)[1:]
   return EncodedScene(
     png=buffer.getvalue(),
@@ -152,7 +154,8 @@ def _caption(rng: np.random.Generator, classes: list[int]) -> str:
   names = [vocabulary.CLASS_NAMES[c] for c in classes]
   if not names:
     return _WITHOUT_NAMES
-  return str(rng.choice(_TEMPLATES[len(names)])).format(*names)
+  templates = _TEMPLATES[len(names)]
+  return templates[rng.integers(len(templates))].format(*names)
 
 
 def _upsample(grid: np.ndarray, size: int) -> np.ndarray:
@@ -194,9 +197,9 @@ def _strokes(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
   size = canvas.shape[0]
   image = Image.fromarray(canvas)
   draw = ImageDraw.Draw(image)
-  for kind in rng.choice(3, rng.integers(2, size // 12)):
+  for kind in rng.integers(0, 3, rng.integers(2, size // 12)):
     x, y = rng.integers(0, size, 2)
-    shift = rng.uniform(12, 34) * rng.choice([-1, 1]) + rng.uniform(-10, 10, 3)
+    shift = rng.uniform(12, 34) * (2 * rng.integers(2) - 1) + rng.uniform(-10, 10, 3)
     colour = tuple(np.clip(canvas[y, x] + shift, 0, 255).astype(int).tolist())
     reach = rng.uniform(0.08, 0.3) * size
     if kind == 0:
@@ -239,7 +242,7 @@ def _place_objects(
       seen = solid[inside]
       under = owners[y0:y1, x0:x1]
       left_over = seen_areas - np.bincount(under[seen], minlength=len(areas) + 1)[1:]
-      hides_too_much = np.any(left_over < MIN_VISIBLE * np.array(areas))
+      hides_too_much = (left_over < MIN_VISIBLE * np.array(areas)).any()
       if np.count_nonzero(seen) >= 0.8 * area and not hides_too_much:
         break
     else:
@@ -286,7 +289,7 @@ def _paint(
   pattern: str,
   colour: str,
   alpha: np.ndarray,
-  angle: float,
+  angle: int,
   scale: float,
 ) -> np.ndarray:
   """The object's colours, float32 [h, w, 3]: look, jitter, shading and perhaps an outline."""
@@ -310,16 +313,17 @@ def _paint(
     dv = ((v / period + rng.random()) % 1 - 0.5) * period
     inked = np.clip(0.29 * period - np.hypot(du, dv) + 0.5, 0, 1)
   paint = main.astype(np.float32) + inked[..., None] * (ink - main).astype(np.float32)
+  light = np.ones_like(alpha)
   if rng.random() < 0.5:
     direction = rng.uniform(0, 2 * math.pi)
     slope = math.cos(direction) * (x / width - 0.5) + math.sin(direction) * (y / height - 0.5)
-    paint *= (1 + rng.uniform(0.1, 0.35) * slope)[..., None]
+    light = light + rng.uniform(0.1, 0.35) * slope
   # One pixel of outline would swallow the parts of a very small object.
   if scale > 22 and rng.random() < 0.6:
     padded = Image.fromarray((np.pad(alpha, 1) * 255).astype(np.uint8))
     inner = np.asarray(padded.filter(ImageFilter.MinFilter(3)), np.float32)[1:-1, 1:-1] / 255
-    paint *= 0.45 + 0.55 * inner[..., None]
-  return paint
+    light = light * (0.45 + 0.55 * inner)
+  return paint * light[..., None]
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ Splits, after open-vocabulary COCO:
     validation     the same; nothing is chosen on it
 
 The config `scenes` holds what can be seen and read; `rkd` is `scenes` without
-`clip`, with the frozen teachers' results joined in by image id.
+`clip`, with the frozen teachers' results joined in by image id (required for the
+training splits; `tune` and `validation` stay without where there are none).
 
     python -m data.shapes_ovd.shapes_ovd --data_dir=DIR --config=scenes [--seed=0 --scale=1]
     python -m data.shapes_ovd.shapes_ovd --data_dir=DIR --config=rkd --teachers=FOLDER
@@ -77,26 +78,35 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
         not depend on it.
 
     Raises:
-      ValueError: `rkd` without `teachers`, or without the `scenes` that it extends.
+      ValueError: an unknown split in `sizes` or no scenes for it; `rkd` without `teachers`,
+        or without the `scenes` that it extends.
     """
     self._seed = seed
     self._sizes = dict(DEFAULT_SIZES if sizes is None else sizes)
     self._teachers = teachers
     self._embedding_dim = embedding_dim
     self._workers = (os.cpu_count() or 1) if workers is None else workers
-    if kwargs.get("config") == "rkd" and teachers is None:
-      raise ValueError(
-        "shapes_ovd/rkd needs teachers=FOLDER, written by: "
-        "python -m rkd_jax.precompute --config=<config> --workdir=<folder>"
-      )
+    for split, size in self._sizes.items():
+      if split not in scenes.SPLITS or size < 1:
+        raise ValueError(
+          f"sizes: {split!r}: {size} is not a positive number of scenes for one of the splits "
+          f"{', '.join(scenes.SPLITS)}"
+        )
     super().__init__(file_format="array_record", **kwargs)
 
   def settings(self) -> dict[str, Any]:
     """What decides the content of the records, as JSON values."""
     if self.builder_config.name == "scenes":
       content = {"seed": self._seed, "sizes": self._sizes, "look": scenes.fingerprint(self._seed)}
+    elif self._teachers is None:
+      raise ValueError(
+        "shapes_ovd/rkd needs teachers=FOLDER, written by: "
+        "python -m rkd_jax.precompute --data_dir=DIR --dataset=shapes_ovd/scenes "
+        "--splits=train_boxes,train_images --clip=CLIP_RUN --output=FOLDER"
+      )
     else:
-      teachers = {split: self._reader(split).metadata for split in self._rkd_splits()}
+      readers = {split: self._reader(split) for split in self._rkd_splits()}
+      teachers = {split: reader.metadata for split, reader in readers.items() if reader is not None}
       content = {"scenes": _settings_on_disk(self._scenes_folder()), "teachers": teachers}
     return {**content, "embedding_dim": self._embedding_dim}
 
@@ -151,7 +161,7 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
           is_crowd=record.is_crowd,
           captions=record.captions,
           labels=record.labels,
-          teacher=teacher[record.image_id],
+          teacher=None if teacher is None else teacher[record.image_id],
           embedding_dim=self._embedding_dim,
         ),
       )
@@ -166,7 +176,10 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
     sizes = _settings_on_disk(self._scenes_folder())["sizes"]
     return [split for split in sizes if split != "clip"]
 
-  def _reader(self, split: str) -> TeacherReader:
+  def _reader(self, split: str) -> TeacherReader | None:
+    """The teachers' results; None where an evaluation split has none."""
+    if split in SPLITS_WITH_ALL_BOXES and not (Path(self._teachers) / split).exists():
+      return None
     return TeacherReader(self._teachers, split, self._embedding_dim)
 
 
@@ -197,9 +210,10 @@ def build(data_dir: str | os.PathLike, config: str = "scenes", **settings: Any) 
         + ". Ask for the same, or remove that folder, or give another data_dir."
       )
     return builder
-  # TFDS would draw a bar per split over ours.
+  # TFDS would draw a bar per split over ours, and announce a download that there is not.
   tfds.disable_progress_bar()
-  builder.download_and_prepare()
+  with contextlib.redirect_stdout(None):
+    builder.download_and_prepare()
   return builder
 
 

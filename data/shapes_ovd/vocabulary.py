@@ -66,7 +66,7 @@ def _looks(position: int) -> list[tuple[str, str]]:
 
 _BY_SHAPE = [(*look, shape) for i, shape in enumerate(SHAPES) for look in _looks(i)]
 # A stride coprime to 80 mixes shapes and splits over the class indices.
-ATTRIBUTES = tuple(_BY_SHAPE[37 * i % len(_BY_SHAPE)] for i in range(len(_BY_SHAPE)))
+ATTRIBUTES = tuple(_BY_SHAPE[21 * i % len(_BY_SHAPE)] for i in range(len(_BY_SHAPE)))
 """(pattern, colour, shape) of each class."""
 
 CLASS_NAMES = tuple(" ".join(attributes) for attributes in ATTRIBUTES)

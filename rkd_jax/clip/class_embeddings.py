@@ -5,6 +5,7 @@ gives them, not normalised.  A bare .npy [C, d], as the published RKD code ships
 """
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,19 +108,19 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
   try:
     stored = np.load(path, allow_pickle=False)
     if isinstance(stored, np.ndarray):
-      result = ClassEmbeddings(_check_array(stored, str(path)), None, None)
+      result = ClassEmbeddings(stored, None, None)
     else:
       with stored:
-        embeddings = _check_array(stored["embeddings"], str(path))
         stored_names = tuple(stored["names"].tolist())
-        result = ClassEmbeddings(embeddings, stored_names, stored["template"].item())
-  except (KeyError, EOFError, OSError) as error:
-    if isinstance(error, FileNotFoundError):
-      raise
+        result = ClassEmbeddings(stored["embeddings"], stored_names, stored["template"].item())
+  except FileNotFoundError:
+    raise
+  except (KeyError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(
       f"{path}: not a class-embedding file ({error}); expected .npz with names, template and"
       " embeddings, or .npy [classes, dimensions]"
     ) from error
+  result = result._replace(embeddings=_check_array(result.embeddings, str(path)))
   if names is not None:
     _check_names(result, names, path)
   return result

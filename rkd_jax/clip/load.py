@@ -4,11 +4,11 @@ import dataclasses
 import json
 from typing import Any
 
-from etils import epath
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 import numpy as np
+from etils import epath
+from jaxtyping import Float
 
 from rkd_jax.checkpoint import CheckpointError, restore_variables
 from rkd_jax.clip import class_embeddings

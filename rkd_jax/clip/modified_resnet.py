@@ -13,18 +13,17 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 
-def _conv(features: int, kernel: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
+def _conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
   # Explicit padding: "SAME" would shift a strided convolution by one pixel.
-  pad = kernel // 2
+  pad = ((1, 1), (1, 1))
   return nn.Conv(
-    features,
-    (kernel, kernel),
-    (stride, stride),
-    padding=((pad, pad), (pad, pad)),
-    use_bias=False,
-    dtype=dtype,
-    name=name,
+    features, (3, 3), (stride, stride), padding=pad, use_bias=False, dtype=dtype, name=name
   )
+
+
+def _conv1x1(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+  # The same product as a convolution, with a gradient twice as fast on CPUs.
+  return nn.Dense(features, use_bias=False, dtype=dtype, name=name)
 
 
 def _pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
@@ -58,14 +57,14 @@ class Bottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
     out = 4 * self.features
-    y = _conv(self.features, 1, self.dtype, "conv1")(x)
+    y = _conv1x1(self.features, self.dtype, "conv1")(x)
     y = nn.relu(_norm(train, self.dtype, "bn1")(y))
-    y = _conv(self.features, 3, self.dtype, "conv2")(y)
+    y = _conv3x3(self.features, self.dtype, "conv2")(y)
     y = nn.relu(_norm(train, self.dtype, "bn2")(y))
-    y = _conv(out, 1, self.dtype, "conv3")(_pool(y, self.stride))
+    y = _conv1x1(out, self.dtype, "conv3")(_pool(y, self.stride))
     y = _norm(train, self.dtype, "bn3", nn.initializers.zeros)(y)
     if self.stride > 1 or x.shape[-1] != out:
-      x = _conv(out, 1, self.dtype, "downsample_conv")(_pool(x, self.stride))
+      x = _conv1x1(out, self.dtype, "downsample_conv")(_pool(x, self.stride))
       x = _norm(train, self.dtype, "downsample_bn")(x)
     return nn.relu(x + y)
 
@@ -127,7 +126,7 @@ class ModifiedResNet(nn.Module):
       raise ValueError(f"images are {images.shape[1:3]} pixels, this tower expects {(size, size)}")
     x = images.astype(self.dtype)
     for i, features in enumerate((self.width // 2, self.width // 2, self.width), start=1):
-      x = _conv(features, 3, self.dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
+      x = _conv3x3(features, self.dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
       x = nn.relu(_norm(train, self.dtype, f"bn{i}")(x))
     x = _pool(x, 2)
     for stage, blocks in enumerate(self.layers):

@@ -15,8 +15,8 @@ from rkd_jax.checkpoint import restore_variables
 from rkd_jax.clip.load import load_clip
 from rkd_jax.clip.regions import crop_regions
 from rkd_jax.evaluation.coco import CocoEvaluator
-from rkd_jax.inputs.batching import eval_batches, load_image
-from rkd_jax.inputs.sources import Source, open_source
+from rkd_jax.inputs.batching import eval_batches
+from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.models import rcnn
 from rkd_jax.structures import Batch, Detections, Vocabulary
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
@@ -130,7 +130,7 @@ def evaluate_clip(
   crops, labels = [], []
   for index in range(min(len(source), limit)):
     record = source[index]
-    crops.append(crop_regions(load_image(record), record.boxes, clip.image_size))
+    crops.append(crop_regions(decode_image(record), record.boxes, clip.image_size))
     labels.append(record.classes)
   embeddings = clip.region_encoder().embed(np.concatenate(crops))
   text = clip.embed_classes(list(source.class_names))

@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 
-def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Float[np.ndarray, "a 4"]:
+def cell_anchors(
+  sizes: Sequence[float | int], ratios: Sequence[float | int]
+) -> Float[np.ndarray, "a 4"]:
   """Anchors of one cell around the origin, all ratios of the first size first.
 
   A size is the square root of the area in pixels; a ratio is height / width.
@@ -24,7 +26,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Float[np.nd
 
 
 def grid_anchors(
-  height: int, width: int, stride: int, sizes: Sequence[float], ratios: Sequence[float]
+  height: int, width: int, stride: int, sizes: Sequence[float | int], ratios: Sequence[float | int]
 ) -> Float[np.ndarray, "n 4"]:
   """Anchors of a feature map of `height` x `width` cells; n = height * width * A.
 

@@ -5,6 +5,7 @@ the clamp of detectron2's `Box2BoxTransform`.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -18,7 +19,7 @@ RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 ROI_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
-def area(boxes: Float[Arr, "*n 4"]) -> Float[Array, "*n"]:
+def area(boxes: Float[Arr, "*n 4"]) -> Float[Arr, "*n"]:
   """Areas in square pixels; negative for a box with exactly one reversed side."""
   return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
@@ -34,14 +35,16 @@ def pairwise_iou(a: Float[Arr, "m 4"], b: Float[Arr, "n 4"]) -> Float[Array, "m 
   return jnp.where(meet, intersection / jnp.where(meet, union, 1.0), 0.0)
 
 
-def clip(boxes: Float[Arr, "*n 4"], size_hw: Int[Arr, "2"] | tuple[int, int]) -> Float[Array, "*n 4"]:
+def clip(
+  boxes: Float[Arr, "*n 4"], size_hw: Int[Arr, "2"] | tuple[int, int]
+) -> Float[Array, "*n 4"]:
   """Clips boxes to an image of `size_hw` = (height, width)."""
   height, width = size_hw[0], size_hw[1]
   limit = jnp.stack([width, height, width, height]).astype(boxes.dtype)
   return jnp.clip(boxes, 0.0, limit)
 
 
-def is_nonempty(boxes: Float[Arr, "*n 4"]) -> Bool[Array, "*n"]:
+def is_nonempty(boxes: Float[Arr, "*n 4"]) -> Bool[Arr, "*n"]:
   """Whether width and height are both strictly positive."""
   return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
@@ -54,7 +57,7 @@ def _center_size(boxes):
 def encode(
   boxes: Float[Arr, "*n 4"],
   reference: Float[Arr, "*n 4"],
-  weights: tuple[float, float, float, float],
+  weights: Sequence[float | int],
 ) -> Float[Array, "*n 4"]:
   """Deltas (dx, dy, dw, dh), times `weights`, that move `reference` onto `boxes`.
 
@@ -71,7 +74,7 @@ def encode(
 def decode(
   deltas: Float[Arr, "*n 4"],
   reference: Float[Arr, "*n 4"],
-  weights: tuple[float, float, float, float],
+  weights: Sequence[float | int],
 ) -> Float[Array, "*n 4"]:
   """Moves `reference` by `deltas`; the inverse of `encode`.
 

@@ -11,7 +11,7 @@ def assign_levels(
   boxes: Float[Arr, "n 4"],
   min_level: int = 2,
   max_level: int = 5,
-  canonical_size: float = 224,
+  canonical_size: float | int = 224,
   canonical_level: int = 4,
 ) -> Int[Array, "n"]:
   """Index into the levels `min_level..max_level` for each box; 0 is `min_level`.

@@ -10,8 +10,8 @@ from rkd_jax.structures import Arr
 def match(
   iou: Float[Arr, "g n"],
   gt_valid: Bool[Arr, "g"],
-  low: float,
-  high: float,
+  low: float | int,
+  high: float | int,
   allow_low_quality: bool,
 ) -> tuple[Int[Array, "n"], Int8[Array, "n"]]:
   """Matches every candidate to the valid ground truth it overlaps most.

@@ -25,7 +25,7 @@ def nms(
   boxes: Float[Arr, "n 4"],
   scores: Float[Arr, "n"],
   valid: Bool[Arr, "n"],
-  iou_threshold: float,
+  iou_threshold: float | int | Float[Arr, ""],
   max_outputs: int,
   classes: Int[Arr, "n"] | None = None,
 ) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
@@ -48,8 +48,8 @@ def nms(
     return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
   scores = jnp.where(valid, scores, -jnp.inf)
   order = jnp.argsort(scores, descending=True, stable=True).astype(jnp.int32)
-  boxes, valid = boxes[order], valid[order]
-  classes = None if classes is None else classes[order]
+  boxes, valid = jnp.asarray(boxes)[order], jnp.asarray(valid)[order]
+  classes = None if classes is None else jnp.asarray(classes)[order]
   if n <= _MAX_SINGLE_TILE:
     keep = _greedy(valid, _overlaps(boxes, boxes, classes, classes, iou_threshold))
     kept = jnp.nonzero(keep, size=max_outputs, fill_value=n)[0]

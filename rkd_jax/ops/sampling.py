@@ -38,7 +38,7 @@ def _draw(key, label, num, positive_fraction):
 
 
 def sample_foreground_background(
-  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float
+  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float | int
 ) -> tuple[Int[Array, "num"], Bool[Array, "num"], Bool[Array, "num"]]:
   """Draws `num` candidates (RoI sampling).
 
@@ -63,7 +63,7 @@ def sample_foreground_background(
 
 
 def sample_masks(
-  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float
+  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float | int
 ) -> tuple[Bool[Array, "n"], Bool[Array, "n"]]:
   """The same draw as `sample_foreground_background`, as two masks over the candidates (RPN).
 

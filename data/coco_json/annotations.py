@@ -1,0 +1,300 @@
+"""Reads COCO-format JSON and checks everything that can be checked without the pixels.
+
+Every problem is a ValueError that names the file, the record and the remedy, so that
+a data set is either right or refused before training.  Boxes leave as XYXY pixels and
+classes as 0-based numbers, in the order of ascending category id.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+# Annotation tools round: a box may stick out of its image by so many pixels and is clipped.
+_ROUNDING = 1.0
+# Image ids travel through 32-bit integers on accelerators.
+_MAX_ID = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedImage:
+  """One entry of 'images' with its annotations; boxes XYXY pixels, inside the image."""
+
+  image_id: int
+  filename: str
+  path: Path
+  height: int
+  width: int
+  boxes: Float[np.ndarray, "g 4"]
+  classes: Int[np.ndarray, "g"]
+  object_ids: Int[np.ndarray, "g"]
+  areas: Float[np.ndarray, "g"]
+  is_crowd: Bool[np.ndarray, "g"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+  """A whole annotation file: class names by ascending category id, images in file order."""
+
+  path: Path
+  class_names: tuple[str, ...]
+  images: tuple[AnnotatedImage, ...]
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """The content of a JSON file; ValueError if it is missing or malformed (line and column)."""
+  try:
+    return json.loads(Path(path).read_bytes())
+  except OSError as error:
+    raise ValueError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. "
+      "Correct it there; if it is the end of the file, the file may be cut off."
+    ) from error
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
+
+
+def _required(entry: Any, keys: Sequence[str], where: str) -> list:
+  missing = [key for key in keys if not isinstance(entry, Mapping) or key not in entry]
+  if missing:
+    raise ValueError(
+      f"{where} has no {', '.join(map(repr, missing))}: COCO format asks for {', '.join(keys)}."
+    )
+  return [entry[key] for key in keys]
+
+
+def _entries(content: Any, key: str, path: Path) -> list:
+  (entries,) = _required(content, (key,), f"{path}")
+  if not isinstance(entries, list):
+    raise ValueError(f"{path}: {key!r} is a {type(entries).__name__}, COCO format has a list.")
+  return entries
+
+
+def _integer(value: Any, name: str, where: str, low: int = 0, high: int = 2**63 - 1) -> int:
+  if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    raise ValueError(f"{where}: {name} is {value!r}, expected an integer in [{low}, {high}].")
+  return value
+
+
+def _new(key: Any, seen: Collection, name: str, path: Path):
+  if key in seen:
+    raise ValueError(
+      f"{path}: {name} {key!r} occurs twice: give every entry its own, or remove the copy."
+    )
+
+
+def _categories(content: Any, path: Path) -> dict[int, str]:
+  names = {}
+  for number, entry in enumerate(_entries(content, "categories", path)):
+    where = f"{path}: categories[{number}]"
+    category_id, name = _required(entry, ("id", "name"), where)
+    if not isinstance(name, str) or not name:
+      raise ValueError(f"{where}: name is {name!r}, expected a text.")
+    _new(_integer(category_id, "id", where), names, "category id", path)
+    _new(name, names.values(), "category name", path)
+    names[category_id] = name
+  if not names:
+    raise ValueError(f"{path}: 'categories' is empty: list at least one class.")
+  return dict(sorted(names.items()))
+
+
+def _box(bbox: Any, height: int, width: int, where: str) -> list[float]:
+  """COCO's [x, y, width, height] as XYXY, clipped to the image if it is out by rounding only."""
+  numbers = isinstance(bbox, list) and all(
+    isinstance(value, int | float) and not isinstance(value, bool) for value in bbox
+  )
+  if not numbers or len(bbox) != 4:
+    raise ValueError(f"{where}: bbox is {bbox!r}, expected [x, y, width, height] as numbers.")
+  if not all(map(math.isfinite, bbox)):
+    raise ValueError(f"{where}: bbox {bbox} has a value that is not finite: correct or remove it.")
+  x, y, w, h = bbox
+  if w <= 0 or h <= 0:
+    raise ValueError(
+      f"{where}: bbox {bbox} has size {w} x {h} (width x height), expected more than 0: "
+      "correct or remove it. The format is [x, y, width, height]."
+    )
+  outside = max(-x, -y, x + w - width, y + h - height)
+  clipped = [max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)]
+  if outside > _ROUNDING or clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+    raise ValueError(
+      f"{where}: bbox {bbox} ([x, y, width, height]) reaches {outside:g} pixels out of the image "
+      f"of {width} x {height} (width x height): correct it, or the size of the image."
+    )
+  return clipped
+
+
+def _objects(content: Any, path: Path, images: Mapping, class_of: Mapping) -> dict[int, list]:
+  """image id -> [(box, class, annotation id, area, is_crowd), ...]."""
+  objects = {image_id: [] for image_id in images}
+  seen = set()
+  for number, entry in enumerate(_entries(content, "annotations", path)):
+    where = f"{path}: annotations[{number}]"
+    keys = ("id", "image_id", "category_id", "bbox")
+    annotation_id, image_id, category_id, bbox = _required(entry, keys, where)
+    _new(_integer(annotation_id, "id", where), seen, "annotation id", path)
+    seen.add(annotation_id)
+    where = f"{path}: annotation {annotation_id}"
+    if _integer(image_id, "image_id", where) not in images:
+      raise ValueError(
+        f"{where} belongs to image {image_id!r}, which is not in 'images': "
+        "add the image or remove the annotation."
+      )
+    if _integer(category_id, "category_id", where) not in class_of:
+      raise ValueError(
+        f"{where} of image {image_id} has category {category_id!r}, which is not in 'categories': "
+        "add the category or remove the annotation."
+      )
+    filename, height, width = images[image_id]
+    where = f"{where} of image {image_id} ({filename})"
+    box = _box(bbox, height, width, where)
+    area = entry.get("area", (box[2] - box[0]) * (box[3] - box[1]))
+    if not isinstance(area, int | float) or not math.isfinite(area) or area < 0:
+      raise ValueError(f"{where}: area is {area!r}, expected a number of at least 0.")
+    crowd = bool(entry.get("iscrowd", 0))
+    objects[image_id].append((box, class_of[category_id], annotation_id, area, crowd))
+  return objects
+
+
+def load_annotations(json_path: str | os.PathLike, image_dir: str | os.PathLike) -> Annotations:
+  """Reads a COCO instances file.
+
+  Args:
+    json_path: JSON with 'images', 'annotations' and 'categories'.
+    image_dir: the folder that 'file_name' is relative to; it is not looked into here.
+
+  Raises:
+    ValueError: missing or malformed file, missing keys, no images, unknown images or
+      categories, ids that occur twice, boxes that are not finite, empty, or outside.
+  """
+  path = Path(json_path)
+  content = read_json(path)
+  categories = _categories(content, path)
+  class_of = {category_id: number for number, category_id in enumerate(categories)}
+  images = {}
+  for number, entry in enumerate(_entries(content, "images", path)):
+    where = f"{path}: images[{number}]"
+    image_id, filename, height, width = _required(
+      entry, ("id", "file_name", "height", "width"), where
+    )
+    _new(_integer(image_id, "id", where, high=_MAX_ID), images, "image id", path)
+    where = f"{path}: image {image_id} ({filename})"
+    _integer(height, "height", where, low=1)
+    _integer(width, "width", where, low=1)
+    images[image_id] = (str(filename), height, width)
+  if not images:
+    raise ValueError(f"{path}: 'images' is empty: there is nothing to build.")
+  objects = _objects(content, path, images, class_of)
+  entries = []
+  for image_id, (filename, height, width) in images.items():
+    boxes, classes, ids, areas, crowds = zip(*objects[image_id]) if objects[image_id] else [()] * 5
+    entry = AnnotatedImage(
+      image_id=image_id,
+      filename=filename,
+      path=Path(image_dir) / filename,
+      height=height,
+      width=width,
+      boxes=np.array(boxes, np.float64).reshape(-1, 4),
+      classes=np.array(classes, np.int64),
+      object_ids=np.array(ids, np.int64),
+      areas=np.array(areas, np.float32),
+      is_crowd=np.array(crowds, bool),
+    )
+    entries.append(entry)
+  return Annotations(path, tuple(categories.values()), tuple(entries))
+
+
+def check_names(names: Sequence[str], class_names: Sequence[str], where: str):
+  """Raises ValueError for the first name that is no class, with the nearest that are."""
+  for name in names:
+    if name not in class_names:
+      folded = {known.casefold(): known for known in class_names}
+      near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+      hint = ", ".join(repr(folded[match]) for match in near) or f"one of {list(class_names)[:20]}"
+      raise ValueError(f"{where} names {name!r}, which is not among the categories. Meant {hint}?")
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+  """Class names from a command line: 'a, b, c', or '@file' with one name per line."""
+  if text.startswith("@"):
+    try:
+      names = Path(text[1:]).read_text().splitlines()
+    except OSError as error:
+      raise ValueError(f"Cannot read the list of names {text[1:]}: {error.strerror}.") from error
+  else:
+    names = text.split(",")
+  return tuple(name.strip() for name in names if name.strip())
+
+
+def split_classes(
+  class_names: Sequence[str], base: Sequence[str] | None, novel: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Checked (base, novel) names; `base` None means every class that is not novel."""
+  check_names(novel, class_names, "The list of novel classes")
+  if base is None:
+    base = [name for name in class_names if name not in novel]
+  check_names(base, class_names, "The list of base classes")
+  if both := sorted(set(base) & set(novel)):
+    raise ValueError(f"{both} are in the list of base classes and of novel ones: keep them in one.")
+  if not base:
+    raise ValueError("There is no base class: name at least one to train on.")
+  return tuple(dict.fromkeys(base)), tuple(dict.fromkeys(novel))
+
+
+def load_captions(path: str | os.PathLike, annotations: Annotations) -> dict[int, tuple[str, ...]]:
+  """Image id -> captions, from a COCO captions file; captions of other images are left out.
+
+  Raises:
+    ValueError: missing or malformed, or no caption belongs to any of the images.
+  """
+  captions = {image.image_id: () for image in annotations.images}
+  for number, entry in enumerate(_entries(read_json(path), "annotations", Path(path))):
+    where = f"{path}: annotations[{number}]"
+    image_id, caption = _required(entry, ("image_id", "caption"), where)
+    if not isinstance(caption, str):
+      raise ValueError(f"{where}: caption is {caption!r}, expected a text.")
+    if image_id in captions:
+      captions[image_id] += (caption.strip(),)
+  if not any(captions.values()):
+    raise ValueError(f"{path}: no caption belongs to an image of {annotations.path}.")
+  return captions
+
+
+def load_tags(path: str | os.PathLike, annotations: Annotations) -> dict[int, tuple[str, ...]]:
+  """Image id -> class names, from a JSON object {file name: [class name, ...]}.
+
+  Raises:
+    ValueError: missing or malformed, an unknown file or class name.
+  """
+  content = read_json(path)
+  if not isinstance(content, dict):
+    raise ValueError(f"{path}: expected an object {{file name: [class name, ...]}}.")
+  ids = {image.filename: image.image_id for image in annotations.images}
+  tags = {}
+  for filename, names in content.items():
+    if filename not in ids:
+      raise ValueError(f"{path}: {filename!r} is not the file_name of an image in the annotations.")
+    if not isinstance(names, list):
+      raise ValueError(f"{path}: the tags of {filename!r} are {names!r}, expected a list of names.")
+    check_names(names, annotations.class_names, f"{path}, {filename!r}")
+    tags[ids[filename]] = tuple(names)
+  return tags
+
+
+def named_in(captions: Sequence[str], class_names: Sequence[str]) -> list[str]:
+  """Classes whose name, or its plural in -s or -es, stands in a caption as whole words."""
+  text = " ".join(" ".join(captions).casefold().split())
+  return [
+    name
+    for name in class_names
+    if re.search(rf"(?<!\w){re.escape(name.casefold())}(?:e?s)?(?!\w)", text)
+  ]

@@ -1,0 +1,102 @@
+import jax
+import numpy as np
+import pytest
+
+from rkd_jax.clip import class_embeddings
+from rkd_jax.clip.model import Clip
+from rkd_jax.clip.tokenizer import Tokenizer
+
+NAMES = ("red star", "blue box", "green disc")
+ROWS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def saved(tmp_path):
+  path = tmp_path / "classes.npz"
+  class_embeddings.save(path, NAMES, "a {}", ROWS)
+  return path
+
+
+def test_embeds_each_name_in_the_template():
+  tokenizer = Tokenizer.for_texts([f"a photo of a {name}" for name in NAMES], 10)
+  model = Clip.from_config(
+    {
+      "embed_dim": 8,
+      "image_resolution": 8,
+      "vision_layers": 1,
+      "vision_width": 8,
+      "vision_heads": 1,
+      "vision_patch_size": 8,
+      "context_length": 10,
+      "vocab_size": tokenizer.vocabulary_size,
+      "transformer_width": 16,
+      "transformer_heads": 2,
+      "transformer_layers": 1,
+    }
+  )
+  tokens = tokenizer([f"a photo of a {name}" for name in NAMES])
+  images = np.zeros((1, 8, 8, 3), np.float32)
+  variables = jax.jit(model.init)(jax.random.key(0), images, tokens)
+  rows = class_embeddings.embed_classes(model, variables, tokenizer, NAMES)
+  expected = model.apply(variables, tokens, method="encode_text")
+  np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-6)
+  assert not np.allclose(rows[0], rows[1])
+  with pytest.raises(ValueError, match="has no {}"):
+    class_embeddings.embed_classes(model, variables, tokenizer, NAMES, "a photo")
+  with pytest.raises(ValueError, match="no class names"):
+    class_embeddings.embed_classes(model, variables, tokenizer, ())
+
+
+def test_round_trip(saved):
+  loaded = class_embeddings.load(saved, NAMES)
+  np.testing.assert_array_equal(loaded.embeddings, ROWS)
+  assert loaded.names == NAMES and loaded.template == "a {}"
+  assert [path.name for path in saved.parent.iterdir()] == ["classes.npz"]
+
+
+def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
+  def fail(*args, **kwargs):
+    raise OSError("disk full")
+
+  monkeypatch.setattr(np, "savez", fail)
+  with pytest.raises(OSError, match="disk full"):
+    class_embeddings.save(saved, NAMES, "a {}", ROWS + 1)
+  monkeypatch.undo()
+  np.testing.assert_array_equal(class_embeddings.load(saved).embeddings, ROWS)
+  assert len(list(saved.parent.iterdir())) == 1
+
+
+def test_the_first_other_name_is_named(saved):
+  with pytest.raises(ValueError, match="row 1 is 'blue box', expected 'green disc'"):
+    class_embeddings.load(saved, ("red star", "green disc", "blue box"))
+  with pytest.raises(ValueError, match="3 classes, expected 2"):
+    class_embeddings.load(saved, NAMES[:2])
+
+
+def test_bare_array_is_checked_by_its_rows(tmp_path):
+  path = tmp_path / "classes.npy"
+  np.save(path, ROWS.astype(np.float16))
+  loaded = class_embeddings.load(path, NAMES)
+  assert loaded.embeddings.dtype == np.float32 and loaded.names is None
+  with pytest.raises(ValueError, match="3 classes, expected 4"):
+    class_embeddings.load(path, (*NAMES, "one more"))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
+def test_broken_files_are_named(tmp_path, content):
+  path = tmp_path / "classes.npz"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=r"classes\.npz: not a class-embedding file"):
+    class_embeddings.load(path)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+  rows = ROWS.copy()
+  rows[1, 2] = np.nan
+  with pytest.raises(ValueError, match="row 1"):
+    class_embeddings.save(tmp_path / "classes.npz", NAMES, "a {}", rows)
+  np.save(tmp_path / "classes.npy", rows)
+  with pytest.raises(ValueError, match="row 1"):
+    class_embeddings.load(tmp_path / "classes.npy")
+  with pytest.raises(ValueError, match="2 names for 3"):
+    class_embeddings.save(tmp_path / "classes.npz", NAMES[:2], "a {}", ROWS)

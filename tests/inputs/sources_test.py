@@ -1,0 +1,101 @@
+import dataclasses
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.shapes_ovd import shapes_ovd
+from rkd_jax.inputs import sources
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  path = tmp_path_factory.mktemp("data")
+  shapes_ovd.build(path, "scenes", sizes={"tune": 12, "clip": 2}, embedding_dim=8)
+  return path
+
+
+@pytest.fixture
+def source(data_dir):
+  return sources.open_source(data_dir, "shapes_ovd/scenes", "tune")
+
+
+def _with_image(record, image, **save):
+  buffer = io.BytesIO()
+  image.save(buffer, **save)
+  return dataclasses.replace(
+    record, image=buffer.getvalue(), height=image.height, width=image.width, filename="x.img"
+  )
+
+
+def test_types_and_shapes_also_of_empty_fields(source):
+  record = source[0]
+  count = len(record.classes)
+  assert record.boxes.shape == (count, 4)
+  assert record.boxes.dtype == record.areas.dtype == np.float32
+  assert record.classes.dtype == record.labels.dtype == np.int32
+  assert record.region_boxes.shape == record.pseudo_boxes.shape == (0, 4)
+  assert record.region_embeddings.shape == (0, 8)
+  assert record.captions == ()
+  assert record.filename == "tune_000000.png"
+
+
+def test_random_access_from_many_threads_gives_the_same_records(source):
+  expected = [source[i].image_id for i in range(len(source))]
+  order = np.random.default_rng(0).integers(0, len(source), 200)
+  with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda i: source[int(i)].image_id, order))
+  assert found == [expected[i] for i in order]
+
+
+@pytest.mark.parametrize("index", [-1, 12])
+def test_index_outside_is_an_index_error(source, index):
+  with pytest.raises(IndexError, match="shapes_ovd/scenes/tune, which has 12"):
+    source[index]
+
+
+def test_a_data_set_that_is_not_built_names_the_command_and_what_is_there(data_dir):
+  with pytest.raises(ValueError, match="found: shapes_ovd/scenes") as error:
+    sources.open_source(data_dir, "shapes_ovd/rkd", "tune")
+  assert f"python -m data.shapes_ovd.shapes_ovd --data_dir={data_dir} --config=rkd" in str(
+    error.value
+  )
+  with pytest.raises(ValueError, match="no data set 'shapes' under"):
+    sources.open_source(data_dir, "shapes", "tune")
+
+
+def test_unknown_split_names_those_that_exist(data_dir):
+  with pytest.raises(ValueError, match="no split 'test'; it has clip, tune"):
+    sources.open_source(data_dir, "shapes_ovd/scenes", "test")
+
+
+@pytest.mark.parametrize("length", [0, 10, 400])
+def test_a_truncated_image_is_an_error_that_names_it(source, length):
+  record = source[3]
+  broken = dataclasses.replace(record, image=record.image[:length])
+  with pytest.raises(ValueError, match=rf"tune_000003\.png.*{record.image_id}.*scenes/tune"):
+    sources.decode_image(broken)
+
+
+def test_an_image_of_another_size_than_recorded_is_an_error(source):
+  record = dataclasses.replace(source[0], width=100)
+  with pytest.raises(ValueError, match="128×128 pixels but recorded as 100×128"):
+    sources.decode_image(record)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_any_png_mode_becomes_rgb(source, mode):
+  image = Image.new("RGB", (5, 4), (200, 200, 200)).convert(mode)
+  pixels = sources.decode_image(_with_image(source[0], image, format="PNG"))
+  assert pixels.shape == (4, 5, 3)
+  assert pixels.dtype == np.uint8
+  assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+def test_cmyk_jpeg_becomes_rgb(source):
+  image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+  pixels = sources.decode_image(_with_image(source[0], image, format="JPEG"))
+  assert pixels[..., 0].mean() > 200
+  assert pixels[..., 1:].mean() < 60

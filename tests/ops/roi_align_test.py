@@ -1,0 +1,181 @@
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rkd_jax.ops import roi_align as roi_align_module
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_ops.npz")
+FEATURES = np.moveaxis(GOLDEN["ra_feat"], 1, -1)
+METHODS = ["einsum", "gather"]
+
+STATIC = ("sampling_ratio", "method", "roi_chunk")
+roi_align = jax.jit(
+  roi_align_module.roi_align, static_argnames=("output_size", "spatial_scale", *STATIC)
+)
+multilevel_roi_align = jax.jit(
+  roi_align_module.multilevel_roi_align, static_argnames=("output_size", "spatial_scales", *STATIC)
+)
+
+
+def ramp(height, width):
+  """Channels x and y of each cell: pooled values are sample coordinates."""
+  y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+  return jnp.asarray(np.stack([x, y], -1), jnp.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_reads_a_ramp_at_the_bin_centres(method):
+  boxes = jnp.array([[8.0, 16, 40, 32], [0, 0, 64, 64], [20, 4, 28, 12], [8, 8, 24, 56]])
+  pooled = roi_align(ramp(8, 8), boxes, 2, 1 / 8, method=method)
+  # Box 0 in cells, after the half-cell shift: x from 0.5 to 4.5, y from 1.5 to 3.5.
+  np.testing.assert_allclose(pooled[0, :, :, 0], [[1.5, 3.5], [1.5, 3.5]], atol=1e-6)
+  np.testing.assert_allclose(pooled[0, :, :, 1], [[2.0, 2.0], [3.0, 3.0]], atol=1e-6)
+  x = [[1.5, 3.5], [1.5, 5.5], [2.25, 2.75], [1.0, 2.0]]
+  y = [[2.0, 3.0], [1.5, 5.5], [0.25, 0.75], [2.0, 5.0]]
+  np.testing.assert_allclose(pooled[:, 0, :, 0], x, atol=1e-6)
+  np.testing.assert_allclose(pooled[:, :, 1, 1], y, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_border_rule(method):
+  row = jnp.array([[[5.0], [7.0], [9.0]]])  # one row of three cells
+  # One sample per box, at x = -1.25, -1, -0.5, 2.5, 3, 3.25.
+  x = np.array([-1.25, -1.0, -0.5, 2.5, 3.0, 3.25]) + 0.5
+  boxes = jnp.asarray(np.stack([x - 0.25, x * 0 + 0.25, x + 0.25, x * 0 + 0.75], 1), jnp.float32)
+  pooled = roi_align(row, boxes, 1, 1.0, method=method)[:, 0, 0, 0]
+  np.testing.assert_allclose(pooled, [0, 5, 5, 9, 9, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_boxes_without_extent_give_zero(method):
+  boxes = jnp.array([[16.0, 16, 16, 48], [16, 16, 48, 16], [0, 0, 0, 0], [48, 48, 16, 16]])
+  pooled = roi_align(ramp(8, 8) + 1, boxes, 2, 1 / 8, method=method)
+  np.testing.assert_array_equal(pooled, np.zeros((4, 2, 2, 2)))
+
+
+def by_image(rois):
+  """[2, r, 1, 1, 1]: which RoIs belong to which image."""
+  return (rois[:, 0] == np.arange(2)[:, None])[:, :, None, None, None]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_golden_with_many_samples_per_bin(method):
+  rois, expected = GOLDEN["ra_rois_s4"], np.moveaxis(GOLDEN["ra_out_s4_o14"], 1, -1)
+  pool = partial(roi_align, output_size=14, spatial_scale=1 / 4, method=method, roi_chunk=8)
+  pooled = jax.vmap(lambda f: pool(f, rois[:, 1:]))(FEATURES)
+  np.testing.assert_allclose(np.sum(pooled * by_image(rois), 0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_golden_and_its_gradients(method):
+  rois, upstream = GOLDEN["ra_rois_s16"], np.moveaxis(GOLDEN["ra_upgrad_s16_o7"], 1, -1)
+  own = by_image(rois)
+  # Chunks that do not divide the number of RoIs.
+  pool = partial(roi_align, output_size=7, spatial_scale=1 / 16, method=method, roi_chunk=8)
+
+  def loss(features, boxes):
+    pooled = jax.vmap(lambda f: pool(f, boxes))(features) * own
+    return jnp.sum(pooled * upstream), jnp.sum(pooled, axis=0)
+
+  differentiate = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+  (to_features, to_boxes), pooled = differentiate(FEATURES, rois[:, 1:])
+  np.testing.assert_allclose(pooled, np.moveaxis(GOLDEN["ra_out_s16_o7"], 1, -1), atol=1e-5)
+  expected = np.moveaxis(GOLDEN["ra_featgrad_s16_o7"], 1, -1)
+  np.testing.assert_allclose(to_features, expected, atol=1e-5)
+  np.testing.assert_array_equal(to_boxes, np.zeros_like(rois[:, 1:]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fixed_sampling_ratio(method):
+  # Samples at 0.5 and 2.5 of a row of four cells: only the second sees half of cell 3.
+  spike = jnp.zeros((1, 4, 1)).at[0, 3].set(1.0)
+  box = jnp.array([[0.0, 0.0, 4.0, 1.0]])
+  pooled = roi_align(spike, box, 1, 1.0, sampling_ratio=2, method=method)
+  np.testing.assert_allclose(pooled, [[[[0.25]]]], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_low_precision_features_keep_float32_weights(method):
+  features = (ramp(100, 100) + 156).astype(jnp.bfloat16)  # integers that bfloat16 holds
+  boxes = jnp.array([[90.3, 90.3, 91.3, 91.3]])
+  pooled = roi_align(features, boxes, 1, 1.0, method=method)
+  assert pooled.dtype == jnp.bfloat16
+  exact = 156 + 90.3 + 0.5 - 0.5
+  np.testing.assert_allclose(pooled.astype(jnp.float32), exact, atol=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pyramid_pools_each_box_from_its_level(method):
+  rng = np.random.default_rng(0)
+  pyramid = [jnp.asarray(rng.normal(size=(s, s + 2, 3)), jnp.float32) for s in (8, 4)]
+  corner = rng.uniform(0, 40, (9, 2))
+  boxes = jnp.asarray(np.concatenate([corner, corner + rng.uniform(2, 60, (9, 2))], 1), jnp.float32)
+  levels = np.arange(9) % 2
+  scales = (1 / 8, 1 / 16)
+  pooled = multilevel_roi_align(pyramid, boxes, levels, 3, scales, method=method)
+  for level in (0, 1):
+    alone = roi_align(pyramid[level], boxes, 3, scales[level], method="einsum")
+    np.testing.assert_allclose(pooled[levels == level], alone[levels == level], atol=1e-5)
+
+
+def sample_one_by_one(features, box, output_size):
+  """The definition: every sample of every bin on its own, for a scale of 1."""
+  height, width, channels = features.shape
+
+  def read(y, x):
+    if not (-1 <= y <= height and -1 <= x <= width):
+      return np.zeros(channels)
+    y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    y, x = y - top, x - left
+    upper = (1 - x) * features[top, left] + x * features[top, right]
+    lower = (1 - x) * features[bottom, left] + x * features[bottom, right]
+    return (1 - y) * upper + y * lower
+
+  bins = (box[2:] - box[:2]) / output_size
+  columns, rows = np.ceil(bins).astype(int)
+  pooled = np.zeros((output_size, output_size, channels))
+  for i, j in np.ndindex(output_size, output_size):
+    for s, t in np.ndindex(rows, columns):
+      y = box[1] - 0.5 + (i + (s + 0.5) / rows) * bins[1]
+      x = box[0] - 0.5 + (j + (t + 0.5) / columns) * bins[0]
+      pooled[i, j] += read(y, x) / (rows * columns)
+  return pooled
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_the_definition_on_boxes_of_all_sizes(method):
+  rng = np.random.default_rng(1)
+  features = rng.normal(size=(12, 9, 2)).astype(np.float32)
+  corner = rng.uniform(-6, 10, (25, 2))
+  boxes = np.concatenate([corner, corner + rng.exponential(8, (25, 2))], 1).astype(np.float32)
+  pooled = roi_align(features, boxes, 3, 1.0, method=method)
+  expected = [sample_one_by_one(features, box.astype(np.float64), 3) for box in boxes]
+  np.testing.assert_allclose(pooled, expected, atol=1e-5)
+
+
+def test_auto_takes_einsum_on_small_maps_only():
+  small, large = jnp.zeros((16, 16, 1)), jnp.zeros((256, 256, 1))
+  assert roi_align_module._choose_method([small], 7) == "einsum"
+  assert roi_align_module._choose_method([large], 7) == "gather"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_boxes(method):
+  pool = partial(roi_align, output_size=2, spatial_scale=1.0, method=method)
+  assert jax.eval_shape(pool, ramp(4, 4), jnp.zeros((0, 4))).shape == (0, 2, 2, 2)
+
+
+def test_bad_arguments_are_refused():
+  boxes = jnp.zeros((1, 4))
+  with pytest.raises(ValueError, match="unknown method 'dense'"):
+    roi_align(ramp(4, 4), boxes, 2, 1.0, method="dense")
+  with pytest.raises(ValueError, match="output_size=0"):
+    roi_align(ramp(4, 4), boxes, 0, 1.0)
+  with pytest.raises(ValueError, match="2 feature maps but 1"):
+    multilevel_roi_align([ramp(4, 4)] * 2, boxes, jnp.zeros(1, jnp.int32), 2, (1.0,))
