@@ -71,6 +71,14 @@ class Checkpointer:
     self._manager.close()
 
 
+def latest_step(workdir: str) -> int | None:
+  """Step of the newest complete checkpoint of a run, or None."""
+  directory = epath.Path(workdir).resolve() / "checkpoints"
+  if not directory.exists():
+    return None
+  return max((int(f.name) for f in directory.iterdir() if f.name.isdigit()), default=None)
+
+
 def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
   handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "optimizer")}
   return ocp.CheckpointManager(directory, item_handlers=handlers, options=options)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from rkd_jax.clip.modified_resnet import ModifiedResNet
 from rkd_jax.clip.text import TextTransformer
 from rkd_jax.clip.vit import VisionTransformer
+from rkd_jax.structures import Arr
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -165,17 +166,15 @@ class Clip(nn.Module):
       "logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ()
     )
 
-  def encode_image(
-    self, images: Float[Array, "b h w 3"], train: bool = False
-  ) -> Float[Array, "b d"]:
+  def encode_image(self, images: Float[Arr, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
     return self.visual(images, train)
 
-  def encode_text(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
+  def encode_text(self, tokens: Int[Arr, "b t"]) -> Float[Array, "b d"]:
     return self.text(tokens)
 
   def __call__(
-    self, images: Float[Array, "b h w 3"], tokens: Int[Array, "b t"], train: bool = False
-  ) -> tuple[Float[Array, "b d"], Float[Array, "b d"], Float[Array, ""]]:
+    self, images: Float[Arr, "b h w 3"], tokens: Int[Arr, "n t"], train: bool = False
+  ) -> tuple[Float[Array, "b d"], Float[Array, "n d"], Float[Array, ""]]:
     """Image embeddings, text embeddings and the factor on their cosine (at most 100).
 
     With `train`, apply with `mutable=["batch_stats"]` if the image tower is a ModifiedResNet.

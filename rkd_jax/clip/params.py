@@ -36,12 +36,10 @@ def _torch_name(path: tuple[str, ...]) -> str:
 
 
 def _from_torch_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
-  """(out, in) to (in, out), also of 1×1 convolutions; OIHW to HWIO; the rest is stored alike."""
+  """(out, in) to (in, out) and OIHW to HWIO; everything else is stored alike."""
   if path[-1] != "kernel":
     return value
-  if value.ndim == 4 and value.shape[2:] != (1, 1):
-    return value.transpose(2, 3, 1, 0)
-  return value.reshape(value.shape[:2]).T
+  return value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
 
 
 def params_from_torch(state: Mapping[str, np.ndarray], config: ClipConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rkd_jax.clip.transformer import Block, LayerNorm
+from rkd_jax.structures import Arr
 
 
 class TextTransformer(nn.Module):
@@ -24,7 +25,7 @@ class TextTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
+  def __call__(self, tokens: Int[Arr, "b t"]) -> Float[Array, "b d"]:
     """Embeds token rows.
 
     Raises:

@@ -5,6 +5,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from rkd_jax.clip.transformer import Block, LayerNorm
+from rkd_jax.structures import Arr
 
 
 class VisionTransformer(nn.Module):
@@ -23,7 +24,7 @@ class VisionTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
+  def __call__(self, images: Float[Arr, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
     """Embeds normalised images; `train` changes nothing and is there for a common signature.
 
     Raises:

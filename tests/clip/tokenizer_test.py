@@ -52,7 +52,7 @@ def test_compact_vocabulary_keeps_the_end_mark_largest():
 
 def test_unknown_words_are_named():
   tokenizer = Tokenizer.for_texts(["a red star"])
-  with pytest.raises(ValueError, match="'a green star'.*'green' is not in"):
+  with pytest.raises(ValueError, match=r"'a green star'.*'green' is not in"):
     tokenizer("a green star")
 
 
