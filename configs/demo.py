@@ -45,16 +45,17 @@ def get_config(argument: str | None = None):
 def clip(args):
   """A small CLIP: three-stage ModifiedResNet and a two-layer text transformer."""
   c = common.clip()
+  c.data.threads = 1  # more fight over Python's lock on two cores
   c.name = "clip"
   c.num_steps = 1500
   c.compilation_cache = f"{args.root}/jax_cache"
   c.checkpoint.every = 500
   c.clip.embed_dim = EMBEDDING_DIM
-  c.clip.image_resolution = 48
+  c.clip.image_resolution = 32
   c.clip.vision_layers = (1, 1, 1)
-  c.clip.vision_width = 24
+  c.clip.vision_width = 32
   c.clip.pooling = "average"
-  c.clip.context_length = 28
+  c.clip.context_length = 24
   c.clip.transformer_width = 64
   c.clip.transformer_heads = 4
   c.clip.transformer_layers = 2
@@ -63,8 +64,8 @@ def clip(args):
   c.data.dir = f"{args.root}/data"
   c.data.name = "shapes_ovd/scenes"
   c.data.caption.split = "clip"
-  c.data.caption.batch_size = 128
-  c.data.caption.canvas = (48, 48)
+  c.data.caption.batch_size = 64
+  c.data.caption.canvas = (32, 32)
   c.data.caption.flip = False
   c.data.caption.crop = 0.2
   c.data.eval.split = "tune"

@@ -213,6 +213,16 @@ def load_annotations(json_path: str | os.PathLike, image_dir: str | os.PathLike)
   return Annotations(path, tuple(categories.values()), tuple(entries))
 
 
+def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
+  """Class names of a COCO JSON by ascending category id; nothing else of it is looked at.
+
+  Raises:
+    ValueError: missing or malformed file, no categories, or one that occurs twice.
+  """
+  path = Path(json_path)
+  return tuple(_categories(read_json(path), path).values())
+
+
 def check_names(names: Sequence[str], class_names: Sequence[str], where: str):
   """Raises ValueError for the first name that is no class, with the nearest that are."""
   for name in names:

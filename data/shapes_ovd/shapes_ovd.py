@@ -35,7 +35,7 @@ from rkd_jax.inputs import sources
 from rkd_jax.inputs.teachers import TeacherReader
 
 DEFAULT_SIZES = {
-  "clip": 16000,
+  "clip": 8000,
   "train_boxes": 2400,
   "train_images": 2400,
   "tune": 300,
@@ -255,9 +255,9 @@ def _example(
     shown = [False] * len(names)
   captions = scene.captions if split in SPLITS_WITH_CAPTIONS else ()
   return schema.encode_record(
-    image=scene.png,
+    image=scene.jpeg,
     image_id=image_id,
-    filename=f"{split}_{index:06d}.png",
+    filename=f"{split}_{index:06d}.jpg",
     height=scene.size,
     width=scene.size,
     boxes=scene.boxes[shown],

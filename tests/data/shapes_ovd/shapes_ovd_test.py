@@ -50,7 +50,8 @@ def test_records_come_back_as_the_scenes_were_made(data_dir):
   for index, record in enumerate(_records(data_dir, "validation")):
     scene = scenes.make_scene(0, "validation", index)
     annotated = [name not in vocabulary.OTHER for name in map(_class_name, scene.classes)]
-    np.testing.assert_array_equal(sources.decode_image(record), scene.image)
+    difference = sources.decode_image(record).astype(float) - scene.image
+    assert np.abs(difference).mean() < 4  # JPEG
     np.testing.assert_allclose(record.boxes, scene.boxes[annotated], atol=1e-4)
     np.testing.assert_array_equal(record.classes, scene.classes[annotated])
     assert not record.is_crowd.any()
