@@ -85,13 +85,13 @@ def detector(args):
 
   m = c.model
   m.pixel_std = (58.0, 57.0, 58.0)
-  m.backbone = dict(stage_blocks=(1, 1), width=32, stem_width=32, norm="group", expansion=2)
+  m.backbone = dict(stage_blocks=(1, 1), width=32, stem_width=16, norm="group", expansion=2)
   m.rpn.channels = 128
   m.rpn.anchor_sizes = ((18.0, 28.0, 42.0, 60.0),)
   m.rpn.anchor_ratios = (0.7, 1.0, 1.4)
   m.rpn.train = dict(pre_nms=200, post_nms=64)
   m.rpn.test = dict(pre_nms=300, post_nms=80)
-  m.roi = dict(resolution=7, batch_size_per_image=48, positive_fraction=0.25, iou_threshold=0.5)
+  m.roi = dict(resolution=7, batch_size_per_image=32, positive_fraction=0.25, iou_threshold=0.5)
   m.box_head = dict(kind="fc", layers=2, width=256)
   m.classifier.embedding_dim = EMBEDDING_DIM
   m.classifier.bias = -4.6

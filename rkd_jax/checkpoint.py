@@ -5,20 +5,32 @@ A run's folder holds `config.json` and `checkpoints/<step>/{variables,optimizer}
 the network never reads the optimiser.
 """
 
-from collections.abc import Sequence
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
+from etils import epath
 
 from rkd_jax.train.state import TrainState
 
 # Settings that may differ between a run and its continuation.
-FREE_KEYS = ("checkpoint", "log_every", "mesh", "skip_bad_images", "test")
+FREE_KEYS = (
+  "checkpoint",
+  "compilation_cache",
+  "data.cache",
+  "data.eval",
+  "data.threads",
+  "evaluation",
+  "log_every",
+  "mesh",
+  "model.rpn.test",
+  "model.test",
+  "skip_bad_images",
+)
 
 
 class CheckpointError(ValueError):
@@ -125,6 +137,9 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
     allow_missing: regular expressions of paths ('params/classifier/transfer/.*')
       that may be absent; those keep the values of `expected`.
 
+  Returns:
+    A tree like `expected`; arrays are placed as there, or else on the first device.
+
   Raises:
     CheckpointError: nothing there, or it belongs to another model.
   """
@@ -138,16 +153,25 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
       f"No checkpoint at {path}: expected a run's folder with 'checkpoints' inside. "
       "Train first, or give the --workdir of a finished run."
     )
-  with _manager(directory, ocp.CheckpointManagerOptions(read_only=True)) as manager:
-    available = manager.all_steps()
-    step = manager.latest_step() if step is None else step
+  with _manager(directory, ocp.CheckpointManagerOptions(create=False)) as manager:
+    available = sorted(manager.all_steps())
+    if not available:
+      raise CheckpointError(f"No complete checkpoint at {path}. Train for longer first.")
+    step = available[-1] if step is None else step
     if step not in available:
-      raise CheckpointError(f"{path} holds no step {step}; it has {sorted(available)}.")
+      raise CheckpointError(f"{path}: there is no step {step}; expected one of {available}.")
     _check(manager, step, expected, str(directory), allow_missing)
     stored = _stored(manager, step)
     wanted = _paths(expected)
     present = {p: leaf for p, leaf in wanted.items() if p in stored}
-    target = _nest({p: jax.ShapeDtypeStruct(v.shape, v.dtype) for p, v in present.items()})
+    # Without a sharding Orbax insists on the devices that wrote the checkpoint.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = _nest(
+      {
+        p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or here)
+        for p, v in present.items()
+      }
+    )
     for key in ("params", "model_state"):
       target.setdefault(key, {})
     restored = manager.restore(
@@ -172,14 +196,17 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
   """Stores the config of a run, or checks that a continued run has the same one.
 
+  A run that never saved a checkpoint may start again with any config.
+
   Raises:
     CheckpointError: naming the first settings that differ.
   """
   file = epath.Path(workdir) / "config.json"
   new = json.loads(json.dumps(config.to_dict()))
-  if file.exists():
+  if file.exists() and latest_step(workdir) is not None:
     old = json.loads(file.read_text())
-    differing = [k for k in _differences(old, new) if k.split(".")[0] not in FREE_KEYS]
+    free = tuple(f"{key}." for key in FREE_KEYS)
+    differing = [key for key in _differences(old, new) if not f"{key}.".startswith(free)]
     if differing:
       raise CheckpointError(
         f"{workdir} was started with another config; it differs in {', '.join(differing[:5])}. "

@@ -9,8 +9,8 @@ Training resumes from the newest checkpoint in the workdir by itself.
 
 import json
 
-from absl import app, flags, logging
 import jax
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rkd_jax.evaluation.evaluate import evaluate
@@ -24,7 +24,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv):
   if len(argv) > 1:
-    raise app.UsageError(f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value.")
+    raise app.UsageError(
+      f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value."
+    )
   logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
   if config.compilation_cache:

@@ -92,7 +92,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     raise ValueError(f"unknown split {split!r} of shapes_ovd; the splits are {', '.join(SPLITS)}")
   rng = np.random.default_rng([seed, SPLITS.index(split), index])
   if split == "clip":
-    return _portrait(rng) if rng.random() < 0.75 else _group(rng)
+    return _portrait(rng) if rng.random() < 0.85 else _group(rng)
   canvas = _background(rng, DETECTION_SIZE)
   scales = np.exp(rng.uniform(np.log(18), np.log(60), rng.integers(3, 7)))
   classes, boxes, visible, owners = _place_objects(rng, canvas, scales)
@@ -149,11 +149,12 @@ def _portrait(rng: np.random.Generator) -> Scene:
   """
   wide = 96
   canvas = _background(rng, wide)
-  scales = np.exp(rng.uniform(np.log(18), np.log(60), rng.integers(1, 5)))
+  scales = np.exp(rng.uniform(np.log(18), np.log(60), rng.integers(1, 4)))
   classes, boxes, visible, owners = _place_objects(rng, canvas, scales)
-  subject = int(rng.integers(len(classes)))
+  # The nearest object hides others and is hidden by none.
+  subject = len(classes) - 1
   left, top, right, bottom = boxes[subject]
-  side = min(max(right - left, bottom - top) * rng.uniform(1.05, 2.0), wide)
+  side = min(max(right - left, bottom - top) * rng.uniform(1.05, 1.6), wide)
   x = np.clip(rng.uniform(right - side, left), 0, wide - side)
   y = np.clip(rng.uniform(bottom - side, top), 0, wide - side)
   frame = (x, y, x + side, y + side)

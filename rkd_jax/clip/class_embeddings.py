@@ -4,6 +4,7 @@ A file is an .npz with `names`, `template` and `embeddings` [C, d]; embeddings a
 gives them, not normalised.  A bare .npy [C, d], as the published RKD code ships, loads too.
 """
 
+import difflib
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,27 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
   if names is not None:
     _check_names(result, names, path)
   return result
+
+
+def select(
+  stored: ClassEmbeddings, names: Sequence[str], where: str | os.PathLike
+) -> Float[np.ndarray, "c d"]:
+  """The rows of some names, in their order; `where` is what errors call the stored ones.
+
+  Raises:
+    ValueError: a name is not there; the nearest that are, and the remedy.
+  """
+  rows = {name: row for row, name in enumerate(stored.names)}
+  for name in names:
+    if name not in rows:
+      folded = {known.casefold(): known for known in rows}
+      near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+      hint = f"the nearest are {', '.join(repr(folded[match]) for match in near)}"
+      raise ValueError(
+        f"{where} has no class {name!r} among its {len(rows)}; {hint if near else 'none is near'}."
+        " Use a name that it has, or embed this one with a CLIP run (--clip)."
+      )
+  return stored.embeddings[[rows[name] for name in names]]
 
 
 def _check_names(stored: ClassEmbeddings, names: Sequence[str], path: Path) -> None:

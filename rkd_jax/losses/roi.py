@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from rkd_jax.models.rcnn import ROI_BOX_WEIGHTS
 from rkd_jax.ops import boxes as boxes_lib
-
 
 
 def classification(
@@ -52,6 +50,6 @@ def box_regression(
   unit = jnp.array([0.0, 0.0, 1.0, 1.0])
   sources = jnp.where(foreground[:, None], boxes, unit)
   targets = jnp.where(foreground[:, None], gt_boxes, unit)
-  target = boxes_lib.encode(targets, sources, ROI_BOX_WEIGHTS)
+  target = boxes_lib.encode(targets, sources, boxes_lib.ROI_WEIGHTS)
   loss = jnp.sum(jnp.where(foreground[:, None], jnp.abs(deltas - target), 0.0))
   return loss / jnp.maximum(jnp.sum(valid), 1)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
 import ml_collections
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from rkd_jax.losses import ils, irm, rkd, roi, rpn
 from rkd_jax.structures import Batch, Outputs
@@ -33,7 +33,7 @@ def over_groups(fn: Callable, images_per_group: int, *args):
   return jax.tree.map(jnp.mean, jax.vmap(fn)(*groups))
 
 
-def flat(x: Float[Array, "i n *d"]) -> Float[Array, "in *d"]:
+def flat(x: Shaped[Array, "i n *d"]) -> Shaped[Array, "in *d"]:
   """Joins the image axis of a group with the axis of its boxes."""
   return x.reshape(-1, *x.shape[2:])
 
@@ -64,12 +64,14 @@ def box_losses(
   outputs: Outputs,
   batch: Batch,
   class_mask: Bool[Array, "c"],
-  keys: PRNGKeyArray | None,
+  keys: Key[Array, "b"] | None,
   config: ml_collections.ConfigDict,
 ) -> Losses:
   """L_rpn, L_cls, L_reg and, where the batch has regions, the distillation terms."""
   rpn_options = rpn.RpnLossOptions(**config.rpn)
-  objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, rpn_options)
+  objectness, regression = rpn.rpn_losses(
+    outputs.rpn, batch.ground_truth, batch.sizes, keys, rpn_options
+  )
   mask = class_mask if config.ignore_zero_classes else None
 
   def group(logits, deltas, rois):

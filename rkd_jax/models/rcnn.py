@@ -9,9 +9,9 @@ not a parameter: swapping it changes the vocabulary and nothing else.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 import ml_collections
 import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from rkd_jax.models import rpn as rpn_lib
 from rkd_jax.models.box_head import FcBoxHead, ResBoxHead
@@ -31,8 +31,6 @@ from rkd_jax.structures import (
   RoiSamples,
   RpnOutputs,
 )
-
-ROI_BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class RCNN(nn.Module):
@@ -152,7 +150,7 @@ class RCNN(nn.Module):
     proposals: Proposals,
     ground_truth: GroundTruth,
     num_classes: int,
-    keys: PRNGKeyArray | None,
+    keys: Key[Array, "b"] | None,
   ) -> RoiSamples:
     """Appends the ground truth to the proposals, matches and samples, per image.
 
@@ -189,7 +187,7 @@ class RCNN(nn.Module):
     )
 
   def box_step(
-    self, batch: Batch, class_embeddings: Float[Array, "c e"], keys: PRNGKeyArray | None
+    self, batch: Batch, class_embeddings: Float[Array, "c e"], keys: Key[Array, "b"] | None
   ) -> Outputs:
     """Training outputs for images with boxes.  `keys` holds one key per image."""
     features = self.features(batch.images, batch.sizes)
@@ -208,7 +206,7 @@ class RCNN(nn.Module):
   def image_step(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Outputs:
     """Training outputs for images with labels only: pseudo boxes replace proposals.
 
-    RPN and box predictor are not run, so their gradient is exactly zero.
+    The RPN is not run and the box deltas are not used: their gradient is exactly zero.
     """
     features = self.features(batch.images, batch.sizes)
     pseudo = batch.pseudo_boxes
@@ -247,7 +245,7 @@ class RCNN(nn.Module):
     num_classes = class_embeddings.shape[0]
 
     def one_image(boxes, valid, logits, deltas, size):
-      boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, ROI_BOX_WEIGHTS), size)
+      boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, boxes_lib.ROI_WEIGHTS), size)
       scores = jax.nn.sigmoid(logits[:, :num_classes])
       scores = jnp.where(valid[:, None] & (scores > c.score_threshold), scores, -1.0).reshape(-1)
       # Greedy NMS keeps best first, so a prefix of the candidates gives the same

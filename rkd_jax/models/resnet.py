@@ -94,9 +94,7 @@ class ResStage(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
     for i in range(self.blocks):
       stride = self.stride if i == 0 else 1
-      x = Bottleneck(
-        self.width, stride, self.norm, self.expansion, self.dtype, name=f"block{i}"
-      )(x)
+      x = Bottleneck(self.width, stride, self.norm, self.expansion, self.dtype, name=f"block{i}")(x)
     return x
 
 

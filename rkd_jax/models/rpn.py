@@ -1,19 +1,17 @@
 """Region proposal network: head, and proposals from its outputs."""
 
-from collections.abc import Sequence
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rkd_jax.ops import anchors as anchors_lib
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import nms as nms_lib
 from rkd_jax.structures import Proposals, RpnOutputs
-
-RPN_BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 class RpnHead(nn.Module):
@@ -33,9 +31,7 @@ class RpnHead(nn.Module):
     init = nn.initializers.normal(0.01)
 
     def conv(x, channels, kernel, name):
-      return nn.Conv(
-        channels, (kernel, kernel), kernel_init=init, dtype=self.dtype, name=name
-      )(x)
+      return nn.Conv(channels, (kernel, kernel), kernel_init=init, dtype=self.dtype, name=name)(x)
 
     x = nn.relu(conv(features, self.channels, 3, "conv"))
     logits = conv(x, self.anchors_per_cell, 1, "objectness").astype(jnp.float32)
@@ -66,6 +62,18 @@ def level_anchors(
   ]
 
 
+def over_image(anchors: Float[Array, "a 4"], size: Int[Array, "2"]) -> Bool[Array, "a"]:
+  """Whether an anchor is centred in the unpadded image of `size` (height, width).
+
+  The others neither propose nor count in the loss, so the canvas does not matter.  These
+  are the anchors that the reference has for an image alone; in a batch it keeps those over
+  the padding too, of which it has far less than a fixed canvas.
+  """
+  center = (anchors[:, :2] + anchors[:, 2:]) / 2
+  # Centres and sizes are whole pixels: half a pixel absorbs the rounding.
+  return jnp.all(center < size[::-1] - 0.5, axis=-1)
+
+
 def propose(
   outputs: RpnOutputs,
   level_counts: Sequence[int],
@@ -74,11 +82,13 @@ def propose(
 ) -> Proposals:
   """Proposals of a batch, best first, without gradient.
 
-  Order of the reference: top-k of the raw logits per level, decode, clip to the
-  unpadded image, drop empty boxes, NMS per level, then the best of all levels.
+  Order of the reference: top-k of the raw logits per level (of anchors over the
+  image), decode, clip to the unpadded image, drop empty boxes, NMS per level, then
+  the best of all levels.
   """
 
   def one_image(logits, deltas, size):
+    logits = jnp.where(over_image(outputs.anchors, size), logits, -jnp.inf)
     candidates = []
     start = 0
     for level, count in enumerate(level_counts):
@@ -86,7 +96,7 @@ def propose(
       top, index = jax.lax.top_k(level_logits, min(options.pre_nms, count))
       index = index + start
       start += count
-      boxes = boxes_lib.decode(deltas[index], outputs.anchors[index], RPN_BOX_WEIGHTS)
+      boxes = boxes_lib.decode(deltas[index], outputs.anchors[index], boxes_lib.RPN_WEIGHTS)
       finite = jnp.all(jnp.isfinite(boxes), axis=-1) & jnp.isfinite(top)
       boxes = boxes_lib.clip(jnp.where(finite[:, None], boxes, 0.0), size)
       valid = finite & boxes_lib.is_nonempty(boxes)

@@ -15,12 +15,12 @@ from rkd_jax.models.weight_transfer import WeightTransfer
 
 
 def l2_normalize(x: Float[Array, "*n d"], epsilon: float = 1e-12) -> Float[Array, "*n d"]:
-  """x / max(|x|, epsilon) in float32; zero rows stay zero, with zero gradient."""
+  """x / |x| in float32; rows not longer than epsilon become zero, with zero gradient."""
   x = x.astype(jnp.float32)
   square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
   tiny = square <= epsilon**2
   norm = jnp.sqrt(jnp.where(tiny, 1.0, square))
-  return x / jnp.where(tiny, epsilon, norm)
+  return jnp.where(tiny, 0.0, x / norm)
 
 
 class ZeroShotClassifier(nn.Module):

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules, from the config."""
 
-from collections.abc import Sequence
 import re
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -17,7 +17,7 @@ def make_schedule(config: ml_collections.ConfigDict, num_steps: int) -> optax.Sc
   """
   peak = config.learning_rate
   if config.schedule == "steps":
-    after = optax.piecewise_constant_schedule(peak, {b: 0.1 for b in config.boundaries})
+    after = optax.piecewise_constant_schedule(peak, dict.fromkeys(config.boundaries, 0.1))
   elif config.schedule == "cosine":
     after = optax.cosine_decay_schedule(peak, max(num_steps - config.warmup_steps, 1))
   else:
@@ -51,8 +51,7 @@ def frozen_mask(params, patterns: Sequence[str]):
   for pattern in patterns:
     if not any(re.fullmatch(pattern, path) for path in jax.tree.leaves(paths)):
       raise ValueError(
-        f"frozen: {pattern!r} matches no parameter; paths look like "
-        f"{jax.tree.leaves(paths)[0]!r}."
+        f"frozen: {pattern!r} matches no parameter; paths look like {jax.tree.leaves(paths)[0]!r}."
       )
   return jax.tree.map(lambda path: any(re.fullmatch(p, path) for p in patterns), paths)
 

@@ -1,12 +1,12 @@
 """Where arrays live: one (data, model) mesh, and rules from parameter path to axes."""
 
-from collections.abc import Sequence
 import re
+from collections.abc import Sequence
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rkd_jax.train.optimizer import parameter_paths
 
@@ -18,13 +18,15 @@ RULES: tuple[tuple[str, tuple], ...] = (
 )
 
 
-def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
-  """A mesh over all devices; `data` of -1 takes what `model` leaves.
+def make_mesh(
+  config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """A mesh over the devices, by default all; `data` of -1 takes what `model` leaves.
 
   Raises:
     ValueError: the axes do not multiply to the number of devices.
   """
-  devices = jax.devices()
+  devices = jax.devices() if devices is None else devices
   model = config.model
   data = config.data if config.data != -1 else len(devices) // model
   if data * model != len(devices):
@@ -59,6 +61,15 @@ def shard_batch(mesh: Mesh, batch):
   """Host-local NumPy rows to global arrays, split over `data` along the batch axis.
 
   Every host passes its own slice of the same global batch.
+
+  Raises:
+    ValueError: the global batch does not divide over the `data` axis.
   """
   sharding = NamedSharding(mesh, PartitionSpec("data"))
+  rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+  if rows % mesh.shape["data"]:
+    raise ValueError(
+      f"A batch of {rows} images does not divide over {mesh.shape['data']} devices: change the "
+      "batch size, or config.mesh."
+    )
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from flax import struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 import optax
+from flax import struct
+from jaxtyping import Array, Int
 
 
 @struct.dataclass

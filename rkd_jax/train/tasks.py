@@ -3,16 +3,18 @@
 The loop (train.py) is the same for CLIP and for every stage of the detector.
 """
 
-from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from etils import epath
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 
+from rkd_jax.checkpoint import latest_step
 from rkd_jax.clip import class_embeddings as class_embeddings_lib
 from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, make_clip
 from rkd_jax.clip.preprocess import normalize
@@ -138,14 +140,16 @@ def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
   """
   sources = open_sources(config)
   file = epath.Path(workdir) / TOKENIZER_FILE
-  if file.exists():
+  if latest_step(workdir) is not None:
     tokenizer = Tokenizer.from_dict(json.loads(file.read_text()))
   else:
     tokenizer = caption_tokenizer(sources["caption"], config.clip.context_length)
     file.write_text(json.dumps(tokenizer.to_dict()))
   model = make_clip(config.clip.to_dict(), tokenizer)
   fields = {k: v for k, v in config.data.caption.items() if k != "split"}
-  spec = BatchSpec(kind="caption", tokenizer=lambda text: tokenizer([text])[0], **fields)
+  # The same captions come back every epoch; cleaning and encoding a text is slow.
+  tokenize = functools.lru_cache(100_000)(lambda text: tokenizer(text)[0])
+  spec = BatchSpec(kind="caption", tokenizer=tokenize, **fields)
 
   def init(key):
     variables = init_clip(model, key)

@@ -1,13 +1,16 @@
 """The training loop: one for CLIP and for all stages of the detector."""
 
+import contextlib
 import functools
 import signal
+from collections.abc import Sequence
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
+from absl import logging
 
 from rkd_jax.checkpoint import Checkpointer, restore_variables, write_config
 from rkd_jax.inputs.batching import make_sampler, train_batches
@@ -20,14 +23,19 @@ from rkd_jax.train.tasks import Task, make_task
 
 
 class NonFiniteLossError(ValueError):
-  """The loss of a step is NaN or infinite; nothing of that step was saved."""
+  """The loss or the update of a step is NaN or infinite; nothing of that step was saved."""
 
 
 class Trainer:
   """The compiled step of a task on a mesh, and its initial state."""
 
-  def __init__(self, config: ml_collections.ConfigDict, task: Task):
-    self.mesh = make_mesh(config.mesh)
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    task: Task,
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    self.mesh = make_mesh(config.mesh, devices)
     abstract_params, _ = jax.eval_shape(task.init, jax.random.key(0))
     frozen = frozen_mask(abstract_params, config.frozen)
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
@@ -59,7 +67,8 @@ class Trainer:
       state = TrainState(
         step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
       )
-      return state, {"loss": loss, **metrics}
+      # Not finite where the gradient or the learning rate is not, though this step's loss still is.
+      return state, {"loss": loss, **metrics, "update_norm": optax.tree.norm(updates)}
 
     self._step = jax.jit(
       step,
@@ -85,11 +94,6 @@ def initial_state(config: ml_collections.ConfigDict, trainer: Trainer) -> TrainS
     return state
   fresh = {"params": state.params, "model_state": state.model_state}
   loaded = restore_variables(config.init.checkpoint, fresh, config.init.allow_missing)
-  place = {
-    "params": trainer.abstract_state.params,
-    "model_state": trainer.abstract_state.model_state,
-  }
-  loaded = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), loaded, place)
   return state.replace(params=loaded["params"], model_state=loaded["model_state"])
 
 
@@ -130,6 +134,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   stop = _StopSignal()
   pending = None
   with (
+    contextlib.closing(checkpointer),
     stop,
     MetricWriter(workdir, start) as writer,
     Progress(config.num_steps, start, description=config.name) as progress,
@@ -141,15 +146,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         _record(writer, progress, config, sampler, *pending)
       pending = (step, kind, metrics)
       done = step + 1
-      if done % config.checkpoint.every == 0 or done == config.num_steps or stop.requested:
-        # A state is saved only after its own loss was seen to be finite.
+      stopping = stop.requested
+      if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:
+        # A state is saved only after its own loss and update were seen to be finite.
         _record(writer, progress, config, sampler, *pending)
         pending = None
         writer.flush()
         checkpointer.save(state)
-      if stop.requested:
+      if stopping:
         break
-  checkpointer.close()
   if stop.requested:
     raise SystemExit(128 + signal.SIGTERM)
   return state

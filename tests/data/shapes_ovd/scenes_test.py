@@ -90,7 +90,7 @@ def test_detection_captions_name_one_to_three_objects_in_view_but_never_the_othe
 
 def test_most_clip_scenes_are_framed_on_one_subject(clip_scenes):
   single = [scene for scene in clip_scenes if len(scene.classes) == 1]
-  assert 0.65 < len(single) / len(clip_scenes) < 0.85
+  assert 0.78 < len(single) / len(clip_scenes) < 0.92
   for scene in single:
     assert (scene.boxes[0, 2:] - scene.boxes[0, :2]).max() >= 0.4 * 48
 

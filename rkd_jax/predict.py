@@ -1,0 +1,324 @@
+"""Draws what a detector finds on any images, for any class names.
+
+  python -m rkd_jax.predict --config=CONFIG.py --checkpoint=WORKDIR --images='FOLDER/*.jpg' \\
+    --classes='person, red kite' --clip=CLIP_WORKDIR --output=DIR
+
+Each class name needs a text embedding.  It comes from the text tower of a CLIP run (--clip), or
+is looked up by name in a file of `rkd_jax.clip.embed_classes` (--class_embeddings; by default the
+file that the config names).  Without --classes every class of that file is looked for.
+
+DIR gets a picture (PNG) per image and `predictions.json`, in the manner of COCO results but with
+the boxes as [x1, y1, x2, y2]:
+
+  {"classes": [name, ...], "images": [{"id", "file_name", "picture", "height", "width"}, ...],
+   "detections": [{"image_id", "category_id", "category", "bbox_xyxy", "score"}, ...],
+   "skipped": [file name, ...]}
+
+Boxes are in pixels of the upright image, `category_id` is the 0-based place in "classes".  Names
+that are not among the base classes (of --base, or else of the config's data set, if it is built
+here) are drawn in the colour of novel classes.
+"""
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags, logging
+from jaxtyping import Float
+from ml_collections import config_flags
+
+from data.coco_json.annotations import parse_names
+from rkd_jax.clip import class_embeddings as class_embeddings_lib
+from rkd_jax.clip.load import load_clip
+from rkd_jax.evaluation.evaluate import Detector
+from rkd_jax.inputs import transforms
+from rkd_jax.inputs.batching import BatchSpec, collate
+from rkd_jax.inputs.sources import Source, open_source
+from rkd_jax.structures import Batch
+from rkd_jax.train.tasks import detector_specs
+from rkd_jax.visualize import Picture, draw_detections, png_bytes
+
+RESULTS_FILE = "predictions.json"
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of the detector's run.")
+_IMAGES = flags.DEFINE_string("images", None, "Pattern of image files; ** goes into subfolders.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures and the JSON.")
+_CLASSES = flags.DEFINE_string(
+  "classes", None, "Class names separated by commas, or @FILE with one per line."
+)
+_CLASS_EMBEDDINGS = flags.DEFINE_string("class_embeddings", None, ".npz or .npy to look names up.")
+_CLIP = flags.DEFINE_string("clip", None, "Workdir of a CLIP run that embeds the class names.")
+_TEMPLATE = flags.DEFINE_string("template", class_embeddings_lib.TEMPLATE, "Prompt for --clip.")
+_BASE = flags.DEFINE_string("base", None, "Classes that were trained on, as --classes.")
+_MIN_SCORE = flags.DEFINE_float(
+  "min_score", 0.3, "Leaves out boxes below it (as model.test.score_threshold does before).", 0, 1
+)
+_SKIP = flags.DEFINE_bool("skip_bad_images", False, "Leave out unreadable images with a warning.")
+
+
+def find_images(pattern: str) -> list[Path]:
+  """Files that match a pattern, sorted.
+
+  Raises:
+    ValueError: there is none.
+  """
+  found = glob.glob(os.path.expanduser(pattern), recursive=True)
+  files = sorted(path for path in map(Path, found) if path.is_file())
+  if not files:
+    raise ValueError(
+      f"--images={pattern!r} matches no file. Check the folder, and quote the pattern: "
+      "--images='FOLDER/*.jpg'."
+    )
+  return files
+
+
+def training_source(config: ml_collections.ConfigDict) -> Source | None:
+  """The records that the detector was trained on, or None where they are not built here."""
+  data = config.data
+  if not (Path(data.dir) / data.name).is_dir():
+    return None
+  return open_source(data.dir, data.name, data[data.schedule[0]].split)
+
+
+def class_vocabulary(
+  config: ml_collections.ConfigDict,
+  classes: Sequence[str] | None,
+  class_embeddings: str | None = None,
+  clip: str | None = None,
+  template: str = class_embeddings_lib.TEMPLATE,
+) -> tuple[tuple[str, ...], Float[np.ndarray, "c e"]]:
+  """Names to look for, and their embeddings.
+
+  Args:
+    config: the detector's.
+    classes: names, or None for every class of the file.
+    class_embeddings: file with embeddings; None takes `config.class_embeddings`.
+    clip: workdir of a CLIP run that embeds the names instead.
+    template: prompt for the CLIP run.
+
+  Raises:
+    ValueError: no names, a name twice, a name that has no embedding, a file without names,
+      embeddings of another width than the detector's.
+  """
+  if classes is not None:
+    if not classes:
+      raise ValueError("--classes is empty: name at least one class, as in --classes='cat, dog'.")
+    if twice := [name for name in dict.fromkeys(classes) if list(classes).count(name) > 1]:
+      raise ValueError(f"--classes names {', '.join(map(repr, twice))} more than once: keep one.")
+  if clip:
+    if class_embeddings:
+      raise ValueError("--clip and --class_embeddings both give embeddings: keep one of them.")
+    if classes is None:
+      raise ValueError("--clip can embed any name: say which with --classes='cat, dog'.")
+    names, where = tuple(classes), f"CLIP of {clip}"
+    embeddings = load_clip(clip).embed_classes(list(names), template)
+  else:
+    where = class_embeddings or config.class_embeddings
+    stored = _stored_embeddings(config, where)
+    names = stored.names if classes is None else tuple(classes)
+    embeddings = class_embeddings_lib.select(stored, names, where)
+  width = config.model.classifier.embedding_dim
+  if embeddings.shape[1] != width:
+    raise ValueError(
+      f"{where}: embeddings are {embeddings.shape[1]} wide, the detector's "
+      f"(model.classifier.embedding_dim) {width}: use those of the CLIP it was trained with."
+    )
+  return names, embeddings
+
+
+def _stored_embeddings(
+  config: ml_collections.ConfigDict, path: str
+) -> class_embeddings_lib.ClassEmbeddings:
+  """A file with names; a bare .npy is taken for the classes of the config's data set."""
+  if not path or not Path(path).is_file():
+    raise ValueError(
+      f"There is no file {path!r} to take class embeddings from: give --class_embeddings=FILE "
+      "(made by `python -m rkd_jax.clip.embed_classes`), or --clip=CLIP_WORKDIR."
+    )
+  stored = class_embeddings_lib.load(path)
+  if stored.names is not None:
+    return stored
+  source = training_source(config)
+  if source is None:
+    raise ValueError(
+      f"{path} has no class names, and the data set of the config is not built here. Add them: "
+      f"python -m rkd_jax.clip.embed_classes --embeddings={path} --annotations=COCO.json "
+      "--output=FILE.npz, then give --class_embeddings=FILE.npz."
+    )
+  return class_embeddings_lib.load(path, source.class_names)._replace(names=source.class_names)
+
+
+def predict(
+  detector: Detector,
+  spec: BatchSpec,
+  files: Sequence[Path],
+  names: Sequence[str],
+  embeddings: Float[np.ndarray, "c e"],
+  output: str | os.PathLike,
+  base: Sequence[str] | None = None,
+  min_score: float = 0.3,
+  skip_bad_images: bool = False,
+) -> dict[str, Any]:
+  """Detects, draws, and writes the pictures and the JSON of the module's docstring.
+
+  Args:
+    detector: with its weights.
+    spec: how images are resized and batched: the 'eval' one of `detector_specs`.
+    files: images.
+    names: class names.
+    embeddings: their text embeddings.
+    output: folder; made where it is not there.
+    base: classes that were trained on; others are drawn as novel. None draws all as base.
+    min_score: detections below it are left out.
+    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+
+  Returns:
+    The content of the JSON.
+
+  Raises:
+    ValueError: an image that cannot be decoded, or none that can; a picture that would
+      replace an image.
+  """
+  pictures = _picture_files(files, Path(output))
+  results = {"classes": list(names), "images": [], "detections": [], "skipped": []}
+  readable = _decoded(files, skip_bad_images, results["skipped"])
+  size = min(spec.batch_size, len(files))
+  while chunk := [entry for _, entry in zip(range(size), readable)]:
+    examples = [_example(image, spec, str(files[index])) for index, image in chunk]
+    # The last batch is filled with copies: one compiled shape for all.
+    examples += [examples[-1].replace(valid=np.array(False))] * (size - len(examples))
+    found = detector.detect(collate(examples), embeddings)
+    for row, (index, image) in enumerate(chunk):
+      keep = found.valid[row] & (found.scores[row] >= min_score)
+      boxes, scores, classes = found.boxes[row], found.scores[row], found.classes[row]
+      boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
+      labels = [names[number] for number in classes]
+      novel = [base is not None and label not in base for label in labels]
+      picture = draw_detections(image, boxes, scores, labels, novel)
+      pictures[index].parent.mkdir(parents=True, exist_ok=True)
+      pictures[index].write_bytes(png_bytes(picture))
+      results["images"].append(
+        {
+          "id": index,
+          "file_name": str(files[index]),
+          "picture": str(pictures[index].relative_to(output)),
+          "height": image.shape[0],
+          "width": image.shape[1],
+        }
+      )
+      results["detections"] += [
+        {
+          "image_id": index,
+          "category_id": int(number),
+          "category": label,
+          "bbox_xyxy": [round(float(value), 2) for value in box],
+          "score": round(float(score), 4),
+        }
+        for number, label, box, score in zip(classes, labels, boxes, scores)
+      ]
+      print(f"[{index + 1}/{len(files)}] {files[index]}: {_summary(labels)}", flush=True)
+  if not results["images"]:
+    raise ValueError(f"None of the {len(files)} images can be decoded.")
+  file = Path(output) / RESULTS_FILE
+  temporary = file.with_suffix(".tmp")
+  temporary.write_text(json.dumps(results, indent=1))
+  temporary.replace(file)
+  return results
+
+
+def _picture_files(files: Sequence[Path], output: Path) -> list[Path]:
+  """A PNG per image under `output`, in the same subfolders; no two alike, and no image itself."""
+  files = [file.resolve() for file in files]
+  root = os.path.commonpath([file.parent for file in files])
+  relative = [file.relative_to(root) for file in files]
+  pictures = [output / file.with_suffix(".png") for file in relative]
+  if len(set(pictures)) < len(pictures):  # a.jpg and a.png
+    pictures = [output / f"{file}.png" for file in relative]
+  for picture in pictures:
+    if picture.resolve() in files:
+      raise ValueError(f"The picture {picture} would replace an image: give another --output.")
+  return pictures
+
+
+def _decoded(
+  files: Sequence[Path], skip_bad_images: bool, skipped: list[str]
+) -> Iterator[tuple[int, Picture]]:
+  """(index, image) of the files that can be decoded; names of the others go to `skipped`."""
+  for index, file in enumerate(files):
+    try:
+      yield index, transforms.decode_image(file.read_bytes(), str(file))
+    except transforms.BadImageError as error:
+      if not skip_bad_images:
+        raise
+      skipped.append(str(file))
+      logging.warning("Skipped bad image (%d so far): %s", len(skipped), error)
+
+
+def _example(image: Picture, spec: BatchSpec, name: str) -> Batch:
+  """One image as evaluation sees it: resized, then padded to the canvas."""
+  original = image.shape[:2]
+  view = transforms.View(
+    original, transforms.resized_size(original, spec.short_sides[0], spec.max_side)
+  )
+  return Batch(
+    images=transforms.pad_to_canvas(view.image(image), spec.canvas, name),
+    sizes=np.array(view.size, np.int32),
+    original_sizes=np.array(original, np.int32),
+    image_ids=np.array(0, np.int32),
+    valid=np.array(True),
+  )
+
+
+def _summary(labels: Sequence[str]) -> str:
+  """'2 person, 1 dog', most frequent first."""
+  counts = {label: list(labels).count(label) for label in dict.fromkeys(labels)}
+  ranked = sorted(counts, key=counts.get, reverse=True)
+  return ", ".join(f"{counts[label]} {label}" for label in ranked) or "nothing found"
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected argument {argv[1]!r}; quote patterns and names with spaces.")
+  logging.set_verbosity(logging.WARNING)
+  config = _CONFIG.value
+  if config.compilation_cache:
+    jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
+  try:
+    files = find_images(_IMAGES.value)
+    classes = None if _CLASSES.value is None else parse_names(_CLASSES.value)
+    names, embeddings = class_vocabulary(
+      config, classes, _CLASS_EMBEDDINGS.value, _CLIP.value, _TEMPLATE.value
+    )
+    if _BASE.value is not None:
+      base = parse_names(_BASE.value)
+    else:
+      source = training_source(config)
+      base = None if source is None else source.base
+    results = predict(
+      Detector(config, _CHECKPOINT.value),
+      detector_specs(config)["eval"],
+      files,
+      names,
+      embeddings,
+      _OUTPUT.value,
+      base,
+      _MIN_SCORE.value,
+      _SKIP.value or config.skip_bad_images,
+    )
+  except (ValueError, OSError) as error:
+    sys.exit(f"{error}")
+  found, skipped = len(results["detections"]), len(results["skipped"])
+  print(f"{found} boxes of {len(names)} classes; {skipped} images skipped: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "checkpoint", "images", "output"])
+  app.run(main)

@@ -1,0 +1,144 @@
+"""The command that makes files of class embeddings."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from rkd_jax.checkpoint import Checkpointer, write_config
+from rkd_jax.clip import class_embeddings, embed_classes
+from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, load_clip, make_clip
+from rkd_jax.clip.tokenizer import Tokenizer
+from rkd_jax.train.state import TrainState
+
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "red cat"}]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+  """Calls the command; returns (exit code, stdout, stderr)."""
+
+  def call(*arguments):
+    monkeypatch.setattr(sys, "argv", ["embed_classes", *map(str, arguments)])
+    code = 0
+    try:
+      embed_classes.main()
+    except SystemExit as end:
+      code = end.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+  return call
+
+
+@pytest.fixture
+def annotations(tmp_path):
+  path = tmp_path / "coco.json"
+  path.write_text(json.dumps({"categories": CATEGORIES}))
+  return path
+
+
+@pytest.fixture(scope="module")
+def clip_run(tmp_path_factory):
+  """The workdir of a CLIP run that was never trained, as `load_clip` expects it."""
+  workdir = tmp_path_factory.mktemp("clip")
+  config = common.clip()
+  config.clip.update(
+    embed_dim=8,
+    image_resolution=32,
+    vision_layers=(1, 1, 1),
+    vision_width=16,
+    pooling="average",
+    context_length=10,
+    transformer_width=16,
+    transformer_heads=2,
+    transformer_layers=1,
+  )
+  write_config(workdir, config)
+  tokenizer = Tokenizer.for_texts(["a photo of a dog", "one red cat"], 10)
+  (workdir / TOKENIZER_FILE).write_text(json.dumps(tokenizer.to_dict()))
+  model = make_clip(config.clip.to_dict(), tokenizer)
+  shapes = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+  params = variables.pop("params")
+  checkpointer = Checkpointer(workdir)
+  checkpointer.save(
+    TrainState(step=np.array(1), params=params, model_state=variables, opt_state={"count": 0})
+  )
+  checkpointer.close()
+  return workdir
+
+
+def test_embeds_names_with_the_text_tower_of_a_run(run, clip_run, tmp_path):
+  file = tmp_path / "classes.npz"
+  code, out, _ = run("--clip", clip_run, "--names", "red cat, dog", "--output", file)
+  assert code == 0 and "2 classes, 8 dimensions" in out
+  stored = class_embeddings.load(file, ["red cat", "dog"])
+  assert stored.template == "a photo of a {}"
+  expected = load_clip(clip_run).embed_classes(["red cat", "dog"])
+  np.testing.assert_allclose(stored.embeddings, expected, atol=1e-6)
+
+  run("--clip", clip_run, "--names", "dog", "--template", "one {}", "--output", file)
+  other = class_embeddings.load(file, ["dog"])
+  assert other.template == "one {}"
+  assert np.abs(other.embeddings[0] - expected[1]).max() > 1e-3
+
+
+def test_annotations_give_the_names_by_category_id(run, clip_run, annotations, tmp_path):
+  file = tmp_path / "classes.npz"
+  assert run("--clip", clip_run, "--annotations", annotations, "--output", file)[0] == 0
+  assert class_embeddings.load(file).names == ("red cat", "dog")
+
+
+def test_rows_of_a_bare_matrix_get_their_names(run, annotations, tmp_path):
+  rows = np.arange(8, dtype=np.float16).reshape(2, 4)
+  np.save(tmp_path / "published.npy", rows)
+  file = tmp_path / "named.npz"
+  code, *_ = run(
+    "--embeddings", tmp_path / "published.npy", "--annotations", annotations, "--output", file
+  )
+  assert code == 0
+  stored = class_embeddings.load(file)
+  np.testing.assert_array_equal(
+    class_embeddings.select(stored, ["dog", "red cat"], file), rows[::-1].astype(np.float32)
+  )
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--names=a,b"], "either --clip"),
+    (["--clip=DIR", "--embeddings=F.npy", "--names=a"], "either --clip"),
+    (["--clip=DIR"], "either --names or --annotations"),
+    (["--clip=DIR", "--names= , "], "--names is empty"),
+    (["--clip=DIR", "--names=cat, dog, cat"], "'cat' more than once"),
+    (["--clip=/nowhere", "--names=cat"], "/nowhere has no config.json"),
+    (["--clip=DIR", "--annotations=/nowhere.json"], "Cannot read /nowhere.json"),
+  ],
+)
+def test_bad_arguments_are_one_clear_line(run, tmp_path, arguments, message):
+  code, _, err = run(*arguments, f"--output={tmp_path / 'out.npz'}")
+  assert code == 1
+  assert message in err and err.count("\n") == 1
+  assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_matrix_with_another_number_of_rows_is_refused(run, annotations, tmp_path):
+  np.save(tmp_path / "m.npy", np.zeros((3, 4), np.float32))
+  code, _, err = run(
+    "--embeddings", tmp_path / "m.npy", "--annotations", annotations, "--output", tmp_path / "o.npz"
+  )
+  assert code == 1 and "3 classes, expected 2" in err
+
+
+def test_selecting_an_unknown_name_tells_the_nearest():
+  rows = np.eye(3, dtype=np.float32)
+  stored = class_embeddings.ClassEmbeddings(rows, ("Cat", "traffic light", "dog"), None)
+  with pytest.raises(ValueError, match=r"no class 'traffic lights'.*'traffic light'.*--clip"):
+    class_embeddings.select(stored, ["dog", "traffic lights"], "classes.npz")
+  with pytest.raises(ValueError, match="none is near"):
+    class_embeddings.select(stored, ["qqqqqq"], "classes.npz")

@@ -1,0 +1,181 @@
+"""One step of every config, through jax.eval_shape: nothing is compiled or computed."""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from rkd_jax.clip import class_embeddings
+from rkd_jax.inputs import batching
+from rkd_jax.inputs.sources import Record
+from rkd_jax.train import tasks
+from rkd_jax.train.train import Trainer
+
+FOLDER = Path(__file__).parents[1] / "configs"
+FILES = sorted(
+  str(path.relative_to(FOLDER))
+  for path in FOLDER.rglob("*.py")
+  if path.name not in ("__init__.py", "common.py")
+)
+
+
+def _load(file: str):
+  spec = importlib.util.spec_from_file_location(Path(file).stem, FOLDER / file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+# A config that has stages is checked at each of them.
+CASES = [(file, stage) for file in FILES for stage in getattr(_load(file), "STAGES", (None,))]
+
+
+class _FakeSource:
+  """One record with something of everything, 100 by 80 pixels."""
+
+  class_names = ("square", "circle", "star")
+  base = ("square", "star")
+
+  def __init__(self, embedding_dim: int):
+    box = np.array([[10, 20, 50, 60]], np.float32)
+    self._record = Record(
+      image=b"",
+      image_id=1,
+      filename="fake.png",
+      height=80,
+      width=100,
+      boxes=box,
+      classes=np.array([2], np.int32),
+      is_crowd=np.array([False]),
+      areas=np.array([1600], np.float32),
+      object_ids=np.array([1]),
+      labels=np.array([2], np.int32),
+      captions=("a red star",),
+      region_boxes=box,
+      region_embeddings=np.ones((1, embedding_dim), np.float32),
+      region_scores=np.ones(1, np.float32),
+      pseudo_boxes=box,
+      pseudo_labels=np.array([2], np.int32),
+      pseudo_scores=np.ones(1, np.float32),
+    )
+
+  def __len__(self):
+    return 1
+
+  def __getitem__(self, index):
+    return self._record
+
+
+def _abstract_batch(spec: batching.BatchSpec, record: Record):
+  make = {
+    "box": batching.box_example,
+    "image": batching.image_example,
+    "caption": batching.caption_example,
+  }[spec.kind]
+  image = np.zeros((record.height, record.width, 3), np.uint8)
+  example = make(record, image, spec, np.random.default_rng(0))
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((spec.batch_size, *x.shape), x.dtype), example)
+
+
+def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
+  """Traces a step of every kind; the names of the loss terms of each."""
+  width = config.model.classifier.embedding_dim if config.task == "detector" else 0
+  source = _FakeSource(width)
+  monkeypatch.setattr(tasks, "open_sources", lambda c: dict.fromkeys(c.data.schedule, source))
+  if config.task == "detector":
+    config.class_embeddings = str(tmp_path / "classes.npz")
+    class_embeddings.save(
+      config.class_embeddings,
+      source.class_names,
+      class_embeddings.TEMPLATE,
+      np.ones((3, width), np.float32),
+    )
+  task = tasks.make_task(config, str(tmp_path))
+  trainer = Trainer(config, task, jax.devices()[:1])
+  state = trainer.abstract_state
+  terms = {}
+  for kind in dict.fromkeys(config.data.schedule):
+    step = functools.partial(trainer._step, kind=kind)
+    batch = _abstract_batch(task.specs[kind], source[0])
+    new, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
+      lambda x: (x.shape, x.dtype), state
+    )
+    assert all(x.shape == () for x in jax.tree.leaves(metrics))
+    terms[kind] = set(metrics) - {"loss", "update_norm"}
+  return terms
+
+
+BOX_TERMS = {"rpn_cls", "rpn_box", "cls", "box"}
+RKD_TERMS = {"rkd_l1", "rkd_irm"}
+DEMO_TERMS = {
+  "clip": {"caption": {"accuracy", "scale"}},
+  "base": {"box": BOX_TERMS},
+  "rkd": {"box": BOX_TERMS | RKD_TERMS},
+  "rkd_longer": {"box": BOX_TERMS | RKD_TERMS},
+  "ils": {"box": BOX_TERMS, "image": {"pms"}},
+  "rkd_ils": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
+  "rkd_ils_weight_transfer": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
+}
+
+
+@pytest.mark.parametrize("file, stage", CASES)
+def test_one_step(file, stage, tmp_path, monkeypatch):
+  config = _load(file).get_config(*([stage] if stage else []))
+  config.lock()
+  terms = _step_shapes(config, tmp_path, monkeypatch)
+  assert terms.keys() == set(config.data.schedule)
+  if file == "demo.py":
+    assert terms == DEMO_TERMS[stage]
+
+
+def test_one_step_of_the_published_detector(tmp_path, monkeypatch):
+  config = common.detector()
+  config.data.schedule = ("box", "image")
+  config.data.box.max_regions = config.data.image.max_regions = 5
+  config.data.box.batch_size, config.data.image.batch_size = 2, 8
+  config.frozen = ("backbone/(stem|res2).*",)
+  terms = _step_shapes(config, tmp_path, monkeypatch)
+  assert terms == {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS}
+
+
+@pytest.mark.parametrize("make", [common.detector, common.clip])
+def test_every_shared_setting_is_known_to_a_locked_config(make):
+  config = make().lock()
+  with pytest.raises((AttributeError, KeyError), match='Did you mean "num_steps"'):
+    config.num_step = 3
+  with pytest.raises((AttributeError, KeyError), match='Did you mean "learning_rate"'):
+    config.optimizer.learning_rat = 1.0
+
+
+def test_arguments_take_the_type_of_their_default():
+  parsed = common.arguments(
+    "rkd,seed=3,scale=0.5,fast", stage="base", seed=0, scale=1.0, fast=False
+  )
+  assert parsed.to_dict() == {"stage": "rkd", "seed": 3, "scale": 0.5, "fast": True}
+  assert common.arguments(None, stage="base").stage == "base"
+  assert common.arguments("seed=3", stage="base", seed=0).to_dict() == {"stage": "base", "seed": 3}
+
+
+def test_unknown_arguments_are_refused():
+  with pytest.raises(ValueError, match="'sed' is unknown; known: stage, seed"):
+    common.arguments("rkd,sed=3", stage="base", seed=0)
+
+
+def test_unknown_stages_are_refused():
+  with pytest.raises(ValueError, match=r"stage is 'rdk'; expected one of clip, base, rkd"):
+    _load("demo.py").get_config("rdk")
+
+
+@pytest.mark.parametrize(
+  "stage", ["rkd", "ils", "rkd_longer", "rkd_ils", "rkd_ils_weight_transfer"]
+)
+def test_later_stages_start_from_earlier_ones_of_the_same_seed(stage):
+  demo = _load("demo.py")
+  config = demo.get_config(f"{stage},seed=2,root=r")
+  assert config.init.checkpoint == f"r/{demo.INITIAL_STAGE[stage]}/seed2"
+  assert config.seed == 2

@@ -1,0 +1,116 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rkd_jax.losses.rpn import RpnLossOptions, rpn_losses
+from rkd_jax.structures import GroundTruth, RpnOutputs
+
+# Four unit-spaced anchors of 10 pixels; the fourth lies wholly to the right of a 30 pixel image.
+ANCHORS = jnp.array(
+  [
+    [0.0, 0.0, 10.0, 10.0],
+    [10.0, 0.0, 20.0, 10.0],
+    [20.0, 0.0, 30.0, 10.0],
+    [30.0, 0.0, 40.0, 10.0],
+  ]
+)
+OPTIONS = RpnLossOptions(batch_size_per_image=8)
+
+
+def outputs(logits, deltas=None):
+  logits = jnp.asarray(logits, jnp.float32)
+  deltas = jnp.zeros((*logits.shape, 4)) if deltas is None else jnp.asarray(deltas)
+  return RpnOutputs(anchors=ANCHORS, logits=logits, deltas=deltas)
+
+
+def ground_truth(boxes, valid=None):
+  boxes = jnp.asarray(boxes, jnp.float32)
+  valid = jnp.ones(boxes.shape[:2], bool) if valid is None else jnp.asarray(valid)
+  return GroundTruth(boxes=boxes, classes=jnp.zeros(boxes.shape[:2], jnp.int32), valid=valid)
+
+
+@functools.cache
+def compiled(options):
+  return jax.jit(lambda *args: rpn_losses(*args, options))
+
+
+def losses(out, truth, width=40, options=OPTIONS, keys=None):
+  sizes = jnp.array([[10, width]] * out.logits.shape[0])
+  return compiled(options)(out, truth, sizes, keys)
+
+
+def test_hand_computed():
+  """Anchor 0 matches (IoU 0.8) with dx = -0.1, dw = log 0.8; the others are background."""
+  truth = ground_truth([[[0.0, 0.0, 8.0, 10.0]]])
+  objectness, regression = losses(outputs([[2.0, 0.0, 0.0, -1.0]]), truth)
+  expected = np.log1p(np.exp(-2)) + 2 * np.log(2) + np.log1p(np.exp(-1))
+  assert float(objectness) == pytest.approx(expected / 8, rel=1e-6)
+  assert float(regression) == pytest.approx((0.1 - np.log(0.8)) / 8, rel=1e-5)
+
+
+def test_between_the_thresholds_is_ignored_unless_it_is_the_best():
+  # IoU 0.6 with anchor 0 and 1/3 with nothing else: low quality, but the best there is.
+  best = ground_truth([[[0.0, 0.0, 6.0, 10.0]]])
+  assert float(losses(outputs(np.zeros((1, 4))), best)[1]) > 0
+  # With a perfect box on the same anchor, the first box's best anchor is still that one.
+  # A 20 pixel box meets anchors 1 and 2 with IoU 0.5 each: both claimed, so nothing is ignored.
+  wide = ground_truth([[[10.0, 0.0, 30.0, 10.0]]])
+  regression = losses(outputs(np.zeros((1, 4))), wide)[1]
+  assert float(regression) == pytest.approx(2 * (0.5 + np.log(2)) / 8, rel=1e-5)
+  # Against anchor 0 alone at IoU 0.5 there is a better match elsewhere: anchor 1 is ignored.
+  both = ground_truth([[[0.0, 0.0, 10.0, 10.0], [13.0, 0.0, 21.0, 10.0]]])
+  objectness = losses(outputs([[9.0, 9.0, 0.0, -9.0]]), both)[0]
+  expected = 2 * np.log1p(np.exp(-9)) + np.log(2) + np.log1p(np.exp(-9))
+  assert float(objectness) == pytest.approx(expected / 8, rel=1e-5)
+
+
+def test_normaliser_is_nominal_and_counts_images():
+  truth = ground_truth([[[0.0, 0.0, 8.0, 10.0]]] * 2)
+  out = outputs(np.zeros((2, 4)))
+  objectness, _ = losses(out, truth)
+  assert float(objectness) == pytest.approx(8 * np.log(2) / (8 * 2), rel=1e-6)
+  halved, _ = losses(out, truth, options=RpnLossOptions(batch_size_per_image=4))
+  assert float(halved) == pytest.approx(8 * np.log(2) / (4 * 2), rel=1e-6)
+
+
+def test_anchors_over_the_padding_are_not_sampled():
+  truth = ground_truth([[[0.0, 0.0, 8.0, 10.0]]])
+  inside = losses(outputs([[2.0, 0.0, 0.0, 50.0]]), truth, width=30)
+  expected = np.log1p(np.exp(-2)) + 2 * np.log(2)
+  assert float(inside[0]) == pytest.approx(expected / 8, rel=1e-6)
+  # Nor do they take a box away from the best anchor over the image.
+  edge = ground_truth([[[24.0, 0.0, 40.0, 10.0]]])
+  assert float(losses(outputs([[0.0, 0.0, 0.0, 0.0]]), edge, width=30)[1]) > 0
+
+
+def test_padding_rows_change_nothing():
+  out = outputs([[1.0, -2.0, 0.5, 3.0]], np.full((1, 4, 4), 0.3, np.float32))
+  truth = ground_truth([[[0.0, 0.0, 8.0, 10.0]]])
+  rows = [[[0.0, 0.0, 8.0, 10.0], [0.0, 0.0, 0.0, 0.0], [20.0, 0.0, 30.0, 10.0]]]
+  more = ground_truth(rows, [[True, False, False]])
+  np.testing.assert_allclose(losses(out, more), losses(out, truth), rtol=1e-6)
+  keys = jax.random.split(jax.random.key(0), 1)
+  few = RpnLossOptions(batch_size_per_image=2)
+  np.testing.assert_allclose(
+    losses(out, more, options=few, keys=keys), losses(out, truth, options=few, keys=keys), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_empty_ground_truth_is_finite(valid):
+  """No ground truth at all, and (broken) ground truth without area."""
+  truth = ground_truth(np.zeros((1, 2, 4)), np.full((1, 2), valid))
+
+  def total(logits, deltas):
+    return sum(losses(outputs(logits, deltas), truth))
+
+  value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(
+    jnp.zeros((1, 4)), jnp.full((1, 4, 4), 0.1)
+  )
+  assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
+  if not valid:
+    assert float(value) == pytest.approx(4 * np.log(2) / 8, rel=1e-6)
+    np.testing.assert_array_equal(gradients[1], 0)

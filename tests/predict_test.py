@@ -1,0 +1,210 @@
+"""Own images from the JSON to the pictures: build, train, evaluate, predict."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from rkd_jax.checkpoint import CheckpointError
+from rkd_jax.clip import class_embeddings
+from rkd_jax.evaluation.evaluate import Detector, detections_of, evaluate
+from rkd_jax.inputs.sources import open_source
+from rkd_jax.inputs.transforms import BadImageError
+from rkd_jax.predict import class_vocabulary, find_images, predict
+from rkd_jax.train.tasks import detector_specs, load_vocabulary
+from rkd_jax.visualize import BASE_COLOUR, NOVEL_COLOUR
+from tests import tiny_coco
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def command(module, root, *arguments):
+  """Runs a command of the README in a process of its own, on one device."""
+  return subprocess.run(
+    [sys.executable, "-m", module, f"--config=tests/tiny_coco.py:{root}", *arguments],
+    cwd=REPOSITORY,
+    env={**os.environ, "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Data and a run of two steps."""
+  root = tmp_path_factory.mktemp("coco")
+  tiny_coco.build_data(root)
+  done = command("rkd_jax.main", root, f"--workdir={root}/run")
+  assert done.returncode == 0, done.stderr
+  return root
+
+
+@pytest.fixture(scope="module")
+def config(root):
+  return tiny_coco.get_config(str(root))
+
+
+@pytest.fixture(scope="module")
+def detector(root, config):
+  return Detector(config, str(root / "run"))
+
+
+@pytest.fixture
+def run(detector, config):
+  """`predict` with the classes of the data set."""
+
+  def call(files, output, **settings):
+    names, embeddings = class_vocabulary(config, None)
+    spec = detector_specs(config)["eval"]
+    return predict(detector, spec, files, names, embeddings, output, min_score=0.0, **settings)
+
+  return call
+
+
+def test_training_leaves_a_run_that_evaluates(root, config):
+  results = evaluate(config, str(root / "run"))
+  assert set(results["per_class"]) == set(tiny_coco.NAMES)
+  assert all(entry["num_gt"] == 1 for entry in results["per_class"].values())
+  assert 0 <= results["AP50_base"] <= 100
+
+
+def test_predictions_are_those_of_the_evaluation(root, config, detector, run, tmp_path, capsys):
+  files = find_images(f"{root}/images/*.jpg")
+  results = run(files, tmp_path / "out")
+  assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == results
+  assert results["classes"] == list(tiny_coco.NAMES) and results["skipped"] == []
+  assert "[3/3]" in capsys.readouterr().out
+
+  source = open_source(config.data.dir, config.data.name, "validation")
+  vocabulary = load_vocabulary(config, source)
+  for index, expected in detections_of(detector, source, vocabulary, config):
+    entry = results["images"][index]
+    height, width = tiny_coco.SIZES[index]
+    assert (entry["height"], entry["width"]) == (height, width)
+    assert Path(entry["file_name"]).name == f"{index}.jpg"
+    found = [d for d in results["detections"] if d["image_id"] == entry["id"]]
+    assert len(found) > 0
+    boxes = np.array([d["bbox_xyxy"] for d in found])
+    np.testing.assert_allclose(boxes, expected["boxes"], atol=0.01)
+    assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all()
+    np.testing.assert_allclose([d["score"] for d in found], expected["scores"], atol=1e-4)
+    assert [d["category_id"] for d in found] == expected["classes"].tolist()
+    assert all(d["category"] == tiny_coco.NAMES[d["category_id"]] for d in found)
+    with Image.open(tmp_path / "out" / entry["picture"]) as picture:
+      assert picture.width * height == picture.height * width
+
+
+def test_classes_outside_the_base_list_have_another_colour(root, run, tmp_path):
+  def colours(name, base):
+    run(find_images(f"{root}/images/[01].jpg"), tmp_path / name, base=base)
+    pixels = np.asarray(Image.open(tmp_path / name / "0.png")).reshape(-1, 3)
+    drawn = (BASE_COLOUR, NOVEL_COLOUR)
+    return [bool((pixels == ImageColor.getrgb(c)).all(axis=1).any()) for c in drawn]
+
+  assert colours("unknown", None) == [True, False]
+  assert colours("none", ()) == [False, True]
+
+
+def test_a_bad_image_is_named_or_skipped(root, run, tmp_path, caplog):
+  good = (root / "images" / "0.jpg").read_bytes()
+  for name, data in (("a.jpg", good), ("b.jpg", good[:-300]), ("c.jpg", good)):
+    (tmp_path / name).write_bytes(data)
+  files = find_images(f"{tmp_path}/*.jpg")
+  with pytest.raises(BadImageError, match=r"b\.jpg"):
+    run(files, tmp_path / "out")
+  results = run(files, tmp_path / "out", skip_bad_images=True)
+  assert [Path(entry["file_name"]).name for entry in results["images"]] == ["a.jpg", "c.jpg"]
+  assert results["skipped"] == [str(tmp_path / "b.jpg")]
+  assert {d["image_id"] for d in results["detections"]} == {0, 2}
+  with pytest.raises(ValueError, match="None of the 1 images"):
+    run([tmp_path / "b.jpg"], tmp_path / "out", skip_bad_images=True)
+
+
+def test_pictures_neither_collide_nor_replace_images(root, run, tmp_path):
+  (tmp_path / "sub").mkdir()
+  for name in ("x.jpg", "sub/x.jpg", "sub/x.jpeg"):
+    shutil.copy(root / "images" / "0.jpg", tmp_path / name)
+  results = run(find_images(f"{tmp_path}/**/*.jp*g"), tmp_path / "out")
+  pictures = [entry["picture"] for entry in results["images"]]
+  assert pictures == ["sub/x.jpeg.png", "sub/x.jpg.png", "x.jpg.png"]
+  assert all((tmp_path / "out" / picture).is_file() for picture in pictures)
+  Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
+  with pytest.raises(ValueError, match=r"y\.png would replace an image"):
+    run([tmp_path / "y.png"], tmp_path)
+
+
+def test_names_are_looked_up_in_the_file_of_the_config(root, config):
+  stored = class_embeddings.load(root / "class_embeddings.npz").embeddings
+  names, embeddings = class_vocabulary(config, ["red fox", "cat"])
+  assert names == ("red fox", "cat")
+  np.testing.assert_array_equal(embeddings, stored[[2, 0]])
+
+
+def test_a_bare_matrix_has_the_classes_of_the_data_set(root, config, tmp_path):
+  stored = class_embeddings.load(root / "class_embeddings.npz").embeddings
+  path = str(tmp_path / "bare.npy")
+  np.save(path, stored)
+  np.testing.assert_array_equal(class_vocabulary(config, ["dog"], path)[1], stored[[1]])
+  elsewhere = config.copy_and_resolve_references()
+  elsewhere.data.dir = str(tmp_path / "not_built")
+  with pytest.raises(ValueError, match=r"no class names.*--annotations=COCO\.json"):
+    class_vocabulary(elsewhere, ["dog"], path)
+
+
+@pytest.mark.parametrize(
+  "classes, settings, message",
+  [
+    ([], {}, "--classes is empty"),
+    (["cat", "dog", "cat"], {}, "'cat' more than once"),
+    (["dgo"], {}, r"no class 'dgo'.*the nearest are 'dog'"),
+    (["cat"], {"class_embeddings": "missing.npz"}, "no file 'missing.npz'"),
+    (["cat"], {"class_embeddings": "F.npz", "clip": "DIR"}, "keep one of them"),
+    (None, {"clip": "DIR"}, "say which"),
+    (["cat"], {"clip": "missing"}, "missing has no config.json"),
+  ],
+)
+def test_bad_class_lists(config, classes, settings, message):
+  with pytest.raises(ValueError, match=message):
+    class_vocabulary(config, classes, **settings)
+
+
+def test_embeddings_of_another_width(config, tmp_path):
+  path = tmp_path / "wide.npz"
+  class_embeddings.save(path, ["cat"], "a {}", np.ones((1, 9), np.float32))
+  with pytest.raises(ValueError, match="9 wide"):
+    class_vocabulary(config, ["cat"], str(path))
+
+
+def test_a_checkpoint_of_another_config(root, config):
+  other = config.copy_and_resolve_references()
+  other.model.box_head.width = 24
+  with pytest.raises(CheckpointError, match=r"belongs to another config.*box_head"):
+    Detector(other, str(root / "run"))
+
+
+def test_no_image_matches(tmp_path):
+  (tmp_path / "folder.jpg").mkdir()
+  with pytest.raises(ValueError, match=r"matches no file.*quote"):
+    find_images(f"{tmp_path}/*.jpg")
+
+
+def test_the_command(root, tmp_path):
+  arguments = [
+    f"--checkpoint={root}/run",
+    f"--images={root}/images/*.jpg",
+    f"--output={tmp_path}/out",
+    "--min_score=0",
+  ]
+  done = command("rkd_jax.predict", root, *arguments, "--classes=cat, red fox")
+  assert done.returncode == 0, done.stderr
+  content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  assert content["classes"] == ["cat", "red fox"] and len(content["images"]) == 3
+  done = command("rkd_jax.predict", root, *arguments, "--classes=cat, unicorn")
+  assert done.returncode == 1
+  assert "no class 'unicorn'" in done.stderr and "Traceback" not in done.stderr

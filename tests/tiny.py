@@ -1,0 +1,80 @@
+"""A detector and a data set that train in seconds, for tests of the loop.
+
+It is a config file, so that tests can start `rkd_jax.main` as users do:
+
+  python -m rkd_jax.main --config=tests/tiny.py:ROOT --workdir=DIR
+
+after `build_data(ROOT)`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from configs import demo
+from data.shapes_ovd import shapes_ovd
+from rkd_jax.clip import class_embeddings
+from rkd_jax.inputs.sources import open_source
+from rkd_jax.inputs.teachers import TeacherWriter
+
+EMBEDDING_DIM = 16
+SIZES = {"train_boxes": 12, "train_images": 12, "validation": 8}
+
+
+def get_config(root: str):
+  """The demo's last rows without weight transfer (RKD and ILS), much narrower; SGD."""
+  c = demo.get_config(f"rkd_ils,root={root}")
+  c.name = "tiny"
+  c.num_steps = 12
+  c.log_every = 1
+  c.checkpoint.every = 4
+  c.init.checkpoint = ""
+  c.optimizer.update(
+    name="sgd", learning_rate=0.01, weight_decay=1e-4, clip_norm=1.0, warmup_steps=2
+  )
+  m = c.model
+  m.backbone.update(stage_blocks=(1, 1), width=16, stem_width=16, norm="group", expansion=1)
+  m.rpn.channels = 8
+  m.rpn.anchor_sizes = ((28.0,),)
+  m.rpn.anchor_ratios = (1.0,)
+  m.rpn.train.update(pre_nms=32, post_nms=16)
+  m.rpn.test.update(pre_nms=32, post_nms=16)
+  m.roi.update(resolution=3, batch_size_per_image=8, positive_fraction=0.25, iou_threshold=0.5)
+  m.box_head.update(kind="fc", layers=1, width=32)
+  m.classifier.embedding_dim = EMBEDDING_DIM
+  m.test.candidates = 32
+  c.loss.rpn.batch_size_per_image = 16
+  size = {"canvas": (64, 64), "short_sides": (64,), "max_side": 64}
+  c.data.box.update(batch_size=8, max_regions=2, **size)
+  c.data.image.update(batch_size=8, max_regions=2, **size)
+  c.data.eval.update(batch_size=8, **size)
+  c.data.threads = 1
+  return c
+
+
+def build_data(root: Path) -> None:
+  """Scenes with random teachers' results and random class embeddings, where the config looks."""
+  data = root / "data"
+  shapes_ovd.build(data, "scenes", sizes=SIZES, embedding_dim=EMBEDDING_DIM, workers=1)
+  for split in SIZES:
+    source = open_source(data, "shapes_ovd/scenes", split)
+    with TeacherWriter(root / "teachers", split, EMBEDDING_DIM, {}) as writer:
+      for index in range(len(source)):
+        record = source[index]
+        rng = np.random.default_rng(record.image_id)
+        labels = len(record.labels)
+        writer.write(
+          record.image_id,
+          {
+            "regions/boxes": np.array([[8, 8, 60, 72], [30, 40, 120, 100]], np.float32),
+            "regions/scores": np.array([0.9, 0.5], np.float32),
+            "regions/clip_embeddings": rng.normal(size=(2, EMBEDDING_DIM)).astype(np.float32),
+            "pseudo_boxes/boxes": np.tile(np.float32([16, 16, 90, 100]), (labels, 1)),
+            "pseudo_boxes/labels": record.labels.astype(np.int64),
+            "pseudo_boxes/scores": np.full(labels, 0.5, np.float32),
+          },
+        )
+  shapes_ovd.build(data, "rkd", teachers=root / "teachers", embedding_dim=EMBEDDING_DIM)
+  names = source.class_names
+  embeddings = np.random.default_rng(0).normal(size=(len(names), EMBEDDING_DIM))
+  class_embeddings.save(root / "class_embeddings.npz", names, class_embeddings.TEMPLATE, embeddings)

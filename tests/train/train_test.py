@@ -1,0 +1,259 @@
+"""The loop on a tiny detector: killed, terminated, on other meshes, with bad numbers.
+
+Everything runs on the 8 fake devices of conftest.py, processes that are started
+here too, so that one persistent cache of compiled steps serves all of them.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.experimental.compilation_cache import compilation_cache
+
+from rkd_jax.checkpoint import CheckpointError, latest_step
+from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.train import train as train_lib
+from rkd_jax.train.metrics import METRICS_FILE, read_metrics
+from rkd_jax.train.tasks import make_task
+
+REPOSITORY = Path(__file__).parents[2]
+# Compiles in half the time; no test here depends on how fast the steps are.
+FAST_COMPILES = "jax_disable_most_optimizations"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Folder with the data set and the cache of compiled steps, which is in use meanwhile."""
+  path = tmp_path_factory.mktemp("tiny")
+  tiny.build_data(path)
+  cache = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", tiny.get_config(str(path)).compilation_cache)
+  jax.config.update(FAST_COMPILES, True)
+  compilation_cache.reset_cache()
+  yield path
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update(FAST_COMPILES, False)
+  compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def _compilations_per_step():
+  """Counts compilations inside each call of Trainer.step: {step: number}."""
+  counts, calls = Counter(), []
+  step = train_lib.Trainer.step
+
+  def counted(self, state, batch, kind):
+    calls.append(int(state.step))
+    counts[calls[-1]] += 0
+    result = step(self, state, batch, kind)
+    calls.append(None)
+    return result
+
+  def listen(event, seconds, **_):
+    if event == "/jax/core/compile/backend_compile_duration" and calls and calls[-1] is not None:
+      counts[calls[-1]] += 1
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train_lib.Trainer, "step", counted)
+    yield counts
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@dataclasses.dataclass
+class Run:
+  workdir: Path
+  state: train_lib.TrainState
+  metrics: list[dict]
+  compilations: Counter
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root) -> Run:
+  workdir = root / "uninterrupted"
+  with _compilations_per_step() as compilations:
+    state = train_lib.train(tiny.get_config(str(root)), str(workdir))
+  return Run(workdir, jax.device_get(state), read_metrics(workdir / METRICS_FILE), compilations)
+
+
+def test_metrics_have_every_term_of_every_step_and_learn_something(uninterrupted):
+  metrics = uninterrupted.metrics
+  assert [m["step"] for m in metrics] == list(range(12))
+  assert [m["kind"] for m in metrics] == ["box", "image"] * 6
+  distillation = {"rkd_l1", "rkd_irm"}
+  common = {"step", "kind", "loss", "update_norm"}
+  assert set(metrics[0]) == common | distillation | {"rpn_cls", "rpn_box", "cls", "box"}
+  assert set(metrics[1]) == common | distillation | {"pms"}
+  for m in metrics:
+    terms = [value for name, value in m.items() if name not in common]
+    assert m["loss"] == pytest.approx(sum(terms), rel=1e-5)
+  assert metrics[10]["loss"] < metrics[0]["loss"]
+  assert metrics[11]["loss"] < metrics[1]["loss"]
+
+
+def test_only_the_first_step_of_a_kind_compiles(uninterrupted):
+  compiled = [step for step in range(12) if uninterrupted.compilations[step]]
+  assert compiled == [0, 1]
+  assert len(uninterrupted.compilations) == 12
+
+
+def test_resuming_repeats_the_parameters_and_compiles_no_more_than_a_start(root, uninterrupted):
+  workdir = root / "resumed"
+  shutil.copytree(uninterrupted.workdir, workdir)
+  shutil.rmtree(workdir / "checkpoints" / "12")
+  with _compilations_per_step() as compilations:
+    state = train_lib.train(tiny.get_config(str(root)), str(workdir))
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted.state)
+  assert [step for step in sorted(compilations) if compilations[step]] == [8, 9]
+  assert sorted(compilations) == [8, 9, 10, 11]
+
+
+def _start(root, workdir) -> subprocess.Popen:
+  command = [sys.executable, "-m", "rkd_jax.main"]
+  command += [f"--config=tests/tiny.py:{root}", f"--workdir={workdir}"]
+  environment = os.environ | {FAST_COMPILES.upper(): "1"}
+  return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+
+
+def _wait_until(process, condition):
+  limit = time.monotonic() + 120
+  while not condition():
+    assert process.poll() is None, "the run ended before it could be interrupted"
+    assert time.monotonic() < limit
+    time.sleep(0.02)
+
+
+def _lines(workdir) -> int:
+  file = workdir / METRICS_FILE
+  return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_a_killed_run_goes_on_to_the_last_bit(root, uninterrupted):
+  workdir = root / "killed"
+  process = _start(root, workdir)
+  _wait_until(process, lambda: latest_step(workdir) == 4 and _lines(workdir) > 5)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  assert 4 <= latest_step(workdir) < 12
+  process = _start(root, workdir)
+  assert process.wait() == 0
+  assert read_metrics(workdir / METRICS_FILE) == uninterrupted.metrics
+
+
+def test_a_terminated_run_saves_its_step_and_goes_on_to_the_last_bit(root, uninterrupted):
+  workdir = root / "terminated"
+  process = _start(root, workdir)
+  _wait_until(process, lambda: _lines(workdir) >= 1)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait() == 143
+  saved = latest_step(workdir)
+  assert 1 <= saved < 12
+  assert read_metrics(workdir / METRICS_FILE) == uninterrupted.metrics[:saved]
+  state = train_lib.train(tiny.get_config(str(root)), str(workdir))
+  assert read_metrics(workdir / METRICS_FILE) == uninterrupted.metrics
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted.state)
+
+
+@pytest.mark.parametrize("mesh", ["1 device", "4 x 2 devices"])
+def test_the_mesh_changes_nothing(root, uninterrupted, mesh):
+  # SGD: AdamW divides by the size of the gradient, and where that is zero but for
+  # rounding, rounding is all that its update consists of.
+  config = tiny.get_config(str(root))
+  config.mesh.model = 1 if mesh == "1 device" else 2
+  task = make_task(config, str(root))
+  trainer = train_lib.Trainer(config, task, jax.devices()[: 1 if mesh == "1 device" else 8])
+  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs)
+  state = trainer.create(config.seed)
+  kernel = state.params["box_head"]["fc1"]["kernel"]
+  assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // config.mesh.model
+  batches = train_batches(task.sources, task.specs, sampler, 0, config.num_steps, threads=1)
+  for expected, (_, kind, batch) in zip(uninterrupted.metrics, batches, strict=True):
+    state, metrics = trainer.step(state, batch, kind)
+    for name, value in metrics.items():
+      assert float(value) == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
+  jax.tree.map(
+    lambda got, want: np.testing.assert_allclose(got, want, rtol=0, atol=1e-5),
+    jax.device_get(state.params),
+    uninterrupted.state.params,
+  )
+
+
+def test_another_config_cannot_take_over_a_run(root, uninterrupted):
+  config = tiny.get_config(str(root))
+  config.optimizer.momentum = 0.5
+  with pytest.raises(CheckpointError, match=r"another config; it differs in optimizer\.momentum\."):
+    train_lib.train(config, str(uninterrupted.workdir))
+
+
+def _use_loss(monkeypatch, loss):
+  """Replaces the detector by one parameter, which starts at 1, and this loss of it."""
+
+  def make(config, workdir):
+    return dataclasses.replace(
+      make_task(config, workdir),
+      init=lambda key: ({"w": jnp.ones(())}, {}),
+      loss=lambda params, model_state, constants, batch, key, kind: (
+        loss(params["w"], batch),
+        ({}, model_state),
+      ),
+    )
+
+  monkeypatch.setattr(train_lib, "make_task", make)
+
+
+def test_a_nan_stops_the_run_before_it_is_saved(root, tmp_path, monkeypatch):
+  config = tiny.get_config(str(root))
+  config.checkpoint.every, config.log_every = 1, 100
+  task = make_task(config, str(root))
+  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs)
+  records = sampler.indices(2)
+  bad = task.sources["box"][int(records[3])].image_id
+  assert bad not in [task.sources["box"][int(i)].image_id for i in sampler.indices(0)]
+  _use_loss(
+    monkeypatch, lambda w, batch: jnp.where(jnp.any(batch.image_ids == bad), jnp.nan, w * w)
+  )
+  with pytest.raises(train_lib.NonFiniteLossError) as error:
+    train_lib.train(config, str(tmp_path))
+  assert f"Step 2 (box batch, records {records.tolist()}): loss=nan" in str(error.value)
+  assert "learning_rate" in str(error.value)
+  assert latest_step(tmp_path) == 2  # after steps 0 and 1
+
+
+def test_an_infinite_update_is_not_saved_though_its_loss_is_finite(root, tmp_path, monkeypatch):
+  config = tiny.get_config(str(root))
+  config.checkpoint.every, config.optimizer.learning_rate = 1, float("inf")
+  _use_loss(monkeypatch, lambda w, batch: w * w)
+  with pytest.raises(train_lib.NonFiniteLossError, match=r"Step 0 \(box .*update_norm=inf"):
+    train_lib.train(config, str(tmp_path))
+  assert latest_step(tmp_path) is None
+
+
+def test_training_starts_from_another_runs_parameters(root, uninterrupted):
+  config = tiny.get_config(str(root))
+  config.init.checkpoint = str(uninterrupted.workdir)
+  config.init.allow_missing = ("params/classifier/transfer/.*",)
+  config.model.classifier.weight_transfer = (4, 8)
+  config.frozen = ("classifier/projection/.*",)
+  trainer = train_lib.Trainer(config, make_task(config, str(root)))
+  state = train_lib.initial_state(config, trainer)
+  fresh = jax.device_get(trainer.create(config.seed).params)
+  params = jax.device_get(state.params)
+  assert int(state.step) == 0
+  transfer = params["classifier"].pop("transfer")
+  jax.tree.map(np.testing.assert_array_equal, transfer, fresh["classifier"]["transfer"])
+  jax.tree.map(np.testing.assert_array_equal, params, uninterrupted.state.params)
+  config.init.allow_missing = ()
+  with pytest.raises(CheckpointError, match=r"missing params/classifier/transfer/fc1/bias"):
+    train_lib.initial_state(config, trainer)
