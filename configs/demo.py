@@ -47,7 +47,7 @@ def clip(args):
   c = common.clip()
   c.data.threads = 1  # more fight over Python's lock on two cores
   c.name = "clip"
-  c.num_steps = 1500
+  c.num_steps = 1800
   c.compilation_cache = f"{args.root}/jax_cache"
   c.checkpoint.every = 500
   c.clip.embed_dim = EMBEDDING_DIM
@@ -67,7 +67,7 @@ def clip(args):
   c.data.caption.batch_size = 64
   c.data.caption.canvas = (32, 32)
   c.data.caption.flip = False
-  c.data.caption.crop = 0.2
+  c.data.caption.crop = 0.1
   c.data.eval.split = "tune"
   return c
 

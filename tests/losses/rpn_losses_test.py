@@ -8,7 +8,7 @@ import pytest
 from rkd_jax.losses.rpn import RpnLossOptions, rpn_losses
 from rkd_jax.structures import GroundTruth, RpnOutputs
 
-# Four unit-spaced anchors of 10 pixels; the fourth lies wholly to the right of a 30 pixel image.
+# Four anchors of 10 pixels side by side; the fourth lies wholly to the right of a 30 pixel image.
 ANCHORS = jnp.array(
   [
     [0.0, 0.0, 10.0, 10.0],
@@ -52,18 +52,17 @@ def test_hand_computed():
 
 
 def test_between_the_thresholds_is_ignored_unless_it_is_the_best():
-  # IoU 0.6 with anchor 0 and 1/3 with nothing else: low quality, but the best there is.
+  # IoU 0.6 with anchor 0: low quality, but the best there is.
   best = ground_truth([[[0.0, 0.0, 6.0, 10.0]]])
   assert float(losses(outputs(np.zeros((1, 4))), best)[1]) > 0
-  # With a perfect box on the same anchor, the first box's best anchor is still that one.
   # A 20 pixel box meets anchors 1 and 2 with IoU 0.5 each: both claimed, so nothing is ignored.
   wide = ground_truth([[[10.0, 0.0, 30.0, 10.0]]])
   regression = losses(outputs(np.zeros((1, 4))), wide)[1]
   assert float(regression) == pytest.approx(2 * (0.5 + np.log(2)) / 8, rel=1e-5)
-  # Against anchor 0 alone at IoU 0.5 there is a better match elsewhere: anchor 1 is ignored.
-  both = ground_truth([[[0.0, 0.0, 10.0, 10.0], [13.0, 0.0, 21.0, 10.0]]])
-  objectness = losses(outputs([[9.0, 9.0, 0.0, -9.0]]), both)[0]
-  expected = 2 * np.log1p(np.exp(-9)) + np.log(2) + np.log1p(np.exp(-9))
+  # IoU 8/17 with anchor 1 and 7/18 with anchor 2, which is neither the best nor background.
+  one = ground_truth([[[12.0, 0.0, 27.0, 10.0]]])
+  objectness = losses(outputs([[0.0, 9.0, 50.0, -9.0]]), one)[0]
+  expected = np.log(2) + 2 * np.log1p(np.exp(-9))
   assert float(objectness) == pytest.approx(expected / 8, rel=1e-5)
 
 
