@@ -53,6 +53,7 @@ def get_config(argument: str | None = None):
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = args.class_embeddings or f"{args.root}/class_embeddings.npz"
   c.checkpoint.every = 200
+  c.frozen = ()
   c.optimizer = common.adamw(learning_rate=1e-3, warmup_steps=50)
 
   m = c.model

@@ -19,7 +19,8 @@ def detector() -> ml_collections.ConfigDict:
   c.skip_bad_images = False
   c.compilation_cache = ""
   c.class_embeddings = ""  # .npz or .npy, one row per class of the data set
-  c.frozen = ()  # regular expressions on parameter paths, e.g. "backbone/stem.*"
+  # Regular expressions on parameter paths.  Weight decay must not reach frozen norms either.
+  c.frozen = (r".*norm/(scale|bias|mean|var)",)
   c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
   c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))

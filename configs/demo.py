@@ -80,6 +80,7 @@ def detector(args):
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
   c.checkpoint.every = 200
+  c.frozen = ()
   c.num_steps = 700 if stage == "base" else 600
   c.optimizer = common.adamw(learning_rate=2e-3 if stage == "base" else 1e-3, warmup_steps=50)
 

@@ -218,6 +218,30 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
   temporary.replace(file)
 
 
+def check_model(path: str, config: ml_collections.ConfigDict) -> None:
+  """Checks that a run's network has the settings of `config.model`.
+
+  Shapes alone do not tell a pixel mean or a temperature apart.  Test-time settings are free.
+
+  Raises:
+    CheckpointError: naming the first settings that differ.
+  """
+  folder = epath.Path(path).resolve()
+  if folder.parent.name == "checkpoints":
+    folder = folder.parent.parent
+  file = folder / "config.json"
+  if not file.exists():
+    return
+  old = json.loads(file.read_text()).get("model", {})
+  new = json.loads(json.dumps(config.model.to_dict()))
+  differing = [key for key in _differences(old, new) if not key.startswith(("test.", "rpn.test."))]
+  if differing:
+    raise CheckpointError(
+      f"Checkpoint {path} belongs to another config: it differs in "
+      f"{', '.join(f'model.{key}' for key in differing[:5])}. Use the config it was trained with."
+    )
+
+
 def _differences(old, new, prefix: str = "") -> list[str]:
   if isinstance(old, dict) and isinstance(new, dict):
     names = sorted(old.keys() | new.keys())

@@ -83,6 +83,11 @@ class RegionEncoder:
       ).astype("float32")
     )
 
+  @property
+  def image_size(self) -> int:
+    """Side of the crops that `embed` takes."""
+    return self._model.config.image_resolution
+
   def embed(self, crops: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
     """Embeddings of the crops, float32, not normalised."""
     if len(crops) == 0:

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from rkd_jax.checkpoint import restore_variables
+from rkd_jax.checkpoint import check_model, restore_variables
 from rkd_jax.clip.load import load_clip
 from rkd_jax.clip.regions import crop_regions
 from rkd_jax.evaluation.coco import CocoEvaluator
@@ -30,6 +30,7 @@ class Detector:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, checkpoint: str):
+    check_model(checkpoint, config)
     self.model = rcnn.build(config)
     params = jax.eval_shape(
       lambda key: self.model.init(key, *rcnn.dummy_inputs(config))["params"], jax.random.key(0)

@@ -64,7 +64,8 @@ def resized_size(size: Size, short_side: int, max_side: int) -> Size:
   if longest > max_side:
     shrink = max_side / longest
     new_height, new_width = new_height * shrink, new_width * shrink
-  return int(new_height + 0.5), int(new_width + 0.5)
+  # A very thin image keeps at least one pixel.
+  return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
 
 def resize(
