@@ -38,9 +38,7 @@ def model() -> ml_collections.ConfigDict:
       dtype="float32",
       pixel_mean=(123.675, 116.280, 103.530),  # RGB
       pixel_std=(1.0, 1.0, 1.0),
-      backbone=dict(
-        stage_blocks=(3, 4, 6), width=64, stem_width=64, norm="frozen", expansion=4
-      ),
+      backbone=dict(stage_blocks=(3, 4, 6), width=64, stem_width=64, norm="frozen", expansion=4),
       rpn=dict(
         channels=1024,
         anchor_sizes=((32, 64, 128, 256, 512),),

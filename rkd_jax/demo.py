@@ -11,11 +11,11 @@ its result is there, and training resumes, so an interrupted run goes on.
 import json
 import time
 
-from absl import app, flags, logging
-from etils import epath
 import jax
 import ml_collections
 import numpy as np
+from absl import app, flags, logging
+from etils import epath
 
 from configs import demo as demo_config
 from data.shapes_ovd import shapes_ovd
@@ -249,9 +249,7 @@ def main(argv):
     rows = write_results(root, results, _ABLATION.value)
     source = open_source(f"{root}/data", "shapes_ovd/rkd", "validation")
     curves = {
-      METHODS[stage]: read_metrics(
-        f"{demo_config.workdir(root, stage, seeds[0])}/{METRICS_FILE}"
-      )
+      METHODS[stage]: read_metrics(f"{demo_config.workdir(root, stage, seeds[0])}/{METRICS_FILE}")
       for stage in stages
     }
     file = f"{root}/{'ablation' if _ABLATION.value else 'report'}.html"

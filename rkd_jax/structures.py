@@ -6,9 +6,9 @@ images are NHWC RGB.  Every padded axis has a `valid` mask; coordinates never
 say whether an entry is real.  All arrays carry a leading batch axis.
 """
 
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
-import numpy as np
 
 Arr = Array | np.ndarray
 

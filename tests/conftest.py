@@ -8,7 +8,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 # Shape annotations are checked in tests only; in use they are documentation.
 install_import_hook(["rkd_jax.ops", "rkd_jax.losses"], "beartype.beartype")

@@ -1,15 +1,15 @@
 """Runs a trained detector (or CLIP) over a split and measures it."""
 
-from collections.abc import Callable, Iterator
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from etils import epath
 import jax
-from jaxtyping import Float
 import ml_collections
 import numpy as np
 import tqdm
+from etils import epath
+from jaxtyping import Float
 
 from rkd_jax.checkpoint import check_model, restore_variables
 from rkd_jax.clip.load import load_clip

@@ -46,6 +46,23 @@ def normalization(kind: str, name: str) -> nn.Module:
   raise ValueError(f"model.backbone.norm is {kind!r}; expected 'frozen' or 'group'.")
 
 
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+  """3x3 maximum, stride 2, padding 1: rows, then columns.
+
+  Same values as `nn.max_pool`; its gradient, a select-and-scatter, is four times slower on CPU.
+  """
+  for axis in (1, 2):
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (1, 1)
+    padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+    size = (x.shape[axis] + 1) // 2
+    taps = [
+      jax.lax.slice_in_dim(padded, tap, tap + 2 * size - 1, stride=2, axis=axis) for tap in range(3)
+    ]
+    x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
+  return x
+
+
 class Bottleneck(nn.Module):
   """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes."""
 
@@ -125,7 +142,7 @@ class ResNet(nn.Module):
       name="stem",
     )(images)
     x = nn.relu(normalization(self.norm, "stem_norm")(x))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    x = max_pool(x)
     features = {}
     for i, blocks in enumerate(self.stage_blocks):
       stage = ResStage(

@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
+from rkd_jax.models import resnet
 from rkd_jax.models.resnet import Bottleneck, FrozenBatchNorm, ResNet, normalization
 
 KEY = jax.random.key(0)
@@ -68,3 +70,17 @@ def test_frozen_batch_norm_is_the_formula_and_has_no_gradient():
 def test_unknown_norm():
   with pytest.raises(ValueError, match=r"model\.backbone\.norm is 'batch'"):
     normalization("batch", "norm")
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 10), (1, 5)])
+def test_max_pool_is_that_of_linen_with_its_gradient(shape):
+  x = jax.random.normal(KEY, (2, *shape, 3))
+
+  def reference(x):
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+  np.testing.assert_array_equal(resnet.max_pool(x), reference(x))
+  gradients = [
+    jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (resnet.max_pool, reference)
+  ]
+  np.testing.assert_allclose(*gradients, atol=1e-6)

@@ -37,7 +37,11 @@ def test_the_look_alone_gives_no_name_away():
 
 
 def test_class_order_is_fixed_and_mixes_the_splits():
-  assert vocabulary.CLASS_NAMES[:3] == ("solid red circle", "striped green house", "solid yellow fish")
+  assert vocabulary.CLASS_NAMES[:3] == (
+    "solid red circle",
+    "striped green house",
+    "solid yellow fish",
+  )
   for start in range(0, 80, 20):
     part = set(vocabulary.CLASS_NAMES[start : start + 20])
     assert part & set(vocabulary.BASE)
