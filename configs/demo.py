@@ -47,7 +47,7 @@ def clip(args):
   c = common.clip()
   c.data.threads = 1  # more fight over Python's lock on two cores
   c.name = "clip"
-  c.num_steps = 1800
+  c.num_steps = 1600
   c.compilation_cache = f"{args.root}/jax_cache"
   c.checkpoint.every = 500
   c.clip.embed_dim = EMBEDDING_DIM
@@ -67,7 +67,7 @@ def clip(args):
   c.data.caption.batch_size = 64
   c.data.caption.canvas = (32, 32)
   c.data.caption.flip = False
-  c.data.caption.crop = 0.1
+  c.data.caption.crop = 0.0
   c.data.eval.split = "tune"
   return c
 
@@ -81,8 +81,8 @@ def detector(args):
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
   c.checkpoint.every = 200
   c.frozen = ()
-  c.num_steps = 700 if stage == "base" else 600
-  c.optimizer = common.adamw(learning_rate=2e-3 if stage == "base" else 1e-3, warmup_steps=50)
+  c.num_steps = 700 if stage == "rkd" else 600
+  c.optimizer = common.adamw(learning_rate=2e-3 if stage == "base" else 1.5e-3, warmup_steps=50)
 
   m = c.model
   m.pixel_std = (58.0, 57.0, 58.0)
@@ -111,11 +111,11 @@ def detector(args):
     c.init.checkpoint = workdir(args.root, INITIAL_STAGE[stage], args.seed)
   if "rkd" in stage:
     d.box.max_regions = d.image.max_regions = 5
-    c.loss.rkd.weight = 0.15
+    c.loss.rkd.weight = 0.25
     c.loss.irm.weight = 0.05
   if "ils" in stage:
     d.schedule = ("box", "image")
-    c.loss.ils.weight = 0.5
+    c.loss.ils.weight = 1.0
   if "weight_transfer" in stage:
     m.classifier.weight_transfer = (64, 128)
     c.frozen = ("classifier/projection/.*",)

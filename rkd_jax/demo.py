@@ -9,6 +9,8 @@ its result is there, and training resumes, so an interrupted run goes on.
 """
 
 import json
+import os
+import sys
 import time
 
 import jax
@@ -49,6 +51,7 @@ DEMO_STAGES = ("base", "rkd", "rkd_ils_weight_transfer")
 ABLATION_STAGES = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_longer")
 RKD_SPLITS = ("train_boxes", "train_images")
 METRICS = ("AP50_novel", "AP50_base", "AP50_all")
+CURVES = ("loss", "cls", "box", "rpn_cls", "rkd_l1", "rkd_irm", "pms")
 NUM_PICTURES = 6
 
 
@@ -153,6 +156,7 @@ def picture_rows(root: str, stages, seed: int, source: Source) -> list[dict[str,
         {name: predictions[position] for name, predictions in found.items()},
         source.class_names,
         source.novel,
+        min_score=0.5,
       )
     )
   return rows
@@ -235,6 +239,8 @@ def main(argv):
     raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
   logging.set_verbosity(logging.WARNING)
   root, seeds = _ROOT.value, [int(seed) for seed in _SEEDS.value]
+  if not sys.stderr.isatty():
+    os.environ.setdefault("TQDM_MININTERVAL", "20")  # a log file needs few lines
   stages = ABLATION_STAGES if _ABLATION.value else DEMO_STAGES
   jax.config.update("jax_compilation_cache_dir", f"{root}/jax_cache")
   clock = Clock()
@@ -262,6 +268,7 @@ def main(argv):
       similarity_matrices(root, seeds[0], source),
       source.novel,
       notes=_notes(facts, clock, len(source)),
+      curve_keys=CURVES,
     )
   print("\n" + report.format_table(rows))
   print(f"\n{file}: open it in a browser.  {time.monotonic() - clock.begin:.0f} s in all.")
