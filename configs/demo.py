@@ -45,7 +45,7 @@ def get_config(argument: str | None = None):
 def clip(args):
   """A small CLIP: three-stage ModifiedResNet and a two-layer text transformer."""
   c = common.clip()
-  c.data.threads = 1  # more fight over Python's lock on two cores
+  c.data.threads = 1
   c.name = "clip"
   c.num_steps = 1600
   c.compilation_cache = f"{args.root}/jax_cache"
@@ -79,7 +79,7 @@ def detector(args):
   c.seed = args.seed
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
-  c.checkpoint.every = 200
+  c.checkpoint.every = 300
   c.frozen = ()
   c.num_steps = 700 if stage == "rkd" else 600
   c.optimizer = common.adamw(learning_rate=2e-3 if stage == "base" else 1.5e-3, warmup_steps=50)
@@ -102,6 +102,7 @@ def detector(args):
 
   d = c.data
   d.dir, d.name, d.cache = f"{args.root}/data", "shapes_ovd/rkd", True
+  d.threads = 1  # more fight over Python's lock on two cores
   size = dict(canvas=(128, 128), short_sides=(128,), max_side=128)
   d.box.update(split="train_boxes", batch_size=8, max_boxes=8, **size)
   d.image.update(split="train_images", batch_size=16, max_labels=4, **size)

@@ -9,8 +9,6 @@ its result is there, and training resumes, so an interrupted run goes on.
 """
 
 import json
-import os
-import sys
 import time
 
 import jax
@@ -239,8 +237,6 @@ def main(argv):
     raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
   logging.set_verbosity(logging.WARNING)
   root, seeds = _ROOT.value, [int(seed) for seed in _SEEDS.value]
-  if not sys.stderr.isatty():
-    os.environ.setdefault("TQDM_MININTERVAL", "20")  # a log file needs few lines
   stages = ABLATION_STAGES if _ABLATION.value else DEMO_STAGES
   jax.config.update("jax_compilation_cache_dir", f"{root}/jax_cache")
   clock = Clock()

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from configs import demo
+from configs import common, demo
 from rkd_jax.checkpoint import (
   Checkpointer,
   CheckpointError,
+  check_model,
   latest_step,
   restore_variables,
   write_config,
@@ -206,3 +207,13 @@ def test_a_run_that_saved_nothing_may_begin_anew(tmp_path):
   write_config(tmp_path, config)
   stored = json.loads((tmp_path / "config.json").read_text())
   assert stored["optimizer"]["learning_rate"] == config.optimizer.learning_rate
+
+
+def test_a_network_with_other_settings_of_the_same_shape_is_refused(tmp_path):
+  config = common.detector()
+  write_config(str(tmp_path), config)
+  config.model.test.score_threshold = 0.3
+  check_model(str(tmp_path), config)
+  config.model.classifier.temperature = 20.0
+  with pytest.raises(CheckpointError, match=r"differs in model\.classifier\.temperature"):
+    check_model(str(tmp_path / "checkpoints" / "7"), config)

@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from configs import demo as demo_config
+from rkd_jax import demo
+
+RUN = {"AP50_novel": 20.0, "AP50_base": 50.0, "AP50_all": 42.0, "per_class": {}}
+
+
+def test_results_of_the_demo_have_one_entry_per_stage(tmp_path):
+  rows = demo.write_results(str(tmp_path), {"base": [RUN], "rkd": [RUN]}, ablation=False)
+  written = json.loads((tmp_path / "results.json").read_text())
+  assert written["rkd"] == {"AP50_novel": 20.0, "AP50_base": 50.0, "AP50_all": 42.0}
+  assert [row.method for row in rows] == ["base", "RKD"]
+
+
+def test_the_ablation_has_every_seed_mean_median_and_sample_spread(tmp_path):
+  runs = [{**RUN, "AP50_novel": value} for value in (10.0, 20.0, 60.0)]
+  (row,) = demo.write_results(str(tmp_path), {"rkd_longer": runs}, ablation=True)
+  written = json.loads((tmp_path / "ablation.json").read_text())["rkd_longer"]["AP50_novel"]
+  assert written["seeds"] == [10.0, 20.0, 60.0]
+  assert (written["mean"], written["median"]) == (30.0, 20.0)
+  assert written["spread"] == pytest.approx(26.457513)
+  assert row.control
+
+
+@pytest.mark.parametrize("stage", demo.ABLATION_STAGES)
+def test_rows_that_are_compared_differ_only_in_what_they_are_named_after(stage):
+  base, config = (demo.stage_config("root", s, 1) for s in ("base", stage))
+  for key in ("backbone", "rpn", "roi", "box_head", "test"):
+    assert config.model[key] == base.model[key]
+  for key in ("temperature", "bias", "embedding_dim"):
+    assert config.model.classifier[key] == base.model.classifier[key]
+  assert (config.data.box.max_regions > 0) == ("rkd" in stage)
+  assert ("image" in config.data.schedule) == ("ils" in stage)
+  assert bool(config.model.classifier.weight_transfer) == ("weight_transfer" in stage)
+
+
+def test_rows_with_ils_and_their_control_start_alike_and_train_equally_long():
+  rows = [
+    demo.stage_config("root", s, 1) for s in ("rkd_longer", "rkd_ils", "rkd_ils_weight_transfer")
+  ]
+  assert {c.init.checkpoint for c in rows} == {demo_config.workdir("root", "rkd", 1)}
+  assert len({c.num_steps for c in rows}) == 1
+  assert len({c.optimizer.learning_rate for c in rows}) == 1
