@@ -39,7 +39,7 @@ def test_types_and_shapes_also_of_empty_fields(source):
   assert record.region_boxes.shape == record.pseudo_boxes.shape == (0, 4)
   assert record.region_embeddings.shape == (0, 8)
   assert record.captions == ()
-  assert record.filename == "tune_000000.png"
+  assert record.filename == "tune_000000.jpg"
 
 
 def test_random_access_from_many_threads_gives_the_same_records(source):
@@ -75,7 +75,7 @@ def test_unknown_split_names_those_that_exist(data_dir):
 def test_a_truncated_image_is_an_error_that_names_it(source, length):
   record = source[3]
   broken = dataclasses.replace(record, image=record.image[:length])
-  with pytest.raises(ValueError, match=rf"tune_000003\.png.*{record.image_id}.*scenes/tune"):
+  with pytest.raises(ValueError, match=rf"tune_000003\.jpg.*{record.image_id}.*scenes/tune"):
     sources.decode_image(broken)
 
 
