@@ -272,7 +272,8 @@ def main(argv):
 
 def _notes(facts: dict[str, float], clock: Clock, images: int) -> list[str]:
   return [
-    f"{images} validation images, 48 base and 17 novel classes; nothing was tuned on them.",
+    f"{images} validation images, 48 base and 17 novel classes; settings were chosen on the "
+    "tuning split.",
     f"CLIP names {facts['crop_top1']:.0%} of ground-truth crops of the tuning split rightly "
     f"({facts['crop_top1_novel']:.0%} of those of novel classes); the five proposals of an image "
     f"cover {facts['top5_recall_base']:.0%} of its annotated boxes.",
