@@ -25,7 +25,7 @@ from rkd_jax.clip import class_embeddings
 from rkd_jax.clip.load import load_clip
 from rkd_jax.clip.regions import crop_regions
 from rkd_jax.evaluation.evaluate import Detector, evaluate
-from rkd_jax.inputs import batching
+from rkd_jax.inputs import examples
 from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.proposals import RegionGrowing
@@ -160,9 +160,9 @@ def picture_rows(root: str, stages, seed: int, source: Source) -> list[dict[str,
   return rows
 
 
-def _batch(source: Source, indices, spec) -> batching.Example:
+def _batch(source: Source, indices, spec) -> examples.Example:
   records = [source[i] for i in indices]
-  return batching.collate([batching.eval_example(r, decode_image(r), spec) for r in records])
+  return examples.collate([examples.eval_example(r, decode_image(r), spec) for r in records])
 
 
 def _predict(root, stage, seed, source, indices) -> list[report.Prediction]:

@@ -39,7 +39,7 @@ from rkd_jax.clip import class_embeddings as class_embeddings_lib
 from rkd_jax.clip.load import load_clip
 from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.batching import BatchSpec, collate
+from rkd_jax.inputs.examples import BatchSpec, collate
 from rkd_jax.inputs.sources import Source, open_source
 from rkd_jax.structures import Batch
 from rkd_jax.train.tasks import detector_specs

@@ -10,7 +10,7 @@ import pytest
 
 from configs import common
 from rkd_jax.clip import class_embeddings
-from rkd_jax.inputs import batching
+from rkd_jax.inputs import examples
 from rkd_jax.inputs.sources import Record
 from rkd_jax.train import tasks
 from rkd_jax.train.train import Trainer
@@ -70,11 +70,11 @@ class _FakeSource:
     return self._record
 
 
-def _abstract_batch(spec: batching.BatchSpec, record: Record):
+def _abstract_batch(spec: examples.BatchSpec, record: Record):
   make = {
-    "box": batching.box_example,
-    "image": batching.image_example,
-    "caption": batching.caption_example,
+    "box": examples.box_example,
+    "image": examples.image_example,
+    "caption": examples.caption_example,
   }[spec.kind]
   image = np.zeros((record.height, record.width, 3), np.uint8)
   example = make(record, image, spec, np.random.default_rng(0))

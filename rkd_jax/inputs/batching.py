@@ -1,8 +1,7 @@
-"""Records to batches: what one batch holds, and iterators for training and evaluation.
+"""Batches of records: iterators for training and evaluation.
 
-An example is a `structures.Batch` (or `CaptionedImages`) of one image without its
-batch axis, all arrays padded to the static shapes of the `BatchSpec`; `collate`
-stacks examples.  Grain threads only decide when a batch is made, never what is in it.
+Which records form a batch is the sampler's, what one record becomes is `examples`';
+Grain threads only decide when a batch is made, never what is in it.
 """
 
 import dataclasses
@@ -10,255 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import grain
-import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Int, UInt8
 
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
+from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, Example, collate
 from rkd_jax.inputs.sampler import Sampler, host_rows
 from rkd_jax.inputs.sources import Record, Source, decode_image
-
-KINDS = ("box", "image", "eval", "caption")
-Example = structures.Batch | structures.CaptionedImages
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchSpec:
-  """Static shapes and augmentation of one kind of batch.
-
-  Attributes:
-    kind: 'box' (ground truth and regions), 'image' (pseudo boxes and regions), 'eval'
-      (neither), or 'caption' (image-text pairs).
-    batch_size: images of the global batch, over all hosts.
-    canvas: (height, width) that images are padded to; captioned images are resized to it.
-    short_sides: the shorter side is resized to one of these, drawn per image (a range of
-      sizes is `tuple(range(a, b + 1))`); evaluation needs exactly one.
-    max_side: the longer side is never resized beyond this.
-    flip: mirror half of the images.
-    max_boxes: rows of ground truth; an image with more is an error.
-    max_regions: the first so many teacher regions are used; 0 leaves regions out of the batch.
-    max_labels: the first so many pseudo boxes are used; 0 leaves them out of the batch.
-    embedding_dim: width of the teacher's embeddings.
-    crop: caption batches cut a random window that is up to this fraction smaller per axis.
-    tokenizer: caption -> int32 tokens of fixed length, for caption batches.
-  """
-
-  kind: str
-  batch_size: int
-  canvas: tuple[int, int]
-  short_sides: tuple[int, ...] = ()
-  max_side: int = 0
-  flip: bool = False
-  max_boxes: int = 0
-  max_regions: int = 0
-  max_labels: int = 0
-  embedding_dim: int = 0
-  crop: float = 0.0
-  tokenizer: Callable[[str], Int[np.ndarray, "t"]] | None = None
-
-  def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(f"BatchSpec.kind is {self.kind!r}; expected one of {KINDS}.")
-    if self.batch_size < 1:
-      raise ValueError(f"BatchSpec.batch_size is {self.batch_size}; expected at least 1.")
-    if self.kind == "caption":
-      if self.tokenizer is None:
-        raise ValueError("BatchSpec of kind 'caption' needs a tokenizer.")
-      if not 0 <= self.crop < 1:
-        raise ValueError(f"BatchSpec.crop is {self.crop}; expected a fraction in [0, 1).")
-    elif not self.short_sides or min(self.short_sides) < 1 or self.max_side < 1:
-      raise ValueError(
-        f"BatchSpec of kind {self.kind!r} needs short_sides and max_side of at least 1 pixel, "
-        f"not {self.short_sides} and {self.max_side}."
-      )
-    if self.kind == "eval" and (len(self.short_sides) > 1 or self.flip):
-      raise ValueError("BatchSpec of kind 'eval' takes one short side and no flip.")
-
-  def fixed_size(self, original: transforms.Size) -> transforms.Size | None:
-    """Size at which every view of an image of this original size is seen, if there is just one."""
-    if self.kind == "caption":
-      return self.canvas if self.crop == 0 else None
-    if len(self.short_sides) == 1:
-      return transforms.resized_size(original, self.short_sides[0], self.max_side)
-    return None
-
-
-def _name(record: Record) -> str:
-  return f"{record.filename} (id {record.image_id})"
-
-
-def _pad(rows: np.ndarray, length: int, name: str, record: Record) -> np.ndarray:
-  if not np.isfinite(rows).all():
-    raise ValueError(f"{name} of {_name(record)} has values that are not finite: build it again.")
-  padded = np.zeros((length, *rows.shape[1:]), rows.dtype)
-  padded[: len(rows)] = rows
-  return padded
-
-
-def _valid(count: int, length: int) -> np.ndarray:
-  return np.arange(length) < count
-
-
-def _ground_truth(record: Record, view: transforms.View, max_boxes: int) -> structures.GroundTruth:
-  real = ~np.asarray(record.is_crowd, bool)
-  boxes, classes = view.boxes(record.boxes[real]), np.asarray(record.classes, np.int32)[real]
-  keep = transforms.nonempty(boxes)
-  boxes, classes = boxes[keep], classes[keep]
-  if len(boxes) > max_boxes:
-    raise ValueError(
-      f"Image {_name(record)} has {len(boxes)} ground-truth boxes, more than "
-      f"max_boxes = {max_boxes}: raise max_boxes (boxes are never dropped silently)."
-    )
-  return structures.GroundTruth(
-    boxes=_pad(boxes, max_boxes, "objects/bbox", record),
-    classes=_pad(classes, max_boxes, "objects/label", record),
-    valid=_valid(len(boxes), max_boxes),
-  )
-
-
-def _regions(record: Record, view: transforms.View, spec: BatchSpec) -> structures.Regions | None:
-  if not spec.max_regions:
-    return None
-  boxes = view.boxes(record.region_boxes[: spec.max_regions])
-  embeddings = np.asarray(record.region_embeddings[: spec.max_regions], np.float32)
-  if embeddings.shape != (len(boxes), spec.embedding_dim):
-    raise ValueError(
-      f"regions/clip_embeddings of {_name(record)} has shape {record.region_embeddings.shape}; "
-      f"expected one row of embedding_dim = {spec.embedding_dim} for each of its "
-      f"{len(record.region_boxes)} regions: set embedding_dim to the teacher's, or run "
-      "`python -m rkd_jax.precompute ...` again."
-    )
-  return structures.Regions(
-    boxes=_pad(boxes, spec.max_regions, "regions/boxes", record),
-    embeddings=_pad(embeddings, spec.max_regions, "regions/clip_embeddings", record),
-    valid=_valid(len(boxes), spec.max_regions),
-  )
-
-
-def _pseudo_boxes(
-  record: Record, view: transforms.View, max_labels: int
-) -> structures.PseudoBoxes | None:
-  if not max_labels:
-    return None
-  # A teacher may find no box for a label, but it never finds no region either.
-  if len(record.labels) and not len(record.pseudo_labels) and not len(record.region_boxes):
-    raise ValueError(
-      f"Image {_name(record)} has labels but no pseudo boxes: the offline step has not run for "
-      "this data set. Run `python -m rkd_jax.precompute ...`, then build it with the results."
-    )
-  boxes = view.boxes(record.pseudo_boxes[:max_labels])
-  classes = np.asarray(record.pseudo_labels[:max_labels], np.int32)
-  return structures.PseudoBoxes(
-    boxes=_pad(boxes, max_labels, "pseudo_boxes/boxes", record),
-    classes=_pad(classes, max_labels, "pseudo_boxes/labels", record),
-    valid=_valid(len(boxes), max_labels),
-  )
-
-
-def _picture(record: Record, image: np.ndarray, spec: BatchSpec, view: transforms.View) -> dict:
-  return {
-    "images": transforms.pad_to_canvas(view.image(image), spec.canvas, _name(record)),
-    "sizes": np.array(view.size, np.int32),
-    "original_sizes": np.array(view.original, np.int32),
-    "image_ids": np.array(record.image_id, np.int32),
-    "valid": np.array(True),
-  }
-
-
-def _view(record: Record, spec: BatchSpec, rng: np.random.Generator) -> transforms.View:
-  original = (record.height, record.width)
-  return transforms.random_view(original, spec.short_sides, spec.max_side, spec.flip, rng)
-
-
-def box_example(
-  record: Record, image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, rng: np.random.Generator
-) -> structures.Batch:
-  """One image with ground truth (without crowds) and teacher regions in stored order.
-
-  Args:
-    record: the record; its boxes are of the stored image.
-    image: its image, as stored or already at the size of the view.
-    spec: static shapes and augmentation.
-    rng: randomness of this row.
-
-  Raises:
-    ValueError: too many boxes, an image larger than the canvas, embeddings of another width.
-  """
-  view = _view(record, spec, rng)
-  return structures.Batch(
-    **_picture(record, image, spec, view),
-    ground_truth=_ground_truth(record, view, spec.max_boxes),
-    regions=_regions(record, view, spec),
-  )
-
-
-def image_example(
-  record: Record, image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, rng: np.random.Generator
-) -> structures.Batch:
-  """One image with its pseudo boxes and teacher regions; as `box_example` otherwise."""
-  view = _view(record, spec, rng)
-  return structures.Batch(
-    **_picture(record, image, spec, view),
-    regions=_regions(record, view, spec),
-    pseudo_boxes=_pseudo_boxes(record, view, spec.max_labels),
-  )
-
-
-def eval_example(
-  record: Record,
-  image: UInt8[np.ndarray, "h w 3"],
-  spec: BatchSpec,
-  rng: np.random.Generator | None = None,
-) -> structures.Batch:
-  """One image alone, resized and padded; `rng` is not used."""
-  del rng
-  original = (record.height, record.width)
-  size = transforms.resized_size(original, spec.short_sides[0], spec.max_side)
-  return structures.Batch(**_picture(record, image, spec, transforms.View(original, size)))
-
-
-def caption_example(
-  record: Record, image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, rng: np.random.Generator
-) -> structures.CaptionedImages:
-  """One image, resized to the canvas, and the tokens of one of its captions.
-
-  Raises:
-    ValueError: the record has no caption, or the tokenizer refuses it.
-  """
-  if not record.captions:
-    raise ValueError(
-      f"Record {_name(record)} has no caption: train on a split with captions, or remove it."
-    )
-  caption = record.captions[rng.integers(len(record.captions))]
-  window = None
-  if spec.crop:
-    height, width = image.shape[:2]
-    scale_y, scale_x = 1 - spec.crop * rng.random(2)
-    top, left = rng.random(2) * (height * (1 - scale_y), width * (1 - scale_x))
-    window = (left, top, left + width * scale_x, top + height * scale_y)
-  resized = transforms.resize(image, spec.canvas, window)
-  if spec.flip and rng.random() < 0.5:
-    resized = resized[:, ::-1]
-  try:
-    tokens = np.asarray(spec.tokenizer(caption), np.int32)
-  except ValueError as error:
-    raise ValueError(f"Caption {caption!r} of {_name(record)}: {error}") from error
-  return structures.CaptionedImages(images=resized, tokens=tokens)
-
-
-_EXAMPLES = {
-  "box": box_example,
-  "image": image_example,
-  "eval": eval_example,
-  "caption": caption_example,
-}
-
-
-def collate(examples: Sequence[Example]) -> Example:
-  """Stacks examples of one kind along a new leading axis."""
-  return jax.tree.map(lambda *rows: np.stack(rows), *examples)
 
 
 class _Loader:
@@ -302,7 +60,7 @@ class _Loader:
     record, image = self._load(index)
     if image is None:
       return None
-    return _EXAMPLES[self._spec.kind](record, image, self._spec, rng)
+    return EXAMPLE_OF_KIND[self._spec.kind](record, image, self._spec, rng)
 
   def replaced_example(self, index: int, rng: np.random.Generator) -> Example:
     """As `example`, but a bad image gives way to the next good record of the source."""

@@ -19,7 +19,7 @@ from rkd_jax.clip import class_embeddings as class_embeddings_lib
 from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, make_clip
 from rkd_jax.clip.preprocess import normalize
 from rkd_jax.clip.tokenizer import Tokenizer
-from rkd_jax.inputs.batching import BatchSpec
+from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.sources import Source, open_source
 from rkd_jax.losses import total as losses_lib
 from rkd_jax.losses.contrastive import contrastive_loss

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rkd_jax.inputs import batching
-from rkd_jax.inputs.batching import BatchSpec
+from rkd_jax.inputs import batching, examples
+from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.sources import Record, decode_image
 
 DIM = 4
@@ -117,9 +117,9 @@ def _one(kind, record=None, **changes):
   """A batch of one record, not mirrored, at its own size (20 x 14)."""
   spec = _spec(kind, short_sides=(14,), flip=False, batch_size=1, **changes)
   record = record or _record(1)
-  make = {"box": batching.box_example, "image": batching.image_example}[kind]
+  make = {"box": examples.box_example, "image": examples.image_example}[kind]
   image = decode_image(record)
-  return batching.collate([make(record, image, spec, np.random.default_rng(0))])
+  return examples.collate([make(record, image, spec, np.random.default_rng(0))])
 
 
 def test_box_batch_holds_ground_truth_without_crowds_and_regions_in_order():
@@ -175,7 +175,7 @@ def test_all_boxes_of_a_picture_move_with_it():
   for seed in range(12):
     boxed, imaged = (
       make(record, image, _spec(), np.random.default_rng(seed))
-      for make in (batching.box_example, batching.image_example)
+      for make in (examples.box_example, examples.image_example)
     )
     np.testing.assert_array_equal(boxed.images, imaged.images)
     box = tuple(boxed.ground_truth.boxes[0].tolist())
@@ -203,7 +203,7 @@ def test_every_caption_of_an_image_is_drawn():
   record, spec = _record(0), SPECS["caption"]
   image = decode_image(record)
   drawn = [
-    batching.caption_example(record, image, spec, np.random.default_rng(seed)) for seed in range(20)
+    examples.caption_example(record, image, spec, np.random.default_rng(seed)) for seed in range(20)
   ]
   assert {int(example.tokens[0]) for example in drawn} == {10, 15}
 
