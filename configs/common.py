@@ -7,6 +7,10 @@ all of its keys.  `None` for a number or tuple means "off".
 import ml_collections
 from ml_collections import config_dict
 
+# What CLIP's image towers were trained on, RGB in [0, 255]; for kind="clip_resnet".
+CLIP_PIXEL_MEAN = (122.771, 116.746, 104.094)
+CLIP_PIXEL_STD = (68.500, 66.632, 70.323)
+
 
 def detector() -> ml_collections.ConfigDict:
   """A detector trained as published (SGD, 1x), its sizes left to the config."""
@@ -23,7 +27,8 @@ def detector() -> ml_collections.ConfigDict:
   c.frozen = (r".*norm/(scale|bias|mean|var)",)
   c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
-  c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))
+  # checkpoint: an earlier run.  backbone: a CLIP run whose ResNet tower the backbone starts from.
+  c.init = ml_collections.ConfigDict(dict(checkpoint="", backbone="", allow_missing=()))
   c.evaluation = ml_collections.ConfigDict(dict(engine="hotcoco"))
   c.model = model()
   c.loss = loss()
@@ -38,7 +43,11 @@ def model() -> ml_collections.ConfigDict:
       dtype="float32",
       pixel_mean=(123.675, 116.280, 103.530),  # RGB
       pixel_std=(1.0, 1.0, 1.0),
-      backbone=dict(stage_blocks=(3, 4, 6), width=64, stem_width=64, norm="frozen", expansion=4),
+      # kind: resnet (caffe style), or clip_resnet (CLIP's own: stem width, frozen norms and
+      # expansion 4 are part of it).
+      backbone=dict(
+        kind="resnet", stage_blocks=(3, 4, 6), width=64, stem_width=64, norm="frozen", expansion=4
+      ),
       rpn=dict(
         channels=1024,
         anchor_sizes=((32, 64, 128, 256, 512),),

@@ -7,7 +7,7 @@ The argument is `stage,seed=0,root=runs/demo`; stages read what earlier ones wro
 below the root, in the order clip, base, rkd, then any of the others:
 
   clip                     both CLIP towers on captioned scenes
-  base                     boxes of base classes only
+  base                     boxes of base classes only; the backbone starts from CLIP's tower
   rkd                      + region-based distillation, from base
   rkd_longer               rkd trained on for as many steps as the next rows (control)
   ils                      image-level supervision, from base
@@ -28,6 +28,7 @@ INITIAL_STAGE = {
   "rkd_ils_weight_transfer": "rkd",
 }
 EMBEDDING_DIM = 64
+CLIP_WIDTH = 32
 
 
 def workdir(root: str, stage: str, seed: int) -> str:
@@ -53,7 +54,7 @@ def clip(args):
   c.clip.embed_dim = EMBEDDING_DIM
   c.clip.image_resolution = 32
   c.clip.vision_layers = (1, 1, 1)
-  c.clip.vision_width = 32
+  c.clip.vision_width = CLIP_WIDTH
   c.clip.pooling = "average"
   c.clip.context_length = 24
   c.clip.transformer_width = 64
@@ -80,20 +81,24 @@ def detector(args):
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
   c.checkpoint.every = 300
-  c.frozen = ()
-  c.num_steps = 700 if stage == "rkd" else 600
-  c.optimizer = common.adamw(learning_rate=2e-3 if stage == "base" else 1.5e-3, warmup_steps=50)
+  c.num_steps = 500 if stage == "rkd" else 450
+  c.optimizer = common.adamw(
+    learning_rate=2e-3 if stage in ("base", "rkd") else 1.5e-3, warmup_steps=50
+  )
+  # As the originals start from an ImageNet ResNet whose norms, stem and res2 stay frozen, the
+  # demo starts from the first stages of its CLIP's image tower.
+  c.frozen = (r"backbone/.*bn\d?/.*", r"backbone/conv\d/.*", r"backbone/layer1_.*")
 
   m = c.model
-  m.pixel_std = (58.0, 57.0, 58.0)
-  m.backbone = dict(stage_blocks=(1, 1), width=32, stem_width=16, norm="group", expansion=2)
-  m.rpn.channels = 128
+  m.pixel_mean, m.pixel_std = common.CLIP_PIXEL_MEAN, common.CLIP_PIXEL_STD
+  m.backbone.update(kind="clip_resnet", stage_blocks=(1, 1), width=CLIP_WIDTH)
+  m.rpn.channels = 64
   m.rpn.anchor_sizes = ((18.0, 28.0, 42.0, 60.0),)
   m.rpn.anchor_ratios = (0.7, 1.0, 1.4)
   m.rpn.train = dict(pre_nms=200, post_nms=64)
   m.rpn.test = dict(pre_nms=300, post_nms=80)
-  m.roi = dict(resolution=7, batch_size_per_image=32, positive_fraction=0.25, iou_threshold=0.5)
-  m.box_head = dict(kind="fc", layers=2, width=256)
+  m.roi = dict(resolution=4, batch_size_per_image=32, positive_fraction=0.25, iou_threshold=0.5)
+  m.box_head = dict(kind="fc", layers=2, width=512)
   m.classifier.embedding_dim = EMBEDDING_DIM
   # With these, CLIP's own embeddings of tuning-split crops are calibrated (least BCE).
   m.classifier.temperature, m.classifier.bias = 20.0, -17.5
@@ -110,6 +115,8 @@ def detector(args):
 
   if stage in INITIAL_STAGE:
     c.init.checkpoint = workdir(args.root, INITIAL_STAGE[stage], args.seed)
+  else:
+    c.init.backbone = workdir(args.root, "clip", args.seed)
   if "rkd" in stage:
     d.box.max_regions = d.image.max_regions = 5
     c.loss.rkd.weight = 0.25
@@ -119,6 +126,6 @@ def detector(args):
     c.loss.ils.weight = 1.0
   if "weight_transfer" in stage:
     m.classifier.weight_transfer = (64, 128)
-    c.frozen = ("classifier/projection/.*",)
+    c.frozen += ("classifier/projection/.*",)
     c.init.allow_missing = ("params/classifier/transfer/.*",)
   return c

@@ -29,6 +29,7 @@ def get_config(root: str):
   c.log_every = 1
   c.checkpoint.every = 4
   c.init.checkpoint = ""
+  c.frozen = ()
   c.optimizer.update(
     name="sgd", learning_rate=0.01, weight_decay=1e-4, clip_norm=1.0, warmup_steps=2
   )
@@ -36,8 +37,11 @@ def get_config(root: str):
   c.loss.rkd.weight = c.loss.irm.weight = 0.05
   c.loss.ils.weight = 0.1
   m = c.model
+  m.pixel_mean, m.pixel_std = (123.675, 116.280, 103.530), (58.0, 57.0, 58.0)
   m.classifier.temperature, m.classifier.bias = 50.0, -4.6
-  m.backbone.update(stage_blocks=(1, 1), width=16, stem_width=16, norm="group", expansion=1)
+  m.backbone.update(
+    kind="resnet", stage_blocks=(1, 1), width=16, stem_width=16, norm="group", expansion=1
+  )
   m.rpn.channels = 8
   m.rpn.anchor_sizes = ((28.0,),)
   m.rpn.anchor_ratios = (1.0,)

@@ -5,6 +5,8 @@ last 1×1 convolution of a block, and before the 1×1 of its shortcut), and the 
 over the last feature map instead of simply being taken.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -32,42 +34,55 @@ def _pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
   return x if stride == 1 else nn.avg_pool(x, window, window)
 
 
-def _norm(
-  train: bool,
-  dtype: jnp.dtype,
-  name: str,
-  scale_init: nn.initializers.Initializer = nn.initializers.ones,
-) -> nn.BatchNorm:
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
-    dtype=dtype,
-    scale_init=scale_init,
-    name=name,
-  )
+# name -> normalisation layer; keywords are those of nn.BatchNorm.
+Norm = Callable[..., nn.Module]
 
 
 class Bottleneck(nn.Module):
   """1×1, 3×3, average pool, 1×1 to 4 × `features`; no ReLU between the last norm and the sum."""
 
   features: int
+  norm: Norm
   stride: int = 1
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c2"]:
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
     out = 4 * self.features
     y = _conv1x1(self.features, self.dtype, "conv1")(x)
-    y = nn.relu(_norm(train, self.dtype, "bn1")(y))
+    y = nn.relu(self.norm(name="bn1")(y))
     y = _conv3x3(self.features, self.dtype, "conv2")(y)
-    y = nn.relu(_norm(train, self.dtype, "bn2")(y))
+    y = nn.relu(self.norm(name="bn2")(y))
     y = _conv1x1(out, self.dtype, "conv3")(_pool(y, self.stride))
-    y = _norm(train, self.dtype, "bn3", nn.initializers.zeros)(y)
+    y = self.norm(name="bn3", scale_init=nn.initializers.zeros)(y)
     if self.stride > 1 or x.shape[-1] != out:
       x = _conv1x1(out, self.dtype, "downsample_conv")(_pool(x, self.stride))
-      x = _norm(train, self.dtype, "downsample_bn")(x)
+      x = self.norm(name="downsample_bn")(x)
     return nn.relu(x + y)
+
+
+def trunk(
+  images: Float[Arr, "b h w 3"], layers: Sequence[int], width: int, norm: Norm, dtype: jnp.dtype
+) -> list[Float[Array, "b _h _w _c"]]:
+  """The map leaving each stage; to be called inside the compact method of a module, which then
+  holds the layers under the names of the published checkpoints.
+
+  `layers` gives the blocks per stage; the map of stage i (from 0) has stride 2^(i + 2) and
+  width · 2^(i + 2) channels.
+  """
+  x = images.astype(dtype)
+  for i, features in enumerate((width // 2, width // 2, width), start=1):
+    x = _conv3x3(features, dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
+    x = nn.relu(norm(name=f"bn{i}")(x))
+  x = _pool(x, 2)
+  maps = []
+  for stage, blocks in enumerate(layers):
+    for block in range(blocks):
+      stride = 2 if stage > 0 and block == 0 else 1
+      name = f"layer{stage + 1}_{block}"
+      x = Bottleneck(width * 2**stage, norm, stride, dtype, name=name)(x)
+    maps.append(x)
+  return maps
 
 
 class AttentionPool(nn.Module):
@@ -125,16 +140,10 @@ class ModifiedResNet(nn.Module):
     size = self.input_resolution
     if images.shape[1:3] != (size, size):
       raise ValueError(f"images are {images.shape[1:3]} pixels, this tower expects {(size, size)}")
-    x = images.astype(self.dtype)
-    for i, features in enumerate((self.width // 2, self.width // 2, self.width), start=1):
-      x = _conv3x3(features, self.dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
-      x = nn.relu(_norm(train, self.dtype, f"bn{i}")(x))
-    x = _pool(x, 2)
-    for stage, blocks in enumerate(self.layers):
-      for block in range(blocks):
-        stride = 2 if stage > 0 and block == 0 else 1
-        name = f"layer{stage + 1}_{block}"
-        x = Bottleneck(self.width * 2**stage, stride, self.dtype, name=name)(x, train)
+    norm = functools.partial(
+      nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype
+    )
+    x = trunk(images, self.layers, self.width, norm, self.dtype)[-1]
     match self.pooling:
       case "attention":
         return AttentionPool(self.heads, self.output_dim, self.dtype, name="attnpool")(x)

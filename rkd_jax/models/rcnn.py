@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from rkd_jax.models import rpn as rpn_lib
 from rkd_jax.models.box_head import FcBoxHead, ResBoxHead
 from rkd_jax.models.box_predictor import BoxPredictor
+from rkd_jax.models.clip_resnet import ClipResNet
 from rkd_jax.models.resnet import ResNet
 from rkd_jax.models.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
@@ -41,14 +42,7 @@ class RCNN(nn.Module):
   def setup(self):
     c = self.config
     dtype = jnp.dtype(c.dtype)
-    self.backbone = ResNet(
-      stage_blocks=c.backbone.stage_blocks,
-      width=c.backbone.width,
-      stem_width=c.backbone.stem_width,
-      norm=c.backbone.norm,
-      expansion=c.backbone.expansion,
-      dtype=dtype,
-    )
+    self.backbone = self._backbone(dtype)
     self.rpn = rpn_lib.RpnHead(
       channels=c.rpn.channels,
       anchors_per_cell=len(c.rpn.anchor_sizes[0]) * len(c.rpn.anchor_ratios),
@@ -63,6 +57,21 @@ class RCNN(nn.Module):
       weight_transfer=c.classifier.weight_transfer,
       dtype=dtype,
     )
+
+  def _backbone(self, dtype) -> nn.Module:
+    c = self.config.backbone
+    if c.kind == "resnet":
+      return ResNet(
+        stage_blocks=c.stage_blocks,
+        width=c.width,
+        stem_width=c.stem_width,
+        norm=c.norm,
+        expansion=c.expansion,
+        dtype=dtype,
+      )
+    if c.kind == "clip_resnet":
+      return ClipResNet(stage_blocks=c.stage_blocks, width=c.width, dtype=dtype)
+    raise ValueError(f"model.backbone.kind is {c.kind!r}; expected 'resnet' or 'clip_resnet'.")
 
   def _box_head(self, dtype) -> nn.Module:
     head = self.config.box_head

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 from absl import logging
 
-from rkd_jax.checkpoint import Checkpointer, restore_variables, write_config
+from rkd_jax.checkpoint import Checkpointer, write_config
 from rkd_jax.inputs.batching import make_sampler, train_batches
 from rkd_jax.inputs.sampler import Sampler
+from rkd_jax.train.initial import initialize
 from rkd_jax.train.metrics import MetricWriter, Progress
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
@@ -87,16 +88,6 @@ class Trainer:
     return self._step(state, self.constants, batch, self._seed_key, kind=kind)
 
 
-def initial_state(config: ml_collections.ConfigDict, trainer: Trainer) -> TrainState:
-  """Fresh parameters, or those of `config.init.checkpoint` where it is given."""
-  state = trainer.create(config.seed)
-  if not config.init.checkpoint:
-    return state
-  fresh = {"params": state.params, "model_state": state.model_state}
-  loaded = restore_variables(config.init.checkpoint, fresh, config.init.allow_missing)
-  return state.replace(params=loaded["params"], model_state=loaded["model_state"])
-
-
 def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   """Trains to `config.num_steps`, resuming from the newest checkpoint in `workdir`.
 
@@ -115,7 +106,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   checkpointer = Checkpointer(workdir, config.checkpoint.keep)
   start = checkpointer.latest_step()
   if start is None:
-    state, start = initial_state(config, trainer), 0
+    state, start = initialize(config, trainer.create(config.seed)), 0
   else:
     state = checkpointer.restore(start, trainer.abstract_state)
     logging.info("Resumed %s at step %d.", workdir, start)

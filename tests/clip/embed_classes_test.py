@@ -3,16 +3,12 @@
 import json
 import sys
 
-import jax
 import numpy as np
 import pytest
+import tiny_clip
 
-from configs import common
-from rkd_jax.checkpoint import Checkpointer, write_config
 from rkd_jax.clip import class_embeddings, embed_classes
-from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, load_clip, make_clip
-from rkd_jax.clip.tokenizer import Tokenizer
-from rkd_jax.train.state import TrainState
+from rkd_jax.clip.load import load_clip
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "red cat"}]
 
@@ -43,34 +39,7 @@ def annotations(tmp_path):
 
 @pytest.fixture(scope="module")
 def clip_run(tmp_path_factory):
-  """The workdir of a CLIP run that was never trained, as `load_clip` expects it."""
-  workdir = tmp_path_factory.mktemp("clip")
-  config = common.clip()
-  config.clip.update(
-    embed_dim=8,
-    image_resolution=32,
-    vision_layers=(1, 1, 1),
-    vision_width=16,
-    pooling="average",
-    context_length=10,
-    transformer_width=16,
-    transformer_heads=2,
-    transformer_layers=1,
-  )
-  write_config(workdir, config)
-  tokenizer = Tokenizer.for_texts(["a photo of a dog", "one red cat"], 10)
-  (workdir / TOKENIZER_FILE).write_text(json.dumps(tokenizer.to_dict()))
-  model = make_clip(config.clip.to_dict(), tokenizer)
-  shapes = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
-  params = variables.pop("params")
-  checkpointer = Checkpointer(workdir)
-  checkpointer.save(
-    TrainState(step=np.array(1), params=params, model_state=variables, opt_state={"count": 0})
-  )
-  checkpointer.close()
-  return workdir
+  return tiny_clip.write_run(tmp_path_factory.mktemp("clip"))
 
 
 def test_embeds_names_with_the_text_tower_of_a_run(run, clip_run, tmp_path):

@@ -28,6 +28,7 @@ def config(weight_transfer=False):
   m = c.model
   m.pixel_std = (58.0, 57.0, 58.0)
   m.backbone = {
+    "kind": "resnet",
     "stage_blocks": (1, 1),
     "width": 8,
     "stem_width": 8,

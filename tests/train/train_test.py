@@ -25,6 +25,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rkd_jax.checkpoint import CheckpointError, latest_step
 from rkd_jax.inputs.batching import make_sampler, train_batches
 from rkd_jax.train import train as train_lib
+from rkd_jax.train.initial import initialize
 from rkd_jax.train.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train.tasks import make_task
 
@@ -247,7 +248,7 @@ def test_training_starts_from_another_runs_parameters(root, uninterrupted):
   config.model.classifier.weight_transfer = (4, 8)
   config.frozen = ("classifier/projection/.*",)
   trainer = train_lib.Trainer(config, make_task(config, str(root)))
-  state = train_lib.initial_state(config, trainer)
+  state = initialize(config, trainer.create(config.seed))
   fresh = jax.device_get(trainer.create(config.seed).params)
   params = jax.device_get(state.params)
   assert int(state.step) == 0
@@ -256,4 +257,4 @@ def test_training_starts_from_another_runs_parameters(root, uninterrupted):
   jax.tree.map(np.testing.assert_array_equal, params, uninterrupted.state.params)
   config.init.allow_missing = ()
   with pytest.raises(CheckpointError, match=r"missing params/classifier/transfer/fc1/bias"):
-    train_lib.initial_state(config, trainer)
+    initialize(config, trainer.create(config.seed))

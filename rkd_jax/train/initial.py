@@ -1,0 +1,39 @@
+"""Where a run starts: fresh parameters, an earlier run, or a pretrained backbone."""
+
+import jax
+import ml_collections
+
+from rkd_jax.checkpoint import restore_variables
+from rkd_jax.clip.load import load_clip
+from rkd_jax.models import clip_resnet
+from rkd_jax.train.state import TrainState
+
+
+def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
+  """A fresh state with what `config.init` names put in its place.
+
+  `init.checkpoint`: all parameters of an earlier run's newest checkpoint, but those of
+  `init.allow_missing`.  `init.backbone`: the backbone of a detector from the image tower of a
+  CLIP run.
+
+  Raises:
+    CheckpointError: nothing there, or it belongs to another model.
+    ValueError: both are given, or the tower is not that of the config's backbone.
+  """
+  checkpoint, backbone = config.init.checkpoint, config.init.get("backbone", "")
+  if checkpoint and backbone:
+    raise ValueError(
+      f"init.checkpoint {checkpoint!r} holds a backbone already; leave init.backbone empty."
+    )
+  if checkpoint:
+    fresh = {"params": state.params, "model_state": state.model_state}
+    loaded = restore_variables(checkpoint, fresh, config.init.allow_missing)
+    return state.replace(params=loaded["params"], model_state=loaded["model_state"])
+  if backbone:
+    clip = load_clip(backbone)
+    params = clip_resnet.from_clip(config.model, clip.model.config, clip.variables, backbone)
+    placed = jax.tree.map(
+      lambda value, like: jax.device_put(value, like.sharding), params, state.params["backbone"]
+    )
+    return state.replace(params={**state.params, "backbone": placed})
+  return state
