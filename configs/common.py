@@ -43,6 +43,9 @@ def model() -> ml_collections.ConfigDict:
       dtype="float32",
       pixel_mean=(123.675, 116.280, 103.530),  # RGB
       pixel_std=(1.0, 1.0, 1.0),
+      # Where images end for the network: to `multiple` of pixels beyond each image, or beyond the
+      # largest of the batch (to="batch", the reference; then images of a batch affect each other).
+      padding=dict(multiple=1, to="image"),
       # kind: resnet (caffe style), or clip_resnet (CLIP's own: stem width, frozen norms and
       # expansion 4 are part of it).
       backbone=dict(

@@ -82,11 +82,15 @@ class Proposals:
 
 @struct.dataclass
 class RpnOutputs:
-  """Raw RPN head outputs over all A anchors (levels concatenated)."""
+  """Raw RPN head outputs over all A anchors (levels concatenated).
+
+  `valid` anchors are those of the map that an image has without its canvas.
+  """
 
   anchors: Float[Arr, "a 4"]
   logits: Float[Arr, "b a"]
   deltas: Float[Arr, "b a 4"]
+  valid: Bool[Arr, "b a"]
 
 
 @struct.dataclass

@@ -36,6 +36,14 @@ def _pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
 
 # name -> normalisation layer; keywords are those of nn.BatchNorm.
 Norm = Callable[..., nn.Module]
+# (map, stride) -> the map with zeros wherever the canvas is larger than the image.
+Crop = Callable[[Array, int], Array]
+
+
+def _whole(x: Array, stride: int) -> Array:
+  """The `Crop` for images that fill the canvas, as CLIP's do."""
+  del stride
+  return x
 
 
 class Bottleneck(nn.Module):
@@ -47,22 +55,30 @@ class Bottleneck(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+  def __call__(
+    self, x: Float[Array, "b h w c"], crop: Callable[[Array], Array] = lambda x: x
+  ) -> Float[Array, "b h2 w2 c2"]:
+    """`crop` acts on maps of the input's stride."""
     out = 4 * self.features
     y = _conv1x1(self.features, self.dtype, "conv1")(x)
     y = nn.relu(self.norm(name="bn1")(y))
-    y = _conv3x3(self.features, self.dtype, "conv2")(y)
+    y = _conv3x3(self.features, self.dtype, "conv2")(crop(y))
     y = nn.relu(self.norm(name="bn2")(y))
-    y = _conv1x1(out, self.dtype, "conv3")(_pool(y, self.stride))
+    y = _conv1x1(out, self.dtype, "conv3")(_pool(crop(y), self.stride))
     y = self.norm(name="bn3", scale_init=nn.initializers.zeros)(y)
     if self.stride > 1 or x.shape[-1] != out:
-      x = _conv1x1(out, self.dtype, "downsample_conv")(_pool(x, self.stride))
+      x = _conv1x1(out, self.dtype, "downsample_conv")(_pool(crop(x), self.stride))
       x = self.norm(name="downsample_bn")(x)
     return nn.relu(x + y)
 
 
 def trunk(
-  images: Float[Arr, "b h w 3"], layers: Sequence[int], width: int, norm: Norm, dtype: jnp.dtype
+  images: Float[Arr, "b h w 3"],
+  layers: Sequence[int],
+  width: int,
+  norm: Norm,
+  dtype: jnp.dtype,
+  crop: Crop = _whole,
 ) -> list[Float[Array, "b _h _w _c"]]:
   """The map leaving each stage; to be called inside the compact method of a module, which then
   holds the layers under the names of the published checkpoints.
@@ -70,17 +86,19 @@ def trunk(
   `layers` gives the blocks per stage; the map of stage i (from 0) has stride 2^(i + 2) and
   width · 2^(i + 2) channels.
   """
-  x = images.astype(dtype)
+  x = crop(images.astype(dtype), 1)
   for i, features in enumerate((width // 2, width // 2, width), start=1):
     x = _conv3x3(features, dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
-    x = nn.relu(norm(name=f"bn{i}")(x))
+    x = crop(nn.relu(norm(name=f"bn{i}")(x)), 2)
   x = _pool(x, 2)
   maps = []
   for stage, blocks in enumerate(layers):
     for block in range(blocks):
       stride = 2 if stage > 0 and block == 0 else 1
       name = f"layer{stage + 1}_{block}"
-      x = Bottleneck(width * 2**stage, norm, stride, dtype, name=name)(x)
+      # A block crops maps as they enter it, at the stride of the block before.
+      at = functools.partial(crop, stride=2 ** (stage + 2) // stride)
+      x = Bottleneck(width * 2**stage, norm, stride, dtype, name=name)(x, at)
     maps.append(x)
   return maps
 

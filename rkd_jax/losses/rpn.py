@@ -5,9 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from rkd_jax.models import rpn as rpn_lib
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import matching, sampling
 from rkd_jax.structures import GroundTruth, RpnOutputs
@@ -26,24 +25,22 @@ class RpnLossOptions:
 def rpn_losses(
   outputs: RpnOutputs,
   ground_truth: GroundTruth,
-  sizes: Int[Array, "b 2"],
   keys: Key[Array, "b"] | None,
   options: RpnLossOptions,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """(objectness BCE, box L1), both sums over sampled anchors / (batch size * images).
 
-  The normaliser is the nominal number of samples, not the number drawn.  Anchors
-  outside the unpadded `sizes` (height, width) are neither matched nor sampled.  `keys`
-  holds one key per image; None samples in index order.
+  The normaliser is the nominal number of samples, not the number drawn.  Anchors that
+  are not valid are neither matched nor sampled.  `keys` holds one key per image; None
+  samples in index order.
   """
 
-  def one_image(logits, deltas, gt_boxes, gt_valid, size, key):
-    over_image = rpn_lib.over_image(outputs.anchors, size)
-    iou = jnp.where(over_image, boxes_lib.pairwise_iou(gt_boxes, outputs.anchors), 0.0)
+  def one_image(logits, deltas, anchor_valid, gt_boxes, gt_valid, key):
+    iou = jnp.where(anchor_valid, boxes_lib.pairwise_iou(gt_boxes, outputs.anchors), 0.0)
     gt_index, label = matching.match(
       iou, gt_valid, options.low, options.high, allow_low_quality=True
     )
-    label = jnp.where(over_image, label, -1)
+    label = jnp.where(anchor_valid, label, -1)
     positive, negative = sampling.sample_masks(
       key, label, options.batch_size_per_image, options.positive_fraction
     )
@@ -56,7 +53,12 @@ def rpn_losses(
     return objectness, regression
 
   objectness, regression = jax.vmap(one_image, in_axes=(0,) * 5 + (None if keys is None else 0,))(
-    outputs.logits, outputs.deltas, ground_truth.boxes, ground_truth.valid, sizes, keys
+    outputs.logits,
+    outputs.deltas,
+    outputs.valid,
+    ground_truth.boxes,
+    ground_truth.valid,
+    keys,
   )
   normalizer = options.batch_size_per_image * outputs.logits.shape[0]
   return jnp.sum(objectness) / normalizer, jnp.sum(regression) / normalizer

@@ -69,9 +69,7 @@ def box_losses(
 ) -> Losses:
   """L_rpn, L_cls, L_reg and, where the batch has regions, the distillation terms."""
   rpn_options = rpn.RpnLossOptions(**config.rpn)
-  objectness, regression = rpn.rpn_losses(
-    outputs.rpn, batch.ground_truth, batch.sizes, keys, rpn_options
-  )
+  objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, rpn_options)
   mask = class_mask if config.ignore_zero_classes else None
 
   def group(logits, deltas, rois):

@@ -17,14 +17,15 @@ from jaxtyping import Array, Float
 from rkd_jax.clip import preprocess
 from rkd_jax.clip.model import ClipConfig
 from rkd_jax.clip.modified_resnet import trunk
-from rkd_jax.models.resnet import FrozenBatchNorm
+from rkd_jax.models.resnet import Extents, FrozenBatchNorm, zero_beyond
 
 
 class ClipResNet(nn.Module):
   """The trunk of `ModifiedResNet` with frozen batch statistics.
 
   Returns {'res2': stride 4, 'res3': stride 8, ...}; stage i is `width * 2**i` wide inside
-  and four times that outside.  Parameters have the names of CLIP's tower.
+  and four times that outside.  `extents` as for `ResNet`.  Parameters have the names of
+  CLIP's tower.
   """
 
   stage_blocks: Sequence[int]
@@ -32,8 +33,13 @@ class ClipResNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b _h _w _c"]]:
-    maps = trunk(images, self.stage_blocks, self.width, _frozen_norm, self.dtype)
+  def __call__(
+    self, images: Float[Array, "b h w 3"], extents: Extents | None = None
+  ) -> dict[str, Float[Array, "b _h _w _c"]]:
+    def crop(x, stride):
+      return zero_beyond(x, extents, stride)
+
+    maps = trunk(images, self.stage_blocks, self.width, _frozen_norm, self.dtype, crop)
     return {f"res{i + 2}": x for i, x in enumerate(maps)}
 
 

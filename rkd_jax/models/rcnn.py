@@ -6,6 +6,8 @@ head and projection as proposals do.  The class-embedding matrix is an argument,
 not a parameter: swapping it changes the vocabulary and nothing else.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,13 @@ from rkd_jax.models import rpn as rpn_lib
 from rkd_jax.models.box_head import FcBoxHead, ResBoxHead
 from rkd_jax.models.box_predictor import BoxPredictor
 from rkd_jax.models.clip_resnet import ClipResNet
-from rkd_jax.models.resnet import ResNet
+from rkd_jax.models.resnet import ResNet, zero_beyond
 from rkd_jax.models.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import matching, sampling
 from rkd_jax.ops import nms as nms_lib
-from rkd_jax.ops.roi_align import roi_align
+from rkd_jax.ops.levels import assign_levels
+from rkd_jax.ops.roi_align import multilevel_roi_align
 from rkd_jax.structures import (
   Batch,
   Detections,
@@ -96,58 +99,107 @@ class RCNN(nn.Module):
     batch, height, width = images.shape[:3]
     size = jnp.array([[height, width]] * batch)
     features = self.features(images, size)
-    rpn = self.rpn_outputs(features)
+    rpn = self.rpn_outputs(features, size)
     box = jnp.array([[[0.0, 0.0, width, height]]] * batch)
-    logits, deltas, _ = self.roi_outputs(features, box, class_embeddings)
+    logits, deltas, _ = self.roi_outputs(features, size, box, class_embeddings)
     return rpn.logits, rpn.deltas, logits, deltas
+
+  def extents(self, sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
+    """Where the network takes images of these sizes to end.
+
+    Each image alone, up to the next multiple (published FPN models); or, as in the reference,
+    the largest image of the batch.  The canvas beyond changes nothing.
+    """
+    c = self.config.padding
+    if c.to == "batch":
+      sizes = jnp.broadcast_to(jnp.max(sizes, axis=0), sizes.shape)
+    elif c.to != "image":
+      raise ValueError(f"model.padding.to is {c.to!r}; expected 'image' or 'batch'.")
+    return -(-sizes // c.multiple) * c.multiple
 
   def features(
     self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]
-  ) -> Float[Array, "b h2 w2 c"]:
-    """The feature map that RPN and RoIs share.  Padding enters as the pixel mean."""
+  ) -> list[Float[Array, "b _h _w c"]]:
+    """The feature maps that RPN and RoIs share, finest first.
+
+    Padding enters as the pixel mean; beyond `extents` maps are zero.
+    """
     c = self.config
     x = (images.astype(jnp.float32) - jnp.array(c.pixel_mean)) / jnp.array(c.pixel_std)
-    rows = jnp.arange(images.shape[1])[None, :] < sizes[:, :1]
-    columns = jnp.arange(images.shape[2])[None, :] < sizes[:, 1:]
-    inside = (rows[:, :, None] & columns[:, None, :])[..., None]
-    x = jnp.where(inside, x, 0.0).astype(c.dtype)
-    return self.backbone(x)[f"res{len(c.backbone.stage_blocks) + 1}"]
+    x = zero_beyond(x, sizes, 1).astype(c.dtype)
+    extents = self.extents(sizes)
+    maps = self.backbone(x, extents)
+    last = maps[f"res{len(c.backbone.stage_blocks) + 1}"]
+    return [zero_beyond(last, extents, self.strides[0])]
 
   @property
-  def stride(self) -> int:
-    return 2 ** (len(self.config.backbone.stage_blocks) + 1)
+  def strides(self) -> tuple[int, ...]:
+    """Stride of each feature map."""
+    return (2 ** (len(self.config.backbone.stage_blocks) + 1),)
 
-  def rpn_outputs(self, features: Float[Array, "b h w c"]) -> RpnOutputs:
+  def rpn_outputs(
+    self, features: Sequence[Float[Array, "b _h _w c"]], sizes: Int[Array, "b 2"]
+  ) -> RpnOutputs:
     c = self.config.rpn
-    logits, deltas = self.rpn(features)
-    (anchors,) = rpn_lib.level_anchors(
-      [features.shape[1:3]], [self.stride], c.anchor_sizes, c.anchor_ratios
+    outputs = [self.rpn(level) for level in features]
+    shapes = [level.shape[1:3] for level in features]
+    anchors = rpn_lib.level_anchors(shapes, self.strides, c.anchor_sizes, c.anchor_ratios)
+    valid = rpn_lib.valid_anchors(
+      self.extents(sizes), shapes, self.strides, self.rpn.anchors_per_cell
     )
-    return RpnOutputs(anchors=anchors, logits=logits, deltas=deltas)
+    logits, deltas = (jnp.concatenate(x, axis=1) for x in zip(*outputs, strict=True))
+    return RpnOutputs(anchors=jnp.concatenate(anchors), logits=logits, deltas=deltas, valid=valid)
 
-  def propose(self, rpn: RpnOutputs, sizes: Int[Array, "b 2"], train: bool) -> Proposals:
+  def propose(
+    self,
+    rpn: RpnOutputs,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    train: bool,
+  ) -> Proposals:
     c = self.config.rpn
     mode = c.train if train else c.test
     options = rpn_lib.ProposalOptions(mode.pre_nms, mode.post_nms, c.nms_threshold)
-    return rpn_lib.propose(rpn, [rpn.logits.shape[1]], sizes, options)
+    counts = [level.shape[1] * level.shape[2] * self.rpn.anchors_per_cell for level in features]
+    return rpn_lib.propose(rpn, counts, sizes, options)
+
+  def pool(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+    resolution: int,
+  ) -> Float[Array, "b r o o c"]:
+    """RoIAlign of each box from the level that fits its size."""
+    cells = -(-self.extents(sizes)[:, None] // jnp.array(self.strides)[:, None])
+
+    def one_image(maps, boxes, cells):
+      levels = assign_levels(boxes, 2, 1 + len(maps)) if len(maps) > 1 else None
+      scales = [1.0 / stride for stride in self.strides[: len(maps)]]
+      return multilevel_roi_align(maps, boxes, levels, resolution, scales, cells=cells)
+
+    return jax.vmap(one_image)(features, boxes, cells)
 
   def roi_features(
-    self, features: Float[Array, "b h w c"], boxes: Float[Array, "b r 4"]
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
   ) -> Float[Array, "b r d"]:
     """RoIAlign and box head."""
-    resolution = self.config.roi.resolution
-    pooled = jax.vmap(lambda f, b: roi_align(f, b, resolution, 1.0 / self.stride))(features, boxes)
+    pooled = self.pool(features, sizes, boxes, self.config.roi.resolution)
     batch, rois = boxes.shape[:2]
     return self.box_head(pooled.reshape(batch * rois, *pooled.shape[2:])).reshape(batch, rois, -1)
 
   def roi_outputs(
     self,
-    features: Float[Array, "b h w c"],
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
     boxes: Float[Array, "b r 4"],
     class_embeddings: Float[Array, "c e"],
   ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
     """Class logits (background last), box deltas and distilled embeddings of RoIs."""
-    x = self.roi_features(features, boxes)
+    x = self.roi_features(features, sizes, boxes)
     batch, rois, width = x.shape
     x = x.reshape(batch * rois, width)
     logits, distilled = self.classifier(x, class_embeddings)
@@ -200,8 +252,8 @@ class RCNN(nn.Module):
   ) -> Outputs:
     """Training outputs for images with boxes.  `keys` holds one key per image."""
     features = self.features(batch.images, batch.sizes)
-    rpn = self.rpn_outputs(features)
-    proposals = self.propose(rpn, batch.sizes, train=True)
+    rpn = self.rpn_outputs(features, batch.sizes)
+    proposals = self.propose(rpn, features, batch.sizes, train=True)
     rois = self.sample_rois(proposals, batch.ground_truth, class_embeddings.shape[0], keys)
     logits, deltas, embeddings = self._with_regions(features, rois.boxes, batch, class_embeddings)
     return Outputs(
@@ -228,7 +280,7 @@ class RCNN(nn.Module):
     rois = boxes.shape[1]
     if batch.regions is not None:
       boxes = jnp.concatenate([boxes, batch.regions.boxes], axis=1)
-    logits, deltas, distilled = self.roi_outputs(features, boxes, class_embeddings)
+    logits, deltas, distilled = self.roi_outputs(features, batch.sizes, boxes, class_embeddings)
     embeddings = None if batch.regions is None else distilled[:, rois:]
     return logits[:, :rois], deltas[:, :rois], embeddings
 
@@ -239,7 +291,7 @@ class RCNN(nn.Module):
     features = self.features(images, sizes)
     # The distilled projection does not depend on the vocabulary: any row does.
     vocabulary = jnp.zeros((1, self.config.classifier.embedding_dim))
-    return self.roi_outputs(features, boxes, vocabulary)[2]
+    return self.roi_outputs(features, sizes, boxes, vocabulary)[2]
 
   def detect(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Detections:
     """Final detections in network-input pixels, best first.
@@ -249,8 +301,9 @@ class RCNN(nn.Module):
     """
     c = self.config.test
     features = self.features(batch.images, batch.sizes)
-    proposals = self.propose(self.rpn_outputs(features), batch.sizes, train=False)
-    logits, deltas, _ = self.roi_outputs(features, proposals.boxes, class_embeddings)
+    rpn = self.rpn_outputs(features, batch.sizes)
+    proposals = self.propose(rpn, features, batch.sizes, train=False)
+    logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
     num_classes = class_embeddings.shape[0]
 
     def one_image(boxes, valid, logits, deltas, size):

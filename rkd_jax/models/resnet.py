@@ -6,12 +6,13 @@ frozen affine map).  Depth, width and normalisation are fields, so the small
 network of the demo is the same code.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 MSRA_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -63,8 +64,28 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
   return x
 
 
+Extents = Int[Array, "b 2"]
+
+
+def zero_beyond(
+  x: Float[Array, "b h w c"], extents: Extents | None, stride: int
+) -> Float[Array, "b h w c"]:
+  """Zeroes the cells of a map that lie beyond `extents` (height, width), in image pixels.
+
+  A convolution then sees there what its own padding would give at the border of an image of
+  that size, so a larger canvas changes nothing.  None keeps everything.
+  """
+  if extents is None:
+    return x
+  inside = [jnp.arange(x.shape[axis + 1]) < -(-extents[:, axis, None] // stride) for axis in (0, 1)]
+  return jnp.where((inside[0][:, :, None] & inside[1][:, None, :])[..., None], x, 0)
+
+
 class Bottleneck(nn.Module):
-  """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes."""
+  """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes.
+
+  `crop` zeroes what lies beyond the image in a map of the output's stride.
+  """
 
   width: int
   stride: int = 1
@@ -73,7 +94,9 @@ class Bottleneck(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+  def __call__(
+    self, x: Float[Array, "b h w c"], crop: Callable[[Array], Array] = lambda x: x
+  ) -> Float[Array, "b h2 w2 c2"]:
     def conv(y, features, kernel, stride, name):
       pad = (kernel - 1) // 2
       y = nn.Conv(
@@ -90,7 +113,7 @@ class Bottleneck(nn.Module):
 
     out = self.expansion * self.width
     y = nn.relu(conv(x, self.width, 1, self.stride, "conv1"))
-    y = nn.relu(conv(y, self.width, 3, 1, "conv2"))
+    y = nn.relu(conv(crop(y), self.width, 3, 1, "conv2"))
     y = conv(y, out, 1, 1, "conv3")
     if x.shape[-1] != out or self.stride != 1:
       x = conv(x, out, 1, self.stride, "shortcut")
@@ -108,10 +131,15 @@ class ResStage(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+  def __call__(
+    self, x: Float[Array, "b h w c"], crop: Callable[[Array], Array] = lambda x: x
+  ) -> Float[Array, "b h2 w2 c2"]:
     for i in range(self.blocks):
       stride = self.stride if i == 0 else 1
-      x = Bottleneck(self.width, stride, self.norm, self.expansion, self.dtype, name=f"block{i}")(x)
+      block = Bottleneck(
+        self.width, stride, self.norm, self.expansion, self.dtype, name=f"block{i}"
+      )
+      x = block(x, crop)
     return x
 
 
@@ -119,7 +147,8 @@ class ResNet(nn.Module):
   """The trunk: stem and res2 ... res(n+1).
 
   Returns {'res2': stride 4, 'res3': stride 8, ...}; stage i is `width * 2**i`
-  wide inside and `expansion` times that outside.
+  wide inside and `expansion` times that outside.  With `extents` (see `zero_beyond`) no cell
+  within them depends on the canvas; those beyond hold anything.
   """
 
   stage_blocks: Sequence[int]
@@ -130,7 +159,9 @@ class ResNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "b _h _w _c"]]:
+  def __call__(
+    self, images: Float[Array, "b h w 3"], extents: Extents | None = None
+  ) -> dict[str, Float[Array, "b _h _w _c"]]:
     x = nn.Conv(
       self.stem_width,
       (7, 7),
@@ -140,9 +171,10 @@ class ResNet(nn.Module):
       kernel_init=MSRA_INIT,
       dtype=self.dtype,
       name="stem",
-    )(images)
+    )(zero_beyond(images, extents, 1))
     x = nn.relu(normalization(self.norm, "stem_norm")(x))
-    x = max_pool(x)
+    # After the ReLU, zeros are as good as the pool's own padding of -inf.
+    x = max_pool(zero_beyond(x, extents, 2))
     features = {}
     for i, blocks in enumerate(self.stage_blocks):
       stage = ResStage(
@@ -154,6 +186,6 @@ class ResNet(nn.Module):
         self.dtype,
         name=f"res{i + 2}",
       )
-      x = stage(x)
+      x = stage(x, functools.partial(zero_beyond, extents=extents, stride=2 ** (i + 2)))
       features[f"res{i + 2}"] = x
     return features

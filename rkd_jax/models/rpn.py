@@ -62,16 +62,24 @@ def level_anchors(
   ]
 
 
-def over_image(anchors: Float[Array, "a 4"], size: Int[Array, "2"]) -> Bool[Array, "a"]:
-  """Whether an anchor is centred in the unpadded image of `size` (height, width).
+def valid_anchors(
+  extents: Int[Array, "b 2"],
+  shapes: Sequence[tuple[int, int]],
+  strides: Sequence[int],
+  anchors_per_cell: int,
+) -> Bool[Array, "b a"]:
+  """Whether an anchor's cell exists in the map of an image of these `extents` (height, width).
 
-  The others neither propose nor count in the loss, so the canvas does not matter.  These
-  are the anchors that the reference has for an image alone; in a batch it keeps those over
-  the padding too, of which it has far less than a fixed canvas.
+  The others are of the canvas alone: they neither propose nor count in the loss.
   """
-  center = (anchors[:, :2] + anchors[:, 2:]) / 2
-  # Centres and sizes are whole pixels: half a pixel absorbs the rounding.
-  return jnp.all(center < size[::-1] - 0.5, axis=-1)
+  valid = []
+  for (height, width), stride in zip(shapes, strides, strict=True):
+    cells = -(-extents // stride)
+    rows = jnp.arange(height) < cells[:, :1]
+    columns = jnp.arange(width) < cells[:, 1:]
+    inside = (rows[:, :, None] & columns[:, None, :]).reshape(extents.shape[0], -1)
+    valid.append(jnp.repeat(inside, anchors_per_cell, axis=1))
+  return jnp.concatenate(valid, axis=1)
 
 
 def propose(
@@ -82,13 +90,13 @@ def propose(
 ) -> Proposals:
   """Proposals of a batch, best first, without gradient.
 
-  Order of the reference: top-k of the raw logits per level (of anchors over the
-  image), decode, clip to the unpadded image, drop empty boxes, NMS per level, then
-  the best of all levels.
+  Order of the reference: top-k of the raw logits per level (of valid anchors), decode,
+  clip to the unpadded image, drop empty boxes, NMS per level, then the best of all
+  levels.
   """
 
-  def one_image(logits, deltas, size):
-    logits = jnp.where(over_image(outputs.anchors, size), logits, -jnp.inf)
+  def one_image(logits, deltas, valid, size):
+    logits = jnp.where(valid, logits, -jnp.inf)
     candidates = []
     start = 0
     for level, count in enumerate(level_counts):
@@ -118,4 +126,4 @@ def propose(
     )
 
   logits, deltas = jax.lax.stop_gradient((outputs.logits, outputs.deltas))
-  return jax.vmap(one_image)(logits, deltas, image_sizes)
+  return jax.vmap(one_image)(logits, deltas, outputs.valid, image_sizes)

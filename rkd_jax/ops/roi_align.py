@@ -79,11 +79,10 @@ def roi_align(
   Raises:
     ValueError: for an unknown method or a size that is not positive.
   """
-  levels = jnp.zeros(boxes.shape[0], jnp.int32)
   return multilevel_roi_align(
     [features],
     boxes,
-    levels,
+    None,
     output_size,
     [spatial_scale],
     sampling_ratio=sampling_ratio,
@@ -95,10 +94,11 @@ def roi_align(
 def multilevel_roi_align(
   features: Sequence[Float[Arr, "_ _ c"]],
   boxes: Float[Arr, "r 4"],
-  levels: Int[Arr, "r"],
+  levels: Int[Arr, "r"] | None,
   output_size: int,
   spatial_scales: Sequence[float | int],
   *,
+  cells: Int[Arr, "l 2"] | None = None,
   sampling_ratio: int = 0,
   method: str = "auto",
   roi_chunk: int = 64,
@@ -106,7 +106,8 @@ def multilevel_roi_align(
   """Pools each box from the level of a feature pyramid that `levels.assign_levels` gives it.
 
   Arguments are those of `roi_align`, with one map and one scale per level; `levels` holds
-  indices into them.
+  indices into them, None is for a single level.  `cells` is the part (height, width) of each map
+  that belongs to the image, where its border is; None is the whole map.
   """
   if method not in _METHODS:
     raise ValueError(f"roi_align: unknown method {method!r}; expected one of {_METHODS}.")
@@ -123,7 +124,11 @@ def multilevel_roi_align(
   if method == "auto":
     method = _choose_method(features, output_size)
   boxes = jax.lax.stop_gradient(boxes.astype(jnp.float32))
-  sizes = jnp.array([f.shape[:2] for f in features], jnp.float32)[levels]
+  if levels is None:
+    levels = jnp.zeros(boxes.shape[0], jnp.int32)
+  if cells is None:
+    cells = jnp.array([f.shape[:2] for f in features])
+  sizes = cells.astype(jnp.float32)[levels]
   scaled = boxes * jnp.array(spatial_scales, jnp.float32)[levels][:, None] - 0.5
   y = _axis(scaled[:, 1], scaled[:, 3], sizes[:, 0], output_size, sampling_ratio)
   x = _axis(scaled[:, 0], scaled[:, 2], sizes[:, 1], output_size, sampling_ratio)

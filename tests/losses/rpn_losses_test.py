@@ -23,7 +23,8 @@ OPTIONS = RpnLossOptions(batch_size_per_image=8)
 def outputs(logits, deltas=None):
   logits = jnp.asarray(logits, jnp.float32)
   deltas = jnp.zeros((*logits.shape, 4)) if deltas is None else jnp.asarray(deltas)
-  return RpnOutputs(anchors=ANCHORS, logits=logits, deltas=deltas)
+  valid = jnp.ones(logits.shape, bool)
+  return RpnOutputs(anchors=ANCHORS, logits=logits, deltas=deltas, valid=valid)
 
 
 def ground_truth(boxes, valid=None):
@@ -38,8 +39,8 @@ def compiled(options):
 
 
 def losses(out, truth, width=40, options=OPTIONS, keys=None):
-  sizes = jnp.array([[10, width]] * out.logits.shape[0])
-  return compiled(options)(out, truth, sizes, keys)
+  valid = jnp.broadcast_to(ANCHORS[:, 0] < width, out.logits.shape)
+  return compiled(options)(out.replace(valid=valid), truth, keys)
 
 
 def test_hand_computed():

@@ -32,7 +32,12 @@ def box_like(*shape):
 
 
 OUTPUTS = Outputs(
-  rpn=RpnOutputs(anchors=box_like(5), logits=normal(IMAGES, 5), deltas=normal(IMAGES, 5, 4)),
+  rpn=RpnOutputs(
+    anchors=box_like(5),
+    logits=normal(IMAGES, 5),
+    deltas=normal(IMAGES, 5, 4),
+    valid=np.ones((IMAGES, 5), bool),
+  ),
   rois=RoiSamples(
     boxes=box_like(IMAGES, ROIS),
     classes=np.array([[0, 2, 2], [1, 0, 2], [2, 2, 2], [1, 1, 0]]),

@@ -15,11 +15,14 @@ def compiled(counts, options):
   return jax.jit(lambda outputs, sizes: rpn.propose(outputs, counts, sizes, options))
 
 
-def propose(anchors, logits, deltas=None, counts=None, size=SIZE, **options):
+def propose(anchors, logits, deltas=None, counts=None, size=SIZE, anchor_valid=True, **options):
   anchors, logits = np.asarray(anchors, np.float32), np.asarray(logits, np.float32)
   deltas = np.zeros_like(anchors) if deltas is None else np.asarray(deltas, np.float32)
   options = rpn.ProposalOptions(**{"pre_nms": 10, "post_nms": 4} | options)
-  outputs = RpnOutputs(anchors=anchors, logits=logits[None], deltas=deltas[None])
+  anchor_valid = np.broadcast_to(anchor_valid, (1, len(anchors)))
+  outputs = RpnOutputs(
+    anchors=anchors, logits=logits[None], deltas=deltas[None], valid=anchor_valid
+  )
   run = compiled(counts or (len(anchors),), options)
   proposals = run(outputs, np.array([size]))
   valid = np.asarray(proposals.valid[0])
@@ -72,24 +75,26 @@ def test_levels_share_the_output_but_not_nms():
   assert len(propose(anchors, [1.0, 2.0, 3.0])[0]) == 2
 
 
-def test_anchors_over_the_padding_do_not_propose():
+def test_anchors_of_the_canvas_do_not_propose():
   """Not even where they reach into the image; their place in the top-k goes to others."""
-  anchors = [[85, 10, 115, 20], [84, 10, 114, 20], [10, 10, 20, 20]]  # centres 100, 99, 15
-  _, logits = propose(anchors, [9.0, 2.0, 1.0], pre_nms=2)
+  anchors = [[85, 10, 115, 20], [84, 10, 114, 20], [10, 10, 20, 20]]
+  _, logits = propose(anchors, [9.0, 2.0, 1.0], anchor_valid=[False, True, True], pre_nms=2)
   np.testing.assert_allclose(logits, [2, 1])
-  anchors = rpn.level_anchors([(4, 7)], [16], [(32, 64)], (0.5, 1.0))[0]
-  over = rpn.over_image(anchors, np.array((48, 100))).reshape(4, 7, 4)
-  # The cells of an image of 48x100 alone at stride 16.
-  expected = np.zeros((4, 7, 4), bool)
-  expected[:3, :7] = True
-  np.testing.assert_array_equal(over, expected)
+
+
+def test_valid_anchors_are_those_of_the_image_alone():
+  """A 48 x 100 image has 3 x 7 cells at stride 16 and 2 x 4 at stride 32; two anchors each."""
+  valid = rpn.valid_anchors(np.array([[48, 100]]), [(4, 9), (2, 5)], [16, 32], 2)
+  fine, coarse = np.zeros((4, 9, 2), bool), np.zeros((2, 5, 2), bool)
+  fine[:3, :7], coarse[:, :4] = True, True
+  np.testing.assert_array_equal(valid[0], np.concatenate([fine.ravel(), coarse.ravel()]))
 
 
 def test_no_gradient_through_proposals():
   anchors = jnp.array([[10.0, 10, 20, 20]])
 
   def total(logits, deltas):
-    outputs = RpnOutputs(anchors=anchors, logits=logits, deltas=deltas)
+    outputs = RpnOutputs(anchors=anchors, logits=logits, deltas=deltas, valid=np.ones((1, 1), bool))
     proposals = rpn.propose(outputs, [1], np.array([SIZE]), rpn.ProposalOptions(1, 1))
     return proposals.boxes.sum() + proposals.logits.sum()
 
