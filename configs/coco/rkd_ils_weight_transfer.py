@@ -1,0 +1,21 @@
+"""OV-COCO, RKD + ILS + weight transfer, 1x, from RKD.
+
+  python -m rkd_jax.main --config=configs/coco/rkd_ils_weight_transfer.py \\
+    --workdir=runs/coco/rkd_ils_weight_transfer
+
+Arguments, data and cost as in base.py.  Published (novel / base / all AP50): 40.3 / 54.1 / 50.5.
+"""
+
+from configs import common
+from configs.coco import base
+
+
+def get_config(argument: str | None = None):
+  args = common.arguments(argument, root="runs/coco", seed=0)
+  c = base.get_config(argument)
+  c.name = "coco RKD + ILS + weight transfer"
+  base.start_from(c, args.root, "rkd")
+  base.add_rkd(c)
+  base.add_ils(c)
+  base.add_weight_transfer(c)
+  return c

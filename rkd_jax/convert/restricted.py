@@ -1,0 +1,360 @@
+"""Reads and writes checkpoints of PyTorch and detectron2 without torch, and without running them.
+
+A pickle is a program: it may call anything that it can name.  The unpickler here knows a dozen
+names, those that tensors, NumPy arrays and plain containers are made of, and answers to them with
+functions of its own; every other name is refused.  Formats:
+
+  .pth   zip archives of torch.save (1.6 and later): data.pkl, and one raw file per storage.
+  .pkl   pickles of NumPy arrays by name, as in the model zoos of detectron2 and Detectron.
+  .npz   NumPy archives.
+
+The content decides which one a file is, not its name.
+"""
+
+import collections
+import math
+import os
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+STORAGES = {
+  "FloatStorage": np.dtype(np.float32),
+  "DoubleStorage": np.dtype(np.float64),
+  "HalfStorage": np.dtype(np.float16),
+  "BFloat16Storage": np.dtype(jnp.bfloat16),
+  "LongStorage": np.dtype(np.int64),
+  "IntStorage": np.dtype(np.int32),
+  "ShortStorage": np.dtype(np.int16),
+  "CharStorage": np.dtype(np.int8),
+  "ByteStorage": np.dtype(np.uint8),
+  "BoolStorage": np.dtype(np.bool_),
+}
+
+# The integer that torch.save wrote first before version 1.6.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_RESAVE = (
+  "Re-save it with torch 1.6 or later: torch.save(torch.load(FILE, map_location='cpu'), NEW_FILE)."
+)
+
+
+class ReadError(ValueError):
+  """A checkpoint is damaged, of another format, or asks for more than arrays."""
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Arrays by name; what stands beside a 'model' or 'blobs' entry (optimizer, ...) is dropped.
+
+  Arrays may be read-only; bfloat16 stays bfloat16.
+
+  Raises:
+    ReadError: naming the file and what is wrong with it.
+    FileNotFoundError: no such file.
+  """
+  path = os.fspath(path)
+  with open(path, "rb") as file:
+    head = file.read(262)
+    file.seek(0)
+    if head.startswith(b"PK"):
+      return _read_zip(path)
+    if head[257:262] == b"ustar":
+      raise ReadError(f"{path} is a tar archive of a torch before 0.4. {_RESAVE}")
+    content = _unpickle(_Unpickler(file, path))
+  if type(content) is int and content == _LEGACY_MAGIC:
+    raise ReadError(f"{path} has the format of a torch before 1.6. {_RESAVE}")
+  return _arrays(content, path, _no_storage)
+
+
+def _read_zip(path: str) -> dict[str, np.ndarray]:
+  try:
+    with zipfile.ZipFile(path) as archive:
+      names = archive.namelist()
+      pickles = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
+      if len(pickles) == 1:
+        return _read_torch_zip(archive, pickles[0].removesuffix("data.pkl"), path)
+      if names and all(name.endswith(".npy") for name in names):
+        with np.load(path, allow_pickle=False) as arrays:
+          return dict(arrays)
+  except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+    raise ReadError(f"{path} is truncated or corrupt ({error}). Fetch it again.") from error
+  except ValueError as error:
+    if isinstance(error, ReadError):
+      raise
+    raise ReadError(f"{path}: {error}. Expected plain numeric arrays.") from error
+  raise ReadError(
+    f"{path} is a zip file with neither one data.pkl (torch.save) nor .npy entries (numpy.savez)."
+  )
+
+
+def _read_torch_zip(archive: zipfile.ZipFile, prefix: str, path: str) -> dict[str, np.ndarray]:
+  entries = set(archive.namelist())
+  with archive.open(f"{prefix}data.pkl") as file:
+    content = _unpickle(_Unpickler(file, path))
+  swap = f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder") == b"big"
+  cache: dict[str, np.ndarray] = {}
+
+  def read(storage: _Storage) -> np.ndarray:
+    entry = f"{prefix}data/{storage.key}"
+    if entry not in cache:
+      if entry not in entries:
+        raise ReadError(f"{path} has no entry {entry}: it is incomplete. Fetch it again.")
+      cache[entry] = np.frombuffer(archive.read(entry), np.uint8)
+    dtype = STORAGES[storage.kind]
+    if cache[entry].size != storage.numel * dtype.itemsize:
+      raise ReadError(
+        f"{path}: entry {entry} has {cache[entry].size} bytes, expected {storage.numel} numbers of "
+        f"type {dtype}. Fetch it again."
+      )
+    flat = cache[entry].view(dtype)
+    return flat.byteswap() if swap else flat
+
+  return _arrays(content, path, read)
+
+
+def _arrays(content: Any, path: str, read: Callable) -> dict[str, np.ndarray]:
+  """The arrays of an unpickled file, out of the wrappings that are in use."""
+  if isinstance(content, dict):
+    for key in ("model", "blobs"):
+      if isinstance(content.get(key), dict):
+        content = {
+          k: v for k, v in dict(content[key]).items() if not (key == "blobs" and _momentum(k))
+        }
+        break
+  if not isinstance(content, dict) or not content:
+    raise ReadError(f"{path} holds {_kind(content)}; expected a dict of arrays by name.")
+  arrays = {}
+  for name, value in dict(content).items():
+    if not isinstance(name, str):
+      raise ReadError(f"{path} has the key {name!r}; expected names of parameters.")
+    if isinstance(value, _Tensor):
+      arrays[name] = _materialize(value, name, path, read)
+    elif isinstance(value, _Array) and value.array is not None:
+      arrays[name] = value.array
+    else:
+      raise ReadError(f"{path}: {name!r} is {_kind(value)}; expected an array or a tensor.")
+  return arrays
+
+
+def _momentum(name: Any) -> bool:
+  return isinstance(name, str) and name.endswith("_momentum")
+
+
+def _kind(value: Any) -> str:
+  return "an empty dict" if value == {} else f"a {type(value).__name__}"
+
+
+class _Storage(NamedTuple):
+  kind: str
+  key: str
+  numel: int
+
+
+class _Tensor(NamedTuple):
+  """A view of a storage: offset and strides count elements."""
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+
+def _materialize(tensor: _Tensor, name: str, path: str, read: Callable) -> np.ndarray:
+  """The array of a tensor.  Bounds are checked first: strides come from the file."""
+  storage, offset, shape, strides = tensor
+  numbers = (offset, *shape, *strides)
+  if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
+    raise ReadError(f"{path}: {name!r} has the impossible layout {tensor[1:]}. Fetch it again.")
+  flat = read(storage)
+  last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides))
+  if math.prod(shape) == 0:
+    return np.zeros(shape, flat.dtype)
+  if last >= flat.size:
+    raise ReadError(
+      f"{path}: {name!r} reaches element {last} of a storage of {flat.size}. Fetch it again."
+    )
+  view = np.lib.stride_tricks.as_strided(
+    flat[offset:], shape, [s * flat.itemsize for s in strides], writeable=False
+  )
+  return np.ascontiguousarray(view).reshape(shape)
+
+
+def _no_storage(storage: _Storage) -> np.ndarray:
+  raise ReadError(f"storage {storage.key} is in no archive; expected a zip file of torch.save.")
+
+
+class _Dtype:
+  """What a pickle says of a dtype: a numeric type code, then the byte order."""
+
+  def __init__(self, code: str):
+    if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", code):
+      raise pickle.UnpicklingError(f"arrays of dtype {code!r} (expected plain numbers)")
+    self.dtype = np.dtype(code)
+
+  def __setstate__(self, state):
+    order = state[1]
+    if order in ("<", ">"):
+      self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+  """An array before and after its state arrived.  NumPy's own setter trusts what it reads."""
+
+  def __init__(self):
+    self.array = None
+
+  def __setstate__(self, state):
+    _, shape, dtype, fortran, data = state
+    self.fill(data, dtype, shape, "F" if fortran else "C")
+
+  def fill(self, data: Any, dtype: Any, shape: tuple[int, ...], order: str) -> "_Array":
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray | str):
+      raise pickle.UnpicklingError("an array of Python objects (expected plain numbers)")
+    # Python 2 wrote bytes as strings.
+    data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+    self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+    if not self.array.dtype.isnative:
+      self.array = self.array.astype(self.array.dtype.newbyteorder("="))
+    return self
+
+
+class _Unpickler(pickle.Unpickler):
+  """Builds containers, _Tensor and _Array, and nothing else.
+
+  Names are answered with bound methods, strings and built-in types: none can be altered by the
+  pickle, so one file cannot change how the next is read.
+  """
+
+  def __init__(self, file, path: str):
+    super().__init__(file, encoding="latin1")
+    self._path = path
+
+  def find_class(self, module: str, name: str) -> Any:
+    if module == "torch" and name in STORAGES:
+      return name
+    known = {
+      "collections.OrderedDict": collections.OrderedDict,
+      "collections.Counter": dict,  # torch's learning-rate schedules
+      "torch.Size": tuple,
+      "torch._utils._rebuild_tensor_v2": self._tensor,
+      "torch._utils._rebuild_parameter": self._parameter,
+      "numpy.ndarray": "ndarray",
+      "numpy.dtype": self._dtype,
+      "_codecs.encode": self._encode,
+    }
+    for package in ("numpy.core", "numpy._core"):
+      known[f"{package}.multiarray._reconstruct"] = self._reconstruct
+      known[f"{package}.multiarray.scalar"] = self._scalar
+      known[f"{package}.numeric._frombuffer"] = self._frombuffer
+    for package in ("builtins", "__builtin__"):
+      known |= {f"{package}.{t.__name__}": t for t in (dict, list, tuple, set, frozenset)}
+    if (full := f"{module}.{name}") not in known:
+      raise ReadError(
+        f"{self._path} asks for {full}, which is no part of an array or a plain container; nothing "
+        "of it was run. Save the state dict alone: torch.save(model.state_dict(), NEW_FILE)."
+      )
+    return known[full]
+
+  def persistent_load(self, identifier: Any) -> _Storage:
+    kind, storage, key, _, numel = identifier
+    if kind != "storage" or not isinstance(key, str) or storage not in STORAGES:
+      raise pickle.UnpicklingError(f"the persistent id {identifier!r}")
+    return _Storage(storage, key, numel)
+
+  def _tensor(self, storage, offset, shape, strides, *_) -> _Tensor:
+    if not isinstance(storage, _Storage):
+      raise pickle.UnpicklingError("a tensor without storage")
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+  def _parameter(self, tensor, *_):
+    return tensor
+
+  def _dtype(self, code, *_) -> _Dtype:
+    return _Dtype(code)
+
+  def _encode(self, text, encoding) -> bytes:
+    if encoding != "latin1":
+      raise pickle.UnpicklingError(f"the text encoding {encoding!r}")
+    return text.encode("latin1")
+
+  def _reconstruct(self, *_) -> _Array:
+    return _Array()
+
+  def _scalar(self, dtype, data=b"") -> _Array:
+    return _Array().fill(data, dtype, (), "C")
+
+  def _frombuffer(self, data, dtype, shape, order) -> _Array:
+    return _Array().fill(data, dtype, shape, order)
+
+
+def _unpickle(unpickler: _Unpickler) -> Any:
+  try:
+    return unpickler.load()
+  except ReadError:
+    raise
+  except Exception as error:  # A damaged pickle can fail in any way.
+    raise ReadError(
+      f"{unpickler._path} is no readable checkpoint: {type(error).__name__}: {error}. "
+      "Expected .pth of torch.save, .pkl of arrays by name, or .npz."
+    ) from error
+
+
+def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by name so that `torch.load(path, weights_only=True)` gives a dict of tensors.
+
+  Same arrays, same bytes.
+
+  Raises:
+    ValueError: naming an array of a type that torch has no storage for.
+  """
+  kinds = {dtype: kind for kind, dtype in STORAGES.items()}
+  contiguous = {}
+  for name, value in arrays.items():
+    value = np.asarray(value)
+    if value.dtype not in kinds:
+      known = ", ".join(map(str, kinds))
+      raise ValueError(f"{name!r} has dtype {value.dtype}; expected one of {known}.")
+    contiguous[name] = np.ascontiguousarray(value).reshape(value.shape)
+
+  # Globals are written by hand, because the pickler would want to import them.
+  parts = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT, pickle.MARK]
+  for key, (name, value) in enumerate(contiguous.items()):
+    parts += [
+      _plain(name),
+      _global("torch._utils", "_rebuild_tensor_v2"),
+      *(pickle.MARK, pickle.MARK, _plain("storage"), _global("torch", kinds[value.dtype])),
+      *(_plain(str(key)), _plain("cpu"), _plain(value.size), pickle.TUPLE, pickle.BINPERSID),
+      *(_plain(0), _plain(value.shape), _plain(_strides(value.shape)), pickle.NEWFALSE),
+      *(_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE),
+      *(pickle.TUPLE, pickle.REDUCE),
+    ]
+  parts += [pickle.SETITEMS, pickle.STOP]
+
+  temporary = f"{os.fspath(path)}.tmp"
+  with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    # ZipInfo: without it the entries would carry the time of day.
+    archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"".join(parts))
+    archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")
+    for key, value in enumerate(contiguous.values()):
+      little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+      archive.writestr(zipfile.ZipInfo(f"archive/data/{key}"), little.tobytes())
+    archive.writestr(zipfile.ZipInfo("archive/version"), b"3\n")
+  os.replace(temporary, path)
+
+
+def _plain(value: Any) -> bytes:
+  """Opcodes of a string, an integer or a tuple, without the frame of a whole pickle."""
+  return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def _global(module: str, name: str) -> bytes:
+  return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+  return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
