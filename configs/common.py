@@ -23,6 +23,7 @@ def detector() -> ml_collections.ConfigDict:
   c.skip_bad_images = False
   c.compilation_cache = ""
   c.class_embeddings = ""  # .npz or .npy, one row per class of the data set
+  c.image_counts = ""  # .json [{"name":, "image_count":}, ..] of all classes, for federated_classes
   # Regular expressions on parameter paths.  Weight decay must not reach frozen norms either.
   c.frozen = (r".*norm/(scale|bias|mean|var)",)
   c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
@@ -51,6 +52,7 @@ def model() -> ml_collections.ConfigDict:
       backbone=dict(
         kind="resnet", stage_blocks=(3, 4, 6), width=64, stem_width=64, norm="frozen", expansion=4
       ),
+      fpn=dict(channels=0),  # 0: the last map alone (C4)
       rpn=dict(
         channels=1024,
         anchor_sizes=((32, 64, 128, 256, 512),),
@@ -62,6 +64,7 @@ def model() -> ml_collections.ConfigDict:
       roi=dict(resolution=14, batch_size_per_image=512, positive_fraction=0.25, iou_threshold=0.5),
       # kind: res5 (the last ResNet stage and a mean) or fc; layers: blocks or fc layers.
       box_head=dict(kind="res5", layers=3, width=1024),
+      mask_head=dict(layers=0, channels=256, resolution=14),  # 0 layers: boxes only
       classifier=dict(
         embedding_dim=512,
         temperature=50.0,
@@ -80,6 +83,8 @@ def loss() -> ml_collections.ConfigDict:
     dict(
       classification="sigmoid",  # or softmax (paper)
       ignore_zero_classes=True,
+      # Classes that count per group of images (LVIS: 50); 0 is all of them.
+      federated_classes=0,
       rpn=dict(batch_size_per_image=256, positive_fraction=0.5, low=0.3, high=0.7),
       # beta_1 L_1: weight * temperature; reduction mean (code) or sum (paper).
       rkd=dict(weight=0.15, temperature=100.0, reduction="mean", on_image_batches=True),

@@ -123,7 +123,7 @@ def detector(args):
     c.loss.irm.weight = 0.05
   if "ils" in stage:
     d.schedule = ("box", "image")
-    c.loss.ils.weight = 1.0
+    c.loss.ils.weight = 6.0
   if "weight_transfer" in stage:
     m.classifier.weight_transfer = (64, 128)
     c.frozen += ("classifier/projection/.*",)

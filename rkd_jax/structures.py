@@ -15,11 +15,17 @@ Arr = Array | np.ndarray
 
 @struct.dataclass
 class GroundTruth:
-  """Annotated boxes of a batch of images, padded to G per image."""
+  """Annotated boxes of a batch of images, padded to G per image.
+
+  For masks: the `vertices` of an instance's polygons and the polygon that each belongs to
+  (`owners`, -1 is padding), as `ops.masks.pack_polygons` makes them.
+  """
 
   boxes: Float[Arr, "b g 4"]
   classes: Int[Arr, "b g"]
   valid: Bool[Arr, "b g"]
+  vertices: Float[Arr, "b g v 2"] | None = None
+  owners: Int[Arr, "b g v"] | None = None
 
 
 @struct.dataclass
@@ -97,12 +103,14 @@ class RpnOutputs:
 class RoiSamples:
   """RoIs chosen for the loss, with what each is matched to.
 
-  `classes` is C for background.  `gt_boxes` is meaningful for foreground only.
+  Foreground comes first.  `classes` is C for background.  `gt_index` (the matched row of the
+  ground truth) and `gt_boxes` are meaningful for foreground only.
   """
 
   boxes: Float[Arr, "b r 4"]
   classes: Int[Arr, "b r"]
   gt_boxes: Float[Arr, "b r 4"]
+  gt_index: Int[Arr, "b r"]
   valid: Bool[Arr, "b r"]
 
 
@@ -111,7 +119,8 @@ class Outputs:
   """What the detector computes in a training step; losses read only this.
 
   `class_logits` have C + 1 columns, background last.  `region_embeddings` are
-  the student's, from the distilled projection, not normalised.
+  the student's, from the distilled projection, not normalised.  `mask_logits` are of the first F
+  RoIs, as many as can be foreground.
   """
 
   rpn: RpnOutputs | None = None
@@ -120,22 +129,31 @@ class Outputs:
   box_deltas: Float[Arr, "b r 4"] | None = None
   region_embeddings: Float[Arr, "b k d"] | None = None
   pseudo_box_logits: Float[Arr, "b l c"] | None = None
+  mask_logits: Float[Arr, "b f m m"] | None = None
 
 
 @struct.dataclass
 class Detections:
-  """Final detections, best first; `rois` indexes the proposal of each."""
+  """Final detections, best first; `rois` indexes the proposal of each.
+
+  `masks` are probabilities in the frame of each box (`ops.masks.paste` brings them to an image).
+  """
 
   boxes: Float[Arr, "b n 4"]
   scores: Float[Arr, "b n"]
   classes: Int[Arr, "b n"]
   rois: Int[Arr, "b n"]
   valid: Bool[Arr, "b n"]
+  masks: Float[Arr, "b n m m"] | None = None
 
 
 @struct.dataclass
 class Vocabulary:
-  """The classes to detect: their text embeddings (rows of T), and which have training boxes."""
+  """The classes to detect: their text embeddings (rows of T), and which have training boxes.
+
+  `image_counts` is the number of training images of each class, for the federated loss.
+  """
 
   embeddings: Float[Arr, "c e"]
   has_boxes: Bool[Arr, "c"]
+  image_counts: Float[Arr, "c"] | None = None

@@ -15,7 +15,8 @@ import numpy as np
 
 from rkd_jax.convert import detectron2
 from rkd_jax.models import rcnn
-from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions
+from rkd_jax.ops.masks import pack_polygons
+from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions, Vocabulary
 
 GOLDEN = Path(__file__).parent / "golden" / "detector"
 
@@ -31,9 +32,14 @@ def class_embeddings(dataset: str) -> np.ndarray:
   return np.load(GOLDEN / "class_embeddings.npz")[dataset]
 
 
-def has_boxes(dataset: str) -> np.ndarray:
-  """Which classes have training images: the synthetic counts of the goldens."""
-  return np.load(GOLDEN / "class_embeddings.npz")[f"{dataset}_image_count"] > 0
+def vocabulary(dataset: str) -> Vocabulary:
+  """Embeddings and the synthetic image counts of the goldens; no images, no boxes."""
+  counts = np.load(GOLDEN / "class_embeddings.npz")[f"{dataset}_image_count"]
+  return Vocabulary(
+    embeddings=class_embeddings(dataset),
+    has_boxes=counts > 0,
+    image_counts=counts.astype(np.float32),
+  )
 
 
 def state_dict(name: str) -> dict[str, np.ndarray]:
@@ -82,6 +88,7 @@ def batch(golden: dict[str, np.ndarray], canvas: tuple[int, int], padding: int =
       boxes=_stack(boxes, length).astype(np.float32),
       classes=_stack(rows("gt_classes"), length).astype(np.int32),
       valid=_valid(boxes, length),
+      **_polygons(golden, count, length),
     )
   if "distill_boxes0" in golden:
     boxes = rows("distill_boxes")
@@ -101,6 +108,21 @@ def batch(golden: dict[str, np.ndarray], canvas: tuple[int, int], padding: int =
     valid=np.ones(count, bool),
     **fields,
   )
+
+
+def _polygons(golden: dict[str, np.ndarray], count: int, length: int) -> dict[str, np.ndarray]:
+  """One polygon per instance, where the golden run has masks."""
+  if "gt_poly0" not in golden:
+    return {}
+  packed = []
+  for i in range(count):
+    ends = np.cumsum(golden[f"gt_poly{i}_len"])[:-1]
+    polygons = np.split(golden[f"gt_poly{i}"], ends)
+    packed.append([pack_polygons([polygon], capacity=24) for polygon in polygons])
+  return {
+    "vertices": _stack([np.stack([v for v, _ in image]) for image in packed], length),
+    "owners": _stack([np.stack([o for _, o in image]) for image in packed], length),
+  }
 
 
 def _pseudo_boxes(golden: dict[str, np.ndarray], count: int, padding: int) -> PseudoBoxes:

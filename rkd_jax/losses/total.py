@@ -12,10 +12,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from rkd_jax.losses import ils, irm, rkd, roi, rpn
-from rkd_jax.structures import Batch, Outputs
+from rkd_jax.losses.federated import federated_classes
+from rkd_jax.losses.mask import mask_bce
+from rkd_jax.ops.masks import rasterize
+from rkd_jax.structures import Batch, Outputs, Vocabulary
 
 Losses = dict[str, Float[Array, ""]]
 
@@ -63,32 +66,75 @@ def distillation(outputs: Outputs, batch: Batch, config, images_per_group: int) 
 def box_losses(
   outputs: Outputs,
   batch: Batch,
-  class_mask: Bool[Array, "c"],
+  vocabulary: Vocabulary,
   keys: Key[Array, "b"] | None,
   config: ml_collections.ConfigDict,
 ) -> Losses:
-  """L_rpn, L_cls, L_reg and, where the batch has regions, the distillation terms."""
+  """L_rpn, L_cls, L_reg, L_mask and, where the batch has regions, the distillation terms.
+
+  `keys` holds one key per image; None samples anchors in index order and draws the most
+  frequent classes.
+  """
   rpn_options = rpn.RpnLossOptions(**config.rpn)
   objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, rpn_options)
-  mask = class_mask if config.ignore_zero_classes else None
+  has_boxes = jnp.asarray(vocabulary.has_boxes)
 
-  def group(logits, deltas, rois):
+  def group(logits, deltas, rois, masks, keys):
     rois = jax.tree.map(flat, rois)
     foreground = rois.classes < logits.shape[-1] - 1
-    return {
+    counted = has_boxes if config.ignore_zero_classes else jnp.ones_like(has_boxes)
+    if config.federated_classes:
+      key = None if keys is None else jax.random.fold_in(keys[0], 1)
+      counted &= federated_classes(
+        key,
+        rois.classes,
+        rois.valid,
+        jnp.sqrt(vocabulary.image_counts),
+        config.federated_classes,
+      )
+    losses = {
       "cls": roi.classification(
-        flat(logits), rois.classes, rois.valid, mask, config.classification
+        flat(logits), rois.classes, rois.valid, counted, config.classification
       ),
       "box": roi.box_regression(flat(deltas), rois.boxes, rois.gt_boxes, foreground, rois.valid),
     }
+    if masks is not None:
+      losses["mask"] = mask_bce(*map(flat, masks))
+    return losses
 
   losses = {"rpn_cls": objectness, "rpn_box": regression}
+  masks = None if outputs.mask_logits is None else _mask_terms(outputs, batch)
   losses |= over_groups(
-    group, config.images_per_group.box, outputs.class_logits, outputs.box_deltas, outputs.rois
+    group,
+    config.images_per_group.box,
+    outputs.class_logits,
+    outputs.box_deltas,
+    outputs.rois,
+    masks,
+    keys,
   )
   if batch.regions is not None:
     losses |= distillation(outputs, batch, config, config.images_per_group.box)
   return losses
+
+
+def _mask_terms(outputs: Outputs, batch: Batch):
+  """Logits, targets and whether a RoI is foreground, [b, f, ...], of the RoIs that can be."""
+  truth = batch.ground_truth
+  if truth.vertices is None:
+    raise ValueError(
+      "The model has a mask head, but the ground truth has no polygons: set "
+      "model.mask_head.layers=0, or use a data set with polygons."
+    )
+  count, size = outputs.mask_logits.shape[1:3]
+  rois = jax.tree.map(lambda x: x[:, :count], outputs.rois)
+  foreground = rois.valid & (rois.classes < outputs.class_logits.shape[-1] - 1)
+
+  def one_image(vertices, owners, index, boxes):
+    return jax.vmap(lambda i, box: rasterize(vertices[i], owners[i], box, size))(index, boxes)
+
+  targets = jax.vmap(one_image)(truth.vertices, truth.owners, rois.gt_index, rois.boxes)
+  return outputs.mask_logits, targets, foreground
 
 
 def image_losses(outputs: Outputs, batch: Batch, config: ml_collections.ConfigDict) -> Losses:

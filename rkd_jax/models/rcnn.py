@@ -19,6 +19,8 @@ from rkd_jax.models import rpn as rpn_lib
 from rkd_jax.models.box_head import FcBoxHead, ResBoxHead
 from rkd_jax.models.box_predictor import BoxPredictor
 from rkd_jax.models.clip_resnet import ClipResNet
+from rkd_jax.models.fpn import FPN
+from rkd_jax.models.mask_head import MaskHead
 from rkd_jax.models.resnet import ResNet, zero_beyond
 from rkd_jax.models.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
@@ -46,6 +48,12 @@ class RCNN(nn.Module):
     c = self.config
     dtype = jnp.dtype(c.dtype)
     self.backbone = self._backbone(dtype)
+    if c.fpn.channels:
+      self.fpn = FPN(channels=c.fpn.channels, dtype=dtype)
+    if c.mask_head.layers:
+      self.mask_head = MaskHead(
+        layers=c.mask_head.layers, channels=c.mask_head.channels, dtype=dtype
+      )
     self.rpn = rpn_lib.RpnHead(
       channels=c.rpn.channels,
       anchors_per_cell=len(c.rpn.anchor_sizes[0]) * len(c.rpn.anchor_ratios),
@@ -102,7 +110,8 @@ class RCNN(nn.Module):
     rpn = self.rpn_outputs(features, size)
     box = jnp.array([[[0.0, 0.0, width, height]]] * batch)
     logits, deltas, _ = self.roi_outputs(features, size, box, class_embeddings)
-    return rpn.logits, rpn.deltas, logits, deltas
+    outputs = (rpn.logits, rpn.deltas, logits, deltas)
+    return (*outputs, self.masks(features, size, box)) if self.config.mask_head.layers else outputs
 
   def extents(self, sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
     """Where the network takes images of these sizes to end.
@@ -129,13 +138,19 @@ class RCNN(nn.Module):
     x = zero_beyond(x, sizes, 1).astype(c.dtype)
     extents = self.extents(sizes)
     maps = self.backbone(x, extents)
-    last = maps[f"res{len(c.backbone.stage_blocks) + 1}"]
-    return [zero_beyond(last, extents, self.strides[0])]
+    if c.fpn.channels:
+      maps = self.fpn(maps, extents)
+    else:
+      maps = [maps[f"res{len(c.backbone.stage_blocks) + 1}"]]
+    return [zero_beyond(x, extents, stride) for x, stride in zip(maps, self.strides, strict=True)]
 
   @property
   def strides(self) -> tuple[int, ...]:
     """Stride of each feature map."""
-    return (2 ** (len(self.config.backbone.stage_blocks) + 1),)
+    stages = len(self.config.backbone.stage_blocks)
+    if self.config.fpn.channels:
+      return tuple(2 ** (i + 2) for i in range(stages + 1))
+    return (2 ** (stages + 1),)
 
   def rpn_outputs(
     self, features: Sequence[Float[Array, "b _h _w c"]], sizes: Int[Array, "b 2"]
@@ -170,15 +185,17 @@ class RCNN(nn.Module):
     boxes: Float[Array, "b r 4"],
     resolution: int,
   ) -> Float[Array, "b r o o c"]:
-    """RoIAlign of each box from the level that fits its size."""
+    """RoIAlign of each box from the level that fits its size; an FPN's last is the RPN's alone."""
+    features = features[: len(self.config.backbone.stage_blocks)]
     cells = -(-self.extents(sizes)[:, None] // jnp.array(self.strides)[:, None])
+
+    scales = [1.0 / stride for stride in self.strides[: len(features)]]
 
     def one_image(maps, boxes, cells):
       levels = assign_levels(boxes, 2, 1 + len(maps)) if len(maps) > 1 else None
-      scales = [1.0 / stride for stride in self.strides[: len(maps)]]
       return multilevel_roi_align(maps, boxes, levels, resolution, scales, cells=cells)
 
-    return jax.vmap(one_image)(features, boxes, cells)
+    return jax.vmap(one_image)(features, boxes, cells[:, : len(features)])
 
   def roi_features(
     self,
@@ -205,6 +222,18 @@ class RCNN(nn.Module):
     logits, distilled = self.classifier(x, class_embeddings)
     outputs = (logits, self.box_predictor(x), distilled)
     return tuple(y.reshape(batch, rois, -1) for y in outputs)
+
+  def masks(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+  ) -> Float[Array, "b r m m"]:
+    """Mask logits of RoIs, in the frame of each box."""
+    pooled = self.pool(features, sizes, boxes, self.config.mask_head.resolution)
+    batch, rois = boxes.shape[:2]
+    logits = self.mask_head(pooled.reshape(batch * rois, *pooled.shape[2:]))
+    return logits.reshape(batch, rois, *logits.shape[1:])
 
   def sample_rois(
     self,
@@ -235,6 +264,7 @@ class RCNN(nn.Module):
         boxes=jnp.where(valid[:, None], boxes[index], 0.0),
         classes=jnp.where(foreground, gt_classes[matched], num_classes),
         gt_boxes=gt_boxes[matched],
+        gt_index=matched,
         valid=valid,
       )
 
@@ -256,12 +286,18 @@ class RCNN(nn.Module):
     proposals = self.propose(rpn, features, batch.sizes, train=True)
     rois = self.sample_rois(proposals, batch.ground_truth, class_embeddings.shape[0], keys)
     logits, deltas, embeddings = self._with_regions(features, rois.boxes, batch, class_embeddings)
+    mask_logits = None
+    if self.config.mask_head.layers:
+      c = self.config.roi
+      foreground = int(c.batch_size_per_image * c.positive_fraction)
+      mask_logits = self.masks(features, batch.sizes, rois.boxes[:, :foreground])
     return Outputs(
       rpn=rpn,
       rois=rois,
       class_logits=logits,
       box_deltas=deltas,
       region_embeddings=embeddings,
+      mask_logits=mask_logits,
     )
 
   def image_step(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Outputs:
@@ -325,7 +361,11 @@ class RCNN(nn.Module):
         valid=keep_valid,
       )
 
-    return jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, batch.sizes)
+    found = jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, batch.sizes)
+    if self.config.mask_head.layers:
+      masks = self.masks(features, batch.sizes, found.boxes)
+      found = found.replace(masks=jax.nn.sigmoid(masks))
+    return found
 
 
 def build(config: ml_collections.ConfigDict) -> RCNN:

@@ -40,7 +40,14 @@ class _Axis(NamedTuple):
   start: Array
   bin_size: Array
   samples: Array  # per bin; 0 for a box without extent
-  size: Array  # of the feature map
+  size: Array  # of the map, or of the part that belongs to the image
+
+
+class _Place(NamedTuple):
+  """Where each RoI's map lies among the flattened ones; int32 [r]."""
+
+  offset: Array
+  width: Array
 
 
 class _Static(NamedTuple):
@@ -136,9 +143,12 @@ def multilevel_roi_align(
   if method == "gather":
     lengths = [f.shape[0] * f.shape[1] for f in features]
     flat = jnp.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
-    offset = jnp.array([sum(lengths[:i]) for i in range(len(lengths))], jnp.int32)[levels]
+    place = _Place(
+      offset=jnp.array([sum(lengths[:i]) for i in range(len(lengths))], jnp.int32)[levels],
+      width=jnp.array([f.shape[1] for f in features], jnp.int32)[levels],
+    )
     static = _Static(output_size, sampling_ratio, sum(lengths), 1, roi_chunk)
-    return _gather_pool(static, flat, y, x, offset)
+    return _gather_pool(static, flat, y, x, place)
 
   pooled = 0
   for level, feature in enumerate(features):
@@ -264,7 +274,7 @@ def _cell_range(static, axis):
   return first, jnp.max(count, axis=1).astype(jnp.int32)
 
 
-def _visit(static, y, x, offset, body, start):
+def _visit(static, y, x, place, body, start):
   """Folds `body(carry, cell [r, o, o], weight [r, o, o])` over the cells under the bins.
 
   Every RoI enumerates its own rows x columns, so the number of steps is the largest number of
@@ -272,7 +282,6 @@ def _visit(static, y, x, offset, body, start):
   """
   first_row, rows = _cell_range(static, y)
   first_column, columns = _cell_range(static, x)
-  width = x.size.astype(jnp.int32)
 
   def weigh(axis, cell):
     # A cell past the edge would repeat the edge once clipped.
@@ -287,33 +296,33 @@ def _visit(static, y, x, offset, body, start):
     column_weight = weigh(x, column)
     row = jnp.minimum(row, y.size[:, None] - 1).astype(jnp.int32)
     column = jnp.minimum(column, x.size[:, None] - 1).astype(jnp.int32)
-    cell = (offset[:, None] + row * width[:, None])[:, :, None] + column[:, None, :]
+    cell = (place.offset[:, None] + row * place.width[:, None])[:, :, None] + column[:, None, :]
     return body(carry, cell, row_weight[:, :, None] * column_weight[:, None, :])
 
   return jax.lax.fori_loop(0, jnp.max(rows * columns, initial=0), step, start)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gather_pool(static, flat, y, x, offset):
+def _gather_pool(static, flat, y, x, place):
   def add(total, cell, weight):
     return total + weight[..., None] * flat[cell].astype(jnp.float32)
 
   shape = (y.start.shape[0], static.output_size, static.output_size, flat.shape[-1])
-  return _visit(static, y, x, offset, add, jnp.zeros(shape, jnp.float32)).astype(flat.dtype)
+  return _visit(static, y, x, place, add, jnp.zeros(shape, jnp.float32)).astype(flat.dtype)
 
 
-def _gather_forward(static, flat, y, x, offset):
-  return _gather_pool(static, flat, y, x, offset), (y, x, offset)
+def _gather_forward(static, flat, y, x, place):
+  return _gather_pool(static, flat, y, x, place), (y, x, place)
 
 
 def _gather_backward(static, geometry, gradient):
-  y, x, offset = geometry
+  y, x, place = geometry
 
   def scatter(total, cell, weight):
     return total.at[cell].add(weight[..., None] * gradient.astype(jnp.float32))
 
   start = jnp.zeros((static.height * static.width, gradient.shape[-1]), jnp.float32)
-  total = _visit(static, y, x, offset, scatter, start)
+  total = _visit(static, y, x, place, scatter, start)
   return total.astype(gradient.dtype), None, None, None
 
 

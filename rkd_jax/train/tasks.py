@@ -96,7 +96,27 @@ def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabu
     )
   base = set(source.base)
   has_boxes = np.array([name in base for name in source.class_names])
-  return Vocabulary(embeddings=embeddings, has_boxes=has_boxes)
+  return Vocabulary(
+    embeddings=embeddings,
+    has_boxes=has_boxes,
+    image_counts=_image_counts(config.image_counts, source) if config.image_counts else None,
+  )
+
+
+def _image_counts(path: str, source: Source) -> np.ndarray:
+  """Number of training images per class, in the order of the data set's classes."""
+  try:
+    entries = json.loads(epath.Path(path).read_text())
+    counts = {entry["name"]: float(entry["image_count"]) for entry in entries}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"image_counts: {path!r} is not a JSON list of objects with name and image_count "
+      f"({type(error).__name__}: {error})."
+    ) from error
+  missing = [name for name in source.class_names if name not in counts]
+  if missing:
+    raise ValueError(f"image_counts: {path!r} has no entry for {', '.join(missing[:5])}.")
+  return np.array([counts[name] for name in source.class_names], np.float32)
 
 
 def detector_task(config: ml_collections.ConfigDict) -> Task:
@@ -105,6 +125,11 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
   loss_config = config.loss
   sources = open_sources(config)
   vocabulary = load_vocabulary(config, next(iter(sources.values())))
+  if loss_config.federated_classes and vocabulary.image_counts is None:
+    raise ValueError(
+      "loss.federated_classes draws classes by their number of training images: set "
+      "config.image_counts to the file that has them."
+    )
 
   def init(key):
     return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
@@ -122,7 +147,7 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
         method=model.box_step,
       )
       losses = losses_lib.box_losses(
-        outputs, batch, vocabulary.has_boxes, jax.random.split(rpn_key, count), loss_config
+        outputs, batch, vocabulary, jax.random.split(rpn_key, count), loss_config
       )
     else:
       outputs = model.apply(variables, batch, vocabulary.embeddings, method=model.image_step)

@@ -16,6 +16,7 @@ from rkd_jax.structures import (
   Regions,
   RoiSamples,
   RpnOutputs,
+  Vocabulary,
 )
 
 IMAGES, ROIS, CLASSES, REGIONS, DIM = 4, 3, 2, 2, 3
@@ -42,6 +43,7 @@ OUTPUTS = Outputs(
     boxes=box_like(IMAGES, ROIS),
     classes=np.array([[0, 2, 2], [1, 0, 2], [2, 2, 2], [1, 1, 0]]),
     gt_boxes=box_like(IMAGES, ROIS),
+    gt_index=np.zeros((IMAGES, ROIS), np.int32),
     valid=np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]], bool),
   ),
   class_logits=normal(IMAGES, ROIS, CLASSES + 1),
@@ -71,7 +73,7 @@ BATCH = Batch(
     valid=np.array([[1, 1], [1, 0], [0, 0], [1, 0]], bool),
   ),
 )
-MASK = np.array([True, False])
+VOCABULARY = Vocabulary(embeddings=normal(CLASSES, DIM), has_boxes=np.array([True, False]))
 
 
 def loss_config(box=2, image=4, **changes):
@@ -84,11 +86,11 @@ def loss_config(box=2, image=4, **changes):
 @functools.cache
 def compiled_box_losses(changes):
   config = loss_config(**dict(changes))
-  return jax.jit(lambda o, b, mask: total_lib.box_losses(o, b, mask, None, config))
+  return jax.jit(lambda o, b, v: total_lib.box_losses(o, b, v, None, config))
 
 
 def box_losses(outputs=OUTPUTS, batch=BATCH, **changes):
-  return compiled_box_losses(tuple(changes.items()))(outputs, batch, MASK)
+  return compiled_box_losses(tuple(changes.items()))(outputs, batch, VOCABULARY)
 
 
 def image_losses(**changes):
@@ -112,7 +114,9 @@ def test_over_groups_is_a_loop_over_groups():
     return {
       "rkd_l1": 15 * rkd.point_wise_l1(student, teacher, regions),
       "rkd_irm": 15 * irm.inter_embedding_relationship(student, teacher, regions),
-      "cls": roi.classification(flat(o.class_logits), classes, rois, jnp.asarray(MASK)),
+      "cls": roi.classification(
+        flat(o.class_logits), classes, rois, jnp.asarray(VOCABULARY.has_boxes)
+      ),
       "box": roi.box_regression(flat(o.box_deltas), boxes, gt_boxes, classes < CLASSES, rois),
     }
 
@@ -196,14 +200,14 @@ def test_padding_content_has_no_influence():
 
   @jax.jit
   @jax.value_and_grad
-  def total(changed, batch, mask):
+  def total(changed, batch):
     outputs = OUTPUTS.replace(**changed)
     image_losses = total_lib.image_losses(outputs, batch, loss_config())
-    losses = total_lib.box_losses(outputs, batch, mask, None, loss_config())
+    losses = total_lib.box_losses(outputs, batch, VOCABULARY, None, loss_config())
     return total_lib.total(losses) + total_lib.total(image_losses)
 
-  value, gradient = total({name: getattr(OUTPUTS, name) for name in fields}, BATCH, MASK)
-  same_value, _ = total({name: getattr(outputs, name) for name in fields}, BATCH, MASK)
+  value, gradient = total({name: getattr(OUTPUTS, name) for name in fields}, BATCH)
+  same_value, _ = total({name: getattr(outputs, name) for name in fields}, BATCH)
   np.testing.assert_allclose(same_value, value, rtol=1e-5)
   masks = dict(zip(fields, (rois.valid, rois.valid, regions.valid, pseudo.valid), strict=True))
   for name, valid in masks.items():

@@ -10,7 +10,14 @@ from flax import traverse_util
 from configs import common
 from rkd_jax.losses import total as total_lib
 from rkd_jax.models import rcnn
-from rkd_jax.structures import Batch, GroundTruth, Outputs, PseudoBoxes, Regions
+from rkd_jax.structures import (
+  Batch,
+  GroundTruth,
+  Outputs,
+  PseudoBoxes,
+  Regions,
+  Vocabulary,
+)
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 
 CLASSES, DIM = 3, 8
@@ -109,7 +116,8 @@ def step(kind, gradient=True):
     variables = {"params": params}
     if kind == "box":
       outputs = model.apply(variables, batch, text, None, method=model.box_step)
-      losses = total_lib.box_losses(outputs, batch, has_boxes, None, c.loss)
+      vocabulary = Vocabulary(embeddings=text, has_boxes=has_boxes)
+      losses = total_lib.box_losses(outputs, batch, vocabulary, None, c.loss)
     else:
       outputs = model.apply(variables, batch, text, method=model.image_step)
       losses = total_lib.image_losses(outputs, batch, c.loss)

@@ -179,3 +179,32 @@ def test_bad_arguments_are_refused():
     roi_align(ramp(4, 4), boxes, 0, 1.0)
   with pytest.raises(ValueError, match="2 feature maps but 1"):
     multilevel_roi_align([ramp(4, 4)] * 2, boxes, jnp.zeros(1, jnp.int32), 2, (1.0,))
+
+
+@pytest.mark.parametrize("method", ["einsum", "gather"])
+def test_a_larger_canvas_changes_nothing(method):
+  """The border is where `cells` says, on every level; what lies beyond is not even read."""
+  rng = np.random.default_rng(3)
+  maps = [rng.normal(size=(h, w, 2)).astype(np.float32) for h, w in ((12, 9), (6, 5))]
+  larger = [np.pad(m, ((0, 3), (0, 4), (0, 0)), constant_values=np.nan) for m in maps]
+  if method == "einsum":  # sums over the whole map, with weight zero: NaN would show
+    larger = [np.nan_to_num(m, nan=99.0) for m in larger]
+  boxes = np.array([[20, 30, 36, 48], [1, 2, 35, 47], [30, -4, 40, 60], [0, 0, 9, 9]], np.float32)
+  levels = np.array([0, 1, 1, 0])
+  cells = np.array([m.shape[:2] for m in maps])
+
+  def pool(maps, cells):
+    return multilevel_roi_align(maps, boxes, levels, 3, (0.25, 0.125), method=method, cells=cells)
+
+  expected = pool(maps, None)
+  np.testing.assert_allclose(pool(larger, cells), expected, rtol=1e-5, atol=1e-6)
+
+  def total(maps):
+    return jnp.sum(pool(maps, cells) * expected)
+
+  gradient = jax.grad(total)([np.nan_to_num(m) for m in larger])
+  original = jax.grad(lambda maps: jnp.sum(pool(maps, None) * expected))(maps)
+  for large, small in zip(gradient, original, strict=True):
+    h, w = small.shape[:2]
+    np.testing.assert_allclose(large[:h, :w], small, rtol=1e-5, atol=1e-6)
+    assert not np.any(large[h:]) and not np.any(large[:, w:])

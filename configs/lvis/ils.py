@@ -1,0 +1,19 @@
+"""OV-LVIS, ILS: image-level supervision from pseudo boxes on ImageNet, 1x, from base.
+
+  python -m rkd_jax.main --config=configs/lvis/ils.py --workdir=runs/lvis/ils
+
+Arguments, data and cost as in base.py.  Published (mask APr / APc / APf / AP):
+17.0 / 21.2 / 26.1 / 22.4.
+"""
+
+from configs import common
+from configs.lvis import base
+
+
+def get_config(argument: str | None = None):
+  args = common.arguments(argument, root="runs/lvis", seed=0)
+  c = base.get_config(argument)
+  c.name = "lvis ILS"
+  base.start_from(c, args.root, "base")
+  base.add_ils(c)
+  return c
