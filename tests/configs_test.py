@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 from pathlib import Path
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 
 from configs import common
 from rkd_jax.clip import class_embeddings
+from rkd_jax.convert import detectron2
+from rkd_jax.convert.runs import expected_params
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.sources import Record
 from rkd_jax.train import tasks
@@ -81,6 +84,14 @@ def _abstract_batch(spec: examples.BatchSpec, record: Record):
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((spec.batch_size, *x.shape), x.dtype), example)
 
 
+def _with_polygons(batch):
+  """Records hold no polygons yet; room for 8 vertices per instance."""
+  shape = (*batch.ground_truth.valid.shape, 8)
+  vertices = jax.ShapeDtypeStruct((*shape, 2), np.float32)
+  owners = jax.ShapeDtypeStruct(shape, np.int32)
+  return batch.replace(ground_truth=batch.ground_truth.replace(vertices=vertices, owners=owners))
+
+
 def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
   """Traces a step of every kind; the names of the loss terms of each."""
   width = config.model.classifier.embedding_dim if config.task == "detector" else 0
@@ -94,6 +105,10 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
       class_embeddings.TEMPLATE,
       np.ones((3, width), np.float32),
     )
+    if config.loss.federated_classes:
+      config.image_counts = str(tmp_path / "counts.json")
+      counts = [{"name": name, "image_count": 5} for name in source.class_names]
+      Path(config.image_counts).write_text(json.dumps(counts))
   task = tasks.make_task(config, str(tmp_path))
   trainer = Trainer(config, task, jax.devices()[:1])
   state = trainer.abstract_state
@@ -101,6 +116,8 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
   for kind in dict.fromkeys(config.data.schedule):
     step = functools.partial(trainer._step, kind=kind)
     batch = _abstract_batch(task.specs[kind], source[0])
+    if kind == "box" and config.model.mask_head.layers:
+      batch = _with_polygons(batch)
     new, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
       lambda x: (x.shape, x.dtype), state
@@ -123,6 +140,16 @@ DEMO_TERMS = {
 }
 
 
+PUBLISHED_TERMS = {
+  "base": {"box": BOX_TERMS},
+  "rkd": {"box": BOX_TERMS | RKD_TERMS},
+  "ils": {"box": BOX_TERMS, "image": {"pms"}},
+  "rkd_ils": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
+  "rkd_ils_weight_transfer": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
+  "rkd_ils_weight_transfer_8x": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
+}
+
+
 @pytest.mark.parametrize("file, stage", CASES)
 def test_one_step(file, stage, tmp_path, monkeypatch):
   config = _load(file).get_config(*([stage] if stage else []))
@@ -131,16 +158,36 @@ def test_one_step(file, stage, tmp_path, monkeypatch):
   assert terms.keys() == set(config.data.schedule)
   if file == "demo.py":
     assert terms == DEMO_TERMS[stage]
+  if file.startswith(("coco/", "lvis/")):
+    expected = {kind: set(names) for kind, names in PUBLISHED_TERMS[Path(file).stem].items()}
+    expected["box"] |= {"mask"} if file.startswith("lvis/") else set()
+    assert terms == expected
 
 
-def test_one_step_of_the_published_detector(tmp_path, monkeypatch):
-  config = common.detector()
-  config.data.schedule = ("box", "image")
-  config.data.box.max_regions = config.data.image.max_regions = 5
-  config.data.box.batch_size, config.data.image.batch_size = 2, 8
-  config.frozen = ("backbone/(stem|res2).*",)
-  terms = _step_shapes(config, tmp_path, monkeypatch)
-  assert terms == {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS}
+@pytest.mark.parametrize("dataset", ["coco", "lvis"])
+def test_published_rows_start_where_the_originals_do(dataset):
+  starts = {
+    row: _load(f"{dataset}/{row}.py").get_config("root=r").init.checkpoint
+    for row in PUBLISHED_TERMS
+  }
+  assert starts == {
+    "base": "r/imagenet",
+    "rkd": "r/base",
+    "ils": "r/base",
+    "rkd_ils": "r/base",
+    "rkd_ils_weight_transfer": "r/rkd",
+    "rkd_ils_weight_transfer_8x": "r/rkd",
+  }
+
+
+@pytest.mark.parametrize("dataset, name", [("coco", "coco_wt"), ("lvis", "lvis_wt")])
+def test_published_configs_have_the_parameters_of_the_originals(dataset, name):
+  """Every parameter by its detectron2 name and shape."""
+  config = _load(f"{dataset}/rkd_ils_weight_transfer.py").get_config()
+  names = detectron2.names(expected_params(config))
+  golden = json.loads((FOLDER.parent / f"tests/golden/detector/{name}_manifest.json").read_text())
+  expected = {entry["name"] for entry in golden if "special" not in entry}
+  assert set(names.values()) == expected
 
 
 @pytest.mark.parametrize("make", [common.detector, common.clip])
