@@ -226,11 +226,13 @@ def test_sampled_rois(name):
     np.testing.assert_array_equal(outputs.rois.classes[i][valid], golden[f"roi_labels{i}"])
 
 
-# In lvis_base a ReLU input of res3.1 lies within rounding of zero: with it on the other side,
-# the gradient norm of res3.1.conv1 is off by 1.02e-3; the next largest of all errors is 7.1e-4, of
-# res3.1.conv2, and outside res3 none exceeds 1.2e-4.  Which side it falls on is up to the CPU.
-ROUNDING = pytest.mark.xfail(reason="a ReLU input within rounding of zero", strict=False)
-GRADIENTS = [pytest.param(*t, marks=ROUNDING) if t == ("lvis_base", "box") else t for t in TRAINING]
+# In lvis_base the gradient norm of res3.1.conv1 is off by 1.02e-3; next are res3.1.conv2 (7.1e-4) and
+# res3.2.conv1 (3.3e-4), and outside res3 none exceeds 1.2e-4.  The cause is not known: 3e-7 of noise
+# on the weights leaves it (0.98e-3 to 1.1e-3), 1e-5 of noise alone moves norms by as much.
+KNOWN_MISS = pytest.mark.xfail(reason="one gradient norm is off by 1.02e-3", strict=False)
+GRADIENTS = [
+  pytest.param(*t, marks=KNOWN_MISS) if t == ("lvis_base", "box") else t for t in TRAINING
+]
 
 
 @pytest.mark.parametrize("name, kind", GRADIENTS)
