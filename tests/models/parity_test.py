@@ -226,9 +226,9 @@ def test_sampled_rois(name):
     np.testing.assert_array_equal(outputs.rois.classes[i][valid], golden[f"roi_labels{i}"])
 
 
-# In lvis_base the gradient norm of res3.1.conv1 is off by 1.02e-3; next are res3.1.conv2 (7.1e-4) and
-# res3.2.conv1 (3.3e-4), and outside res3 none exceeds 1.2e-4.  The cause is not known: 3e-7 of noise
-# on the weights leaves it (0.98e-3 to 1.1e-3), 1e-5 of noise alone moves norms by as much.
+# In lvis_base the gradient norm of res3.1.conv1 is off by 1.02e-3; next are res3.1.conv2 (7.1e-4)
+# and res3.2.conv1 (3.3e-4), and outside res3 none exceeds 1.2e-4.  The cause is not known: 3e-7 of
+# noise on the weights leaves it (0.98e-3 to 1.1e-3), 1e-5 alone moves norms by as much.
 KNOWN_MISS = pytest.mark.xfail(reason="one gradient norm is off by 1.02e-3", strict=False)
 GRADIENTS = [
   pytest.param(*t, marks=KNOWN_MISS) if t == ("lvis_base", "box") else t for t in TRAINING
