@@ -77,6 +77,13 @@ def model() -> ml_collections.ConfigDict:
   )
 
 
+def add_weight_transfer(c, hidden: tuple[int, int]) -> None:
+  """The distilled projection frozen and the classifier's computed from it, from an RKD run."""
+  c.model.classifier.weight_transfer = hidden
+  c.frozen += ("classifier/projection/.*",)
+  c.init.allow_missing = ("params/classifier/transfer/.*",)
+
+
 def loss() -> ml_collections.ConfigDict:
   """The published code's losses; METHOD notes on each switch are in rkd_jax/losses."""
   return ml_collections.ConfigDict(

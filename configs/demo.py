@@ -125,7 +125,5 @@ def detector(args):
     d.schedule = ("box", "image")
     c.loss.ils.weight = 6.0
   if "weight_transfer" in stage:
-    m.classifier.weight_transfer = (64, 128)
-    c.frozen += ("classifier/projection/.*",)
-    c.init.allow_missing = ("params/classifier/transfer/.*",)
+    common.add_weight_transfer(c, hidden=(64, 128))
   return c

@@ -16,7 +16,8 @@ from configs import common
 NEW_HEADS = ("params/rpn/.*", "params/box_predictor/.*", "params/classifier/.*")
 
 
-def get_config(argument: str | None = None):
+def get_config(argument: str | None = None, start: str = "imagenet"):
+  """`start` is the run below root whose parameters this one starts from."""
   args = common.arguments(argument, root="runs/coco", seed=0)
   c = common.detector()
   c.name = "coco base"
@@ -24,17 +25,11 @@ def get_config(argument: str | None = None):
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
   c.frozen += ("backbone/(stem|res2)/.*",)
-  c.init.checkpoint = f"{args.root}/imagenet"
-  c.init.allow_missing = NEW_HEADS
+  c.init.checkpoint = f"{args.root}/{start}"
+  c.init.allow_missing = NEW_HEADS if start == "imagenet" else ()
   c.data.dir = f"{args.root}/data"
   c.data.name = "coco_json/plain"
   return c
-
-
-def start_from(c, root: str, row: str):
-  """All parameters of another row."""
-  c.init.checkpoint = f"{root}/{row}"
-  c.init.allow_missing = ()
 
 
 def add_rkd(c):
@@ -51,10 +46,3 @@ def add_ils(c):
   c.data.name = "coco_json/rkd"
   c.data.schedule = ("box", "image")
   c.data.image.max_labels = 32
-
-
-def add_weight_transfer(c):
-  """The distilled projection frozen, the classifier's computed from it."""
-  c.model.classifier.weight_transfer = (512, 1024)
-  c.frozen += ("classifier/projection/.*",)
-  c.init.allow_missing = ("params/classifier/transfer/.*",)

@@ -6,14 +6,11 @@ Arguments, data and cost as in base.py; the records hold image labels and a pseu
 Published (novel / base / all AP50): 34.2 / 52.0 / 47.4.
 """
 
-from configs import common
 from configs.coco import base
 
 
 def get_config(argument: str | None = None):
-  args = common.arguments(argument, root="runs/coco", seed=0)
-  c = base.get_config(argument)
+  c = base.get_config(argument, start="base")
   c.name = "coco ILS"
-  base.start_from(c, args.root, "base")
   base.add_ils(c)
   return c

@@ -5,15 +5,12 @@
 Arguments, data and cost as in base.py.  Published (novel / base / all AP50): 35.3 / 52.9 / 48.3.
 """
 
-from configs import common
 from configs.coco import base
 
 
 def get_config(argument: str | None = None):
-  args = common.arguments(argument, root="runs/coco", seed=0)
-  c = base.get_config(argument)
+  c = base.get_config(argument, start="base")
   c.name = "coco RKD + ILS"
-  base.start_from(c, args.root, "base")
   base.add_rkd(c)
   base.add_ils(c)
   return c

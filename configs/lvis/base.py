@@ -16,7 +16,8 @@ from configs import common
 NEW_PARTS = ("params/(fpn|rpn|box_head|box_predictor|classifier|mask_head)/.*",)
 
 
-def get_config(argument: str | None = None):
+def get_config(argument: str | None = None, start: str = "imagenet"):
+  """`start` is the run below root whose parameters this one starts from."""
   args = common.arguments(argument, root="runs/lvis", seed=0)
   c = common.detector()
   c.name = "lvis base"
@@ -25,8 +26,8 @@ def get_config(argument: str | None = None):
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
   c.image_counts = f"{args.root}/image_counts.json"
   c.frozen += ("backbone/(stem|res2)/.*",)
-  c.init.checkpoint = f"{args.root}/imagenet"
-  c.init.allow_missing = NEW_PARTS
+  c.init.checkpoint = f"{args.root}/{start}"
+  c.init.allow_missing = NEW_PARTS if start == "imagenet" else ()
 
   m = c.model
   m.padding.multiple = 32
@@ -50,12 +51,6 @@ def get_config(argument: str | None = None):
   return c
 
 
-def start_from(c, root: str, row: str):
-  """All parameters of another row."""
-  c.init.checkpoint = f"{root}/{row}"
-  c.init.allow_missing = ()
-
-
 def add_rkd(c):
   """L_1 and L_irm on the five regions of each image, with the published weights for LVIS."""
   c.data.name = "lvis_ovd/rkd"
@@ -68,10 +63,3 @@ def add_ils(c):
   c.data.name = "lvis_ovd/rkd"
   c.data.schedule = ("box", "image")
   c.data.image.max_labels = 1
-
-
-def add_weight_transfer(c):
-  """The distilled projection frozen, the classifier's computed from it."""
-  c.model.classifier.weight_transfer = (512, 1024)
-  c.frozen += ("classifier/projection/.*",)
-  c.init.allow_missing = ("params/classifier/transfer/.*",)

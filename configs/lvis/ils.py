@@ -6,14 +6,11 @@ Arguments, data and cost as in base.py.  Published (mask APr / APc / APf / AP):
 17.0 / 21.2 / 26.1 / 22.4.
 """
 
-from configs import common
 from configs.lvis import base
 
 
 def get_config(argument: str | None = None):
-  args = common.arguments(argument, root="runs/lvis", seed=0)
-  c = base.get_config(argument)
+  c = base.get_config(argument, start="base")
   c.name = "lvis ILS"
-  base.start_from(c, args.root, "base")
   base.add_ils(c)
   return c

@@ -6,15 +6,12 @@ Arguments, data and cost as in base.py.  Published (mask APr / APc / APf / AP):
 17.3 / 20.9 / 25.5 / 22.1.
 """
 
-from configs import common
 from configs.lvis import base
 
 
 def get_config(argument: str | None = None):
-  args = common.arguments(argument, root="runs/lvis", seed=0)
-  c = base.get_config(argument)
+  c = base.get_config(argument, start="base")
   c.name = "lvis RKD + ILS"
-  base.start_from(c, args.root, "base")
   base.add_rkd(c)
   base.add_ils(c)
   return c

@@ -12,11 +12,9 @@ from configs.lvis import base
 
 
 def get_config(argument: str | None = None):
-  args = common.arguments(argument, root="runs/lvis", seed=0)
-  c = base.get_config(argument)
+  c = base.get_config(argument, start="rkd")
   c.name = "lvis RKD + ILS + weight transfer"
-  base.start_from(c, args.root, "rkd")
   base.add_rkd(c)
   base.add_ils(c)
-  base.add_weight_transfer(c)
+  common.add_weight_transfer(c, hidden=(512, 1024))
   return c

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from rkd_jax.checkpoint import Checkpointer, write_config
+from rkd_jax.checkpoint import Checkpointer, CheckpointError, latest_step, write_config
 from rkd_jax.inputs.batching import make_sampler, train_batches
 from rkd_jax.inputs.sampler import Sampler
 from rkd_jax.train.initial import initialize
@@ -99,6 +99,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     NonFiniteLossError: names the step, its terms and its images.
     CheckpointError: the workdir or the initial checkpoint belongs to another config.
   """
+  if latest_step(workdir) == 0:
+    # Training saves after a step at the earliest.
+    raise CheckpointError(
+      f"{workdir} holds converted parameters, which have no optimiser state to resume. Start from "
+      f"them: --config.init.checkpoint={workdir} and another --workdir."
+    )
   write_config(workdir, config)
   task = make_task(config, workdir)
   trainer = Trainer(config, task)

@@ -19,6 +19,7 @@ from rkd_jax.convert.runs import expected_params, to_detectron2, to_rkd_jax
 from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.train.initial import initialize
 from rkd_jax.train.state import TrainState
+from rkd_jax.train.train import train
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -102,6 +103,11 @@ def test_a_part_is_left_out_and_starts_afresh(config, params, file, tmp_path):
     config, TrainState(step=jnp.int32(0), params=fresh, model_state={}, opt_state=())
   )
   _equal(started.params, {**fresh, "backbone": params["backbone"]})
+
+
+def test_training_in_a_converted_folder_says_how_to_start(config, run):
+  with pytest.raises(CheckpointError, match=r"converted parameters.*--config\.init\.checkpoint="):
+    train(config, run)
 
 
 def test_the_command_goes_both_ways(file, params, tmp_path):

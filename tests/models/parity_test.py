@@ -12,7 +12,6 @@ import golden_models
 import jax
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from rkd_jax.convert import detectron2
 from rkd_jax.losses import total as total_lib
@@ -229,21 +228,32 @@ def test_sampled_rois(name):
 # In lvis_base the gradient norm of res3.1.conv1 is off by 1.02e-3; next are res3.1.conv2 (7.1e-4)
 # and res3.2.conv1 (3.3e-4), and outside res3 none exceeds 1.2e-4.  The cause is not known: 3e-7 of
 # noise on the weights leaves it (0.98e-3 to 1.1e-3), 1e-5 alone moves norms by as much.
-KNOWN_MISS = pytest.mark.xfail(reason="one gradient norm is off by 1.02e-3", strict=False)
-GRADIENTS = [
-  pytest.param(*t, marks=KNOWN_MISS) if t == ("lvis_base", "box") else t for t in TRAINING
-]
+KNOWN_MISS = "backbone.bottom_up.res3.1.conv1.weight"
 
 
-@pytest.mark.parametrize("name, kind", GRADIENTS)
+def gradient_norms(name, kind):
+  """{parameter: (ours, the original's)}; a parameter that no gradient reaches there has 0."""
+  file = golden_models.GOLDEN / f"{name}_train_{kind}_gradnorms.json"
+  ours = detectron2.from_params(training(name, kind)[-1])
+  norms = json.loads(file.read_text())
+  return {key: (np.linalg.norm(ours[key]), norm or 0) for key, norm in norms.items()}
+
+
+@pytest.mark.xfail(reason="the one gradient norm that is off by more than 1e-3", strict=False)
+def test_the_known_miss():
+  actual, expected = gradient_norms("lvis_base", "box")[KNOWN_MISS]
+  np.testing.assert_allclose(actual, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name, kind", TRAINING)
 def test_gradients(name, kind):
   """The norm of every parameter's gradient, and the small ones entry by entry."""
   golden, *_, gradient = training(name, kind)
-  file = golden_models.GOLDEN / f"{name}_train_{kind}_gradnorms.json"
-  norms = json.loads(file.read_text())
   ours = detectron2.from_params(gradient)
-  for key, norm in norms.items():
-    np.testing.assert_allclose(np.linalg.norm(ours[key]), norm or 0, rtol=1e-3, err_msg=key)
+  norms = gradient_norms(name, kind)
+  for key, (actual, expected) in norms.items():
+    known = (name, key) == ("lvis_base", KNOWN_MISS)
+    np.testing.assert_allclose(actual, expected, rtol=2e-3 if known else 1e-3, err_msg=key)
   trained = {key for key, value in ours.items() if np.any(value != 0)}
   assert trained <= norms.keys()
   for key, value in golden.items():
@@ -252,4 +262,3 @@ def test_gradients(name, kind):
       np.testing.assert_allclose(
         ours[name], value, rtol=0, atol=1e-3 * np.abs(value).max(), err_msg=name
       )
-  assert len(traverse_util.flatten_dict(gradient)) >= len(norms)
