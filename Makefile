@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo ablation test lint clean
+.PHONY: demo ablation test bench lint clean
 
 demo: .venv/ready                 ## the whole method on the embedded dataset, then runs/demo/report.html
 	$(BIN)/python -m rkd_jax.demo --root=$(DEMO)
@@ -14,6 +14,10 @@ ablation: .venv/ready             ## all rows and the equal-steps control, three
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist=loadfile
+
+bench: .venv/ready                ## the published detectors by stage, at full size, on synthetic batches
+	$(BIN)/python -m rkd_jax.benchmark --config=configs/coco/rkd_ils_weight_transfer.py --output=runs/bench/coco.json
+	$(BIN)/python -m rkd_jax.benchmark --config=configs/lvis/rkd_ils_weight_transfer.py --output=runs/bench/lvis.json
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

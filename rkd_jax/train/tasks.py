@@ -21,10 +21,10 @@ from rkd_jax.clip.preprocess import normalize
 from rkd_jax.clip.tokenizer import Tokenizer
 from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.sources import Source, open_source
-from rkd_jax.losses import total as losses_lib
 from rkd_jax.losses.contrastive import contrastive_loss
 from rkd_jax.models import rcnn
 from rkd_jax.structures import Vocabulary
+from rkd_jax.train.step import Loss, detector_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Task:
   """
 
   init: Callable[[jax.Array], tuple[Any, Any]]
-  loss: Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+  loss: Loss
   constants: Any
   sources: Mapping[str, Source]
   specs: Mapping[str, BatchSpec]
@@ -134,26 +134,7 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
   def init(key):
     return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
 
-  def loss(params, model_state, vocabulary, batch, key, kind):
-    variables = {"params": params}
-    if kind == "box":
-      rpn_key, roi_key = jax.random.split(key)
-      count = batch.images.shape[0]
-      outputs = model.apply(
-        variables,
-        batch,
-        vocabulary.embeddings,
-        jax.random.split(roi_key, count),
-        method=model.box_step,
-      )
-      losses = losses_lib.box_losses(
-        outputs, batch, vocabulary, jax.random.split(rpn_key, count), loss_config
-      )
-    else:
-      outputs = model.apply(variables, batch, vocabulary.embeddings, method=model.image_step)
-      losses = losses_lib.image_losses(outputs, batch, loss_config)
-    return losses_lib.total(losses), (losses, model_state)
-
+  loss = detector_loss(model, loss_config)
   return Task(init, loss, vocabulary, sources, detector_specs(config))
 
 

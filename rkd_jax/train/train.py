@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from absl import logging
 
 from rkd_jax.checkpoint import Checkpointer, CheckpointError, latest_step, write_config
@@ -20,6 +19,7 @@ from rkd_jax.train.metrics import MetricWriter, Progress
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
 from rkd_jax.train.state import TrainState, create_state
+from rkd_jax.train.step import make_step
 from rkd_jax.train.tasks import Task, make_task
 
 
@@ -50,29 +50,8 @@ class Trainer:
     constants = jax.tree.map(jnp.asarray, task.constants)
     self.constants = jax.device_put(constants, shardings(self.mesh, constants))
 
-    def step(state: TrainState, constants, batch, seed_key, kind: str):
-      key = jax.random.fold_in(seed_key, state.step)
-
-      def objective(params):
-        # No gradient is computed for frozen parameters, nor below the last of them.
-        params = jax.tree.map(
-          lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen
-        )
-        return task.loss(params, state.model_state, constants, batch, key, kind)
-
-      (loss, (metrics, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(
-        state.params
-      )
-      updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-      params = jax.tree.map(lambda p, u: p + u, state.params, updates)
-      state = TrainState(
-        step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
-      )
-      # Not finite where the gradient or the learning rate is not, though this step's loss still is.
-      return state, {"loss": loss, **metrics, "update_norm": optax.tree.norm(updates)}
-
     self._step = jax.jit(
-      step,
+      make_step(task.loss, optimizer, frozen),
       static_argnames="kind",
       donate_argnames="state",
       out_shardings=(placement, replicated(self.mesh)),

@@ -1,0 +1,221 @@
+"""Time, memory and arithmetic of compiled programs, and the ceilings of the machine.
+
+How the figures are made, so that they can be compared:
+
+* time: wall time of a call until all of its outputs are there, after one call to warm up.  Calls
+  shorter than a few milliseconds are timed in groups, since starting one costs as much;
+* FLOP: two per multiply-add of the matrix products and convolutions that the program asks for.
+  Loops count with their length where it is static (XLA's own analysis takes a body once), those
+  that depend on the data once;
+* bytes: XLA's "bytes accessed" after fusion; it takes the body of a loop once, and knows no caches;
+* temp, memory: what XLA allocates for temporary buffers, and with arguments and outputs;
+* peak: on an accelerator the allocator's high-water mark since the process began; on a CPU the
+  largest resident memory of the process during this measurement (Linux), or ever (elsewhere).
+"""
+
+import dataclasses
+import math
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+# Calls are grouped until a group lasts this long.
+_GROUP_SECONDS = 0.005
+
+# What Linux tells, and other systems do not.
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_CPU_INFO = Path("/proc/cpuinfo")
+
+Figures = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """A measurement ends after `steps` timed calls, or the first that ends later than `seconds`."""
+
+  steps: int
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+  """What the machine reaches in the compute dtype: a large matrix product, and a large copy."""
+
+  flops_per_s: float
+  bytes_per_s: float
+
+  def compare(self, flops: float, accessed: float, seconds: float) -> Figures:
+    """Which ceiling is nearer, and the share of it that is reached."""
+    compute, memory = flops / self.flops_per_s, accessed / self.bytes_per_s
+    return {
+      "roofline_share": max(compute, memory) / seconds,
+      "bound": "compute" if compute >= memory else "memory",
+    }
+
+
+def machine() -> Figures:
+  """What the figures depend on."""
+  device = jax.devices()[0]
+  return {
+    "device": device.device_kind,
+    "platform": device.platform,
+    "devices": jax.device_count(),
+    "cpus": os.cpu_count(),
+    "cpu": _cpu_name(),
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+  }
+
+
+def _cpu_name() -> str:
+  if _CPU_INFO.exists():
+    for line in _CPU_INFO.read_text().splitlines():
+      if line.startswith("model name"):
+        return line.partition(":")[2].strip()
+  return platform.processor() or platform.machine()
+
+
+def timed(run: Callable[[], Any], wait: Callable[[], Any], budget: Budget) -> Figures:
+  """Times `run`, whose work has ended when `wait` returns.
+
+  `cpu_seconds` are those of all threads of this process, per call: on a shared machine the steadier
+  figure.
+  """
+  start = time.perf_counter()
+  run()
+  wait()
+  warm_up = time.perf_counter() - start
+  group = math.ceil(min(_GROUP_SECONDS / warm_up, 100))
+  seconds = []
+  cpu_start, start = time.process_time(), time.perf_counter()
+  while not seconds or (
+    len(seconds) < budget.steps and time.perf_counter() - start < budget.seconds
+  ):
+    before = time.perf_counter()
+    for _ in range(group):
+      run()
+    wait()
+    seconds.append((time.perf_counter() - before) / group)
+  return {
+    "seconds": statistics.median(seconds),
+    "min_seconds": min(seconds),
+    "cpu_seconds": (time.process_time() - cpu_start) / (len(seconds) * group),
+    "runs": len(seconds),
+  }
+
+
+def measure(
+  function: Callable, args: tuple, budget: Budget, ceilings: Ceilings | None = None, carry=False
+) -> tuple[Any, Figures]:
+  """Compiles and times `function(*args)`; its last outputs and the figures.
+
+  With `carry` the first argument is donated, and the first output takes its place in the next call,
+  as a training state does.
+  """
+  traced = jax.jit(function, donate_argnums=(0,) if carry else ()).trace(*args)
+  start = time.perf_counter()
+  compiled = traced.lower().compile()
+  figures = {"compile_seconds": time.perf_counter() - start}
+  args, outputs = list(args), None
+
+  def run():
+    nonlocal outputs
+    outputs = compiled(*args)
+    if carry:
+      args[0] = outputs[0]
+
+  reset_peak()
+  figures |= timed(run, lambda: jax.block_until_ready(outputs), budget)
+  memory = compiled.memory_analysis()
+  figures["memory_bytes"] = (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes
+  )
+  figures["temp_bytes"] = memory.temp_size_in_bytes
+  figures["peak_bytes"] = peak()
+  figures["flops"] = matmul_flops(traced.jaxpr)
+  figures["flops_per_s"] = figures["flops"] / figures["seconds"]
+  figures["accessed_bytes"] = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
+  if ceilings is not None:
+    figures |= ceilings.compare(figures["flops"], figures["accessed_bytes"], figures["seconds"])
+  return outputs, figures
+
+
+def measure_ceilings(dtype: str, budget: Budget) -> Ceilings:
+  """A product of square matrices and a copy, large enough to fill the device."""
+  on_cpu = jax.default_backend() == "cpu"
+  size = 2048 if on_cpu else 8192
+  rng = np.random.default_rng(0)
+  matrix = jnp.asarray(rng.standard_normal((size, size), np.float32), dtype)
+  _, product = measure(lambda a, b: a @ b, (matrix, matrix), budget)
+  values = jnp.asarray(rng.standard_normal(2**26 if on_cpu else 2**28, np.float32))
+  _, copy = measure(lambda x: x + 1, (values,), budget)
+  return Ceilings(
+    flops_per_s=product["flops"] / product["min_seconds"],
+    bytes_per_s=2 * values.nbytes / copy["min_seconds"],
+  )
+
+
+def matmul_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
+  """FLOP of the matrix products and convolutions of a traced function (see the module)."""
+  total = 0
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+      (contracted, _), _ = params["dimension_numbers"]
+      left = equation.invars[0].aval.shape
+      total += 2 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
+    elif name == "conv_general_dilated":
+      kernel = equation.invars[1].aval
+      per_output = kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+      # The zeros that a strided convolution's gradient has between its inputs are no work.
+      outputs = equation.outvars[0].aval.size / math.prod(params["lhs_dilation"])
+      total += int(2 * outputs * per_output)
+    inner = [
+      matmul_flops(leaf)
+      for leaf in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
+      if isinstance(leaf, ClosedJaxpr | Jaxpr)
+    ]
+    if name == "cond":
+      total += max(inner)
+    else:
+      total += sum(inner) * (params["length"] if name == "scan" else 1)
+  return total
+
+
+def reset_peak() -> None:
+  """Starts a new high-water mark of resident memory, where the system has one."""
+  if _CLEAR.exists():
+    _CLEAR.write_text("5")
+
+
+def peak() -> int:
+  """Bytes at the high-water mark (see the module)."""
+  stats = jax.devices()[0].memory_stats()
+  if stats:
+    return stats["peak_bytes_in_use"]
+  return host_peak()
+
+
+def host_peak() -> int:
+  """Largest resident memory of this process in bytes."""
+  if _STATUS.exists():
+    fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    if "VmHWM" in fields:
+      return 1024 * int(fields["VmHWM"].split()[0])
+  unit = 1 if sys.platform == "darwin" else 1024
+  return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,85 @@
+"""The figures as an aligned table on the screen and as JSON, both complete after every row."""
+
+import json
+import os
+from pathlib import Path
+
+from rkd_jax.benchmark.measure import Figures
+
+# (heading, figure, factor, format)
+_COLUMNS = (
+  ("ms", "seconds", 1e3, ",.2f"),
+  ("min ms", "min_seconds", 1e3, ",.2f"),
+  ("images/s", "images_per_s", 1, ",.2f"),
+  ("CPU s", "cpu_seconds", 1, ",.2f"),
+  ("compile s", "compile_seconds", 1, ".1f"),
+  ("temp MiB", "temp_bytes", 2**-20, ",.0f"),
+  ("memory MiB", "memory_bytes", 2**-20, ",.0f"),
+  ("peak MiB", "peak_bytes", 2**-20, ",.0f"),
+  ("GFLOP", "flops", 1e-9, ",.1f"),
+  ("GFLOP/s", "flops_per_s", 1e-9, ",.0f"),
+  ("roofline", "roofline_share", 1, ".0%"),
+  ("bound", "bound", None, "s"),
+)
+_NAME_WIDTH = 36
+
+
+class Report:
+  """Rows in sections.  Figures are in seconds, bytes and FLOP; missing ones stay blank."""
+
+  def __init__(self, header: dict, path: str = "", hidden: dict | None = None):
+    """Prints the header.
+
+    Args:
+      header: what was measured where; it goes into the JSON.
+      path: the JSON file to write, '' for none; its folder is made.
+      hidden: more for the JSON alone.
+    """
+    self._path = Path(path) if path else None
+    self._content = {**header, **(hidden or {}), "rows": []}
+    self._section = ""
+    if self._path:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+    for name, value in header.items():
+      if isinstance(value, dict):
+        value = ", ".join(
+          f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
+        )
+      print(f"{name}: {value}", flush=True)
+
+  def section(self, title: str) -> None:
+    self._section = title
+    heads = "".join(f"{head:>{_width(head)}}" for head, *_ in _COLUMNS)
+    print(f"\n{title}\n{'':{_NAME_WIDTH}}{heads}", flush=True)
+
+  def row(self, name: str, figures: Figures) -> None:
+    """Prints a row and writes the JSON anew."""
+    cells = []
+    for head, key, factor, spec in _COLUMNS:
+      value = figures.get(key)
+      if value is not None:
+        value = format(value if factor is None else value * factor, spec)
+      cells.append(f"{value or '':>{_width(head)}}")
+    print(f"{name:{_NAME_WIDTH}}{''.join(cells)}".rstrip(), flush=True)
+    self._add({"section": self._section, "name": name, **figures})
+
+  def note(self, text: str) -> None:
+    """A line for what could not be measured."""
+    print(text, flush=True)
+    self._add({"section": self._section, "note": text})
+
+  @property
+  def rows(self) -> list[dict]:
+    return self._content["rows"]
+
+  def _add(self, row: dict) -> None:
+    self.rows.append(row)
+    if self._path:
+      # Replaced as a whole: a run that is interrupted leaves a file that can be read.
+      partial = self._path.with_suffix(".partial")
+      partial.write_text(json.dumps(self._content, indent=1))
+      os.replace(partial, self._path)
+
+
+def _width(head: str) -> int:
+  return max(len(head), 8) + 2

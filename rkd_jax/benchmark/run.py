@@ -1,0 +1,101 @@
+"""What is measured of a config, in which order."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import ml_collections
+
+from rkd_jax.benchmark import against_torch, forms
+from rkd_jax.benchmark.detector import DetectorBenchmark
+from rkd_jax.benchmark.measure import Budget, machine, measure_ceilings
+from rkd_jax.benchmark.report import Report
+
+PROGRAMS = ("inference", "box", "image", "forms")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Sizes and repetitions.
+
+  Attributes:
+    canvas: (height, width) of images for inference and box steps; image steps have half of it.
+    inference_batches: batch sizes of inference.
+    box_batches, image_batches: of the training steps; () is one group of `loss.images_per_group`.
+    programs: some of PROGRAMS; () is inference, the kinds of step that the config trains, forms.
+    num_classes: size of the vocabulary; 0 is LVIS' or COCO's, by the config's loss.
+    torch: also measure PyTorch.
+    output: JSON file, '' for none.
+    steps, seconds: the `Budget` of each measurement; 0 seconds is 60, and 10 on a CPU.
+  """
+
+  canvas: tuple[int, int] = (800, 1344)
+  inference_batches: tuple[int, ...] = (1,)
+  box_batches: tuple[int, ...] = ()
+  image_batches: tuple[int, ...] = ()
+  programs: tuple[str, ...] = ()
+  num_classes: int = 0
+  torch: bool = False
+  output: str = ""
+  steps: int = 20
+  seconds: float = 0.0
+
+
+def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
+  """Prints the tables; the rows, as they are in the JSON.
+
+  Raises:
+    ValueError: the config is not of a detector, or an option is not understood.
+  """
+  _check(config, options)
+  programs = options.programs or ("inference", *dict.fromkeys(config.data.schedule), "forms")
+  groups = config.loss.images_per_group
+  box_batches = options.box_batches or (groups.box,)
+  image_batches = options.image_batches or (groups.image,)
+  seconds = options.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0)
+  budget = Budget(options.steps, seconds)
+  ceilings = measure_ceilings(config.model.dtype, budget)
+  header = {
+    "command": " ".join(sys.argv),
+    "name": config.name,
+    "dtype": config.model.dtype,
+    "machine": machine(),
+    "ceilings": dataclasses.asdict(ceilings),
+  }
+  report = Report(
+    header, options.output, hidden={"config": json.loads(config.to_json_best_effort())}
+  )
+  detector = DetectorBenchmark(config, report, budget, ceilings, options.num_classes)
+  if "inference" in programs:
+    for size in options.inference_batches:
+      detector.inference(size, options.canvas)
+  half = tuple(side // 2 for side in options.canvas)
+  for kind, sizes, canvas in (("box", box_batches, options.canvas), ("image", image_batches, half)):
+    for size in sizes if kind in programs else ():
+      detector.step(kind, size, canvas)
+  if "forms" in programs:
+    forms.compare(config, report, budget, ceilings, options.inference_batches[0], options.canvas)
+  if options.torch:
+    batches = options.inference_batches[0], box_batches[0]
+    against_torch.compare(config, report, budget, ceilings, *batches, options.canvas)
+  return report.rows
+
+
+def _check(config: ml_collections.ConfigDict, options: Options) -> None:
+  if config.task != "detector":
+    raise ValueError(f"The config trains task {config.task!r}; the benchmark is of detectors.")
+  if config.model.dtype not in DTYPES:
+    raise ValueError(f"dtype is {config.model.dtype!r}; expected one of {', '.join(DTYPES)}.")
+  unknown = set(options.programs) - set(PROGRAMS)
+  if unknown:
+    raise ValueError(
+      f"programs: {', '.join(sorted(unknown))} unknown; known: {', '.join(PROGRAMS)}."
+    )
+  sizes = (*options.inference_batches, *options.box_batches, *options.image_batches)
+  if not options.inference_batches or min(sizes) < 1 or options.steps < 1:
+    raise ValueError("Batch sizes and steps are at least 1; give at least one inference batch.")
+  # An image step has half the canvas, and an FPN's coarsest map a stride of 64.
+  if len(options.canvas) != 2 or min(options.canvas) < 64:
+    raise ValueError(f"canvas is {options.canvas}; expected HEIGHTxWIDTH, at least 64x64.")

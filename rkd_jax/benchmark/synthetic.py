@@ -1,0 +1,134 @@
+"""Parameters, vocabularies and batches of a config's full size, made of random numbers.
+
+They make the detector do the work of real ones: activations keep their scale, anchors move a
+little, scores spread, and every image holds objects.
+"""
+
+import math
+import re
+
+import jax
+import ml_collections
+import numpy as np
+
+from rkd_jax.models import rcnn
+from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions, Vocabulary
+from rkd_jax.train.optimizer import parameter_paths
+
+OBJECTS = 15
+_POLYGON_CORNERS = 24
+_POLYGON_CAPACITY = 64
+# LVIS and COCO; the federated loss is for vocabularies like LVIS'.
+_LARGE_VOCABULARY, _VOCABULARY = 1203, 80
+
+# Layers that the originals start near zero.
+_SMALL = r".*(objectness|deltas|box_predictor/fc2)/kernel"
+
+
+def params(config: ml_collections.ConfigDict, rng: np.random.Generator):
+  """Seeded parameters of a config's network, in NumPy: `jit(model.init)` takes far longer."""
+  # The stem reads uniform noise in 0 to 255, divided by the config's standard deviation.
+  pixel_std = 74.0 / float(np.mean(config.model.pixel_std))
+  return fill(rcnn.abstract_params(config), rng, pixel_std)
+
+
+def fill(abstract, rng: np.random.Generator, pixel_std: float = 1.0):
+  """Values for a tree of abstract parameters that keep activations in scale."""
+
+  def value(path: str, leaf) -> np.ndarray:
+    name = path.rsplit("/", 1)[-1]
+    if name == "kernel":
+      std = 0.01 if re.fullmatch(_SMALL, path) else math.sqrt(2.0 / math.prod(leaf.shape[:-1]))
+      if path == "backbone/stem/kernel":
+        std /= pixel_std
+      return np.float32(std) * rng.standard_normal(leaf.shape, np.float32)
+    if name in ("scale", "var"):
+      # Residual branches are added up: a fifth each keeps their sum in scale.
+      residual = name == "scale" and "conv3_norm" in path
+      return np.full(leaf.shape, 0.2 if residual else 1.0, np.float32)
+    return np.zeros(leaf.shape, np.float32)
+
+  return jax.tree.map(value, parameter_paths(abstract), abstract)
+
+
+def vocabulary(
+  config: ml_collections.ConfigDict, num_classes: int, rng: np.random.Generator
+) -> Vocabulary:
+  """Random unit rows; 0 classes: as many as LVIS or COCO have, by the config's loss."""
+  num_classes = num_classes or (_LARGE_VOCABULARY if config.loss.federated_classes else _VOCABULARY)
+  rows = rng.standard_normal((num_classes, config.model.classifier.embedding_dim), np.float32)
+  return Vocabulary(
+    embeddings=rows / np.linalg.norm(rows, axis=1, keepdims=True),
+    has_boxes=np.ones(num_classes, bool),
+    image_counts=rng.integers(1, 2000, num_classes).astype(np.float32),
+  )
+
+
+def random_boxes(
+  rng: np.random.Generator, shape: tuple[int, ...], canvas: tuple[int, int]
+) -> np.ndarray:
+  """Boxes [*shape, 4] in the canvas, sides log-uniform from 16 pixels to three quarters of it."""
+  limits = np.array(canvas[::-1], np.float32)
+  sides = np.exp(rng.uniform(np.log(16.0), np.log(0.75 * limits), (*shape, 2)))
+  corner = rng.uniform(0.0, 1.0, (*shape, 2)) * (limits - sides)
+  return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
+
+
+def batch(
+  config: ml_collections.ConfigDict,
+  kind: str,
+  size: int,
+  canvas: tuple[int, int],
+  num_classes: int,
+  rng: np.random.Generator,
+) -> Batch:
+  """`size` images that fill the canvas, with what a batch of this kind holds.
+
+  `kind` is 'box' (ground truth, polygons for models with masks), 'image' (pseudo boxes), both with
+  as many teacher regions as the config says, or 'inference' (neither).
+  """
+  fields = {}
+  if kind == "box":
+    fields["ground_truth"] = _ground_truth(config, size, canvas, num_classes, rng)
+  if kind == "image":
+    labels = config.data.image.max_labels
+    fields["pseudo_boxes"] = PseudoBoxes(
+      boxes=random_boxes(rng, (size, labels), canvas),
+      classes=rng.integers(0, num_classes, (size, labels)).astype(np.int32),
+      valid=np.ones((size, labels), bool),
+    )
+  regions = 0 if kind == "inference" else config.data[kind].max_regions
+  if regions:
+    width = config.model.classifier.embedding_dim
+    fields["regions"] = Regions(
+      boxes=random_boxes(rng, (size, regions), canvas),
+      embeddings=rng.standard_normal((size, regions, width), np.float32),
+      valid=np.ones((size, regions), bool),
+    )
+  sizes = np.tile(np.array(canvas, np.int32), (size, 1))
+  return Batch(
+    images=rng.integers(0, 256, (size, *canvas, 3), np.uint8),
+    sizes=sizes,
+    original_sizes=sizes,
+    image_ids=np.arange(size, dtype=np.int32),
+    valid=np.ones(size, bool),
+    **fields,
+  )
+
+
+def _ground_truth(config, size, canvas, num_classes, rng) -> GroundTruth:
+  rows = config.data.box.max_boxes
+  truth = GroundTruth(
+    boxes=random_boxes(rng, (size, rows), canvas),
+    classes=rng.integers(0, num_classes, (size, rows)).astype(np.int32),
+    valid=np.tile(np.arange(rows) < OBJECTS, (size, 1)),
+  )
+  if not config.model.mask_head.layers:
+    return truth
+  angles = np.linspace(0, 2 * np.pi, _POLYGON_CORNERS, endpoint=False)
+  circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+  low, high = truth.boxes[..., None, :2], truth.boxes[..., None, 2:]
+  vertices = np.zeros((size, rows, _POLYGON_CAPACITY, 2), np.float32)
+  vertices[:, :, :_POLYGON_CORNERS] = (low + high) / 2 + circle * (high - low) / 2
+  owners = np.where(np.arange(_POLYGON_CAPACITY) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
+  return truth.replace(vertices=vertices, owners=np.tile(owners, (size, rows, 1)))

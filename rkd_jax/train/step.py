@@ -1,0 +1,89 @@
+"""One training step, as arithmetic: loss, gradient, update.
+
+The training loop and the benchmark both run what is made here.  It knows nothing of where batches
+come from, and imports nothing of the data stack.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from rkd_jax.losses import total as losses_lib
+from rkd_jax.models.rcnn import RCNN
+from rkd_jax.structures import Batch, Vocabulary
+from rkd_jax.train.state import TrainState
+
+# (params, model_state, constants, batch, key, kind) -> (loss, ({name: scalar}, model_state))
+Loss = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+
+
+def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
+  """The loss of a box batch (eq. 3) or of an image batch (eq. 5), by the static `kind`.
+
+  `config` is `config.loss`; the constants are the `Vocabulary`.
+  """
+
+  def loss(params, model_state, vocabulary: Vocabulary, batch: Batch, key, kind: str):
+    variables = {"params": params}
+    if kind == "box":
+      rpn_key, roi_key = jax.random.split(key)
+      count = batch.images.shape[0]
+      outputs = model.apply(
+        variables,
+        batch,
+        vocabulary.embeddings,
+        jax.random.split(roi_key, count),
+        method=model.box_step,
+      )
+      losses = losses_lib.box_losses(
+        outputs, batch, vocabulary, jax.random.split(rpn_key, count), config
+      )
+    else:
+      outputs = model.apply(variables, batch, vocabulary.embeddings, method=model.image_step)
+      losses = losses_lib.image_losses(outputs, batch, config)
+    return losses_lib.total(losses), (losses, model_state)
+
+  return loss
+
+
+def make_gradient(loss: Loss, frozen) -> Callable:
+  """`loss` with its gradient; `frozen` is the mask of `optimizer.frozen_mask`.
+
+  The result takes what `loss` takes and returns ((loss, (metrics, model_state)), gradient).
+  """
+
+  def gradient(params, model_state, constants, batch, key, kind: str):
+    def objective(params):
+      # No gradient is computed for frozen parameters, nor below the last of them.
+      params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
+      return loss(params, model_state, constants, batch, key, kind)
+
+    return jax.value_and_grad(objective, has_aux=True)(params)
+
+  return gradient
+
+
+def make_step(loss: Loss, optimizer: optax.GradientTransformation, frozen) -> Callable:
+  """(state, constants, batch, seed_key, kind) -> (state, metrics); `kind` is static.
+
+  The random numbers of a step depend on `seed_key` and the step's number only.
+  """
+  gradient_of = make_gradient(loss, frozen)
+
+  def step(state: TrainState, constants, batch, seed_key, kind: str):
+    key = jax.random.fold_in(seed_key, state.step)
+    (loss, (metrics, model_state)), gradient = gradient_of(
+      state.params, state.model_state, constants, batch, key, kind
+    )
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p + u, state.params, updates)
+    state = TrainState(
+      step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
+    )
+    # Not finite where the gradient or the learning rate is not, though this step's loss still is.
+    return state, {"loss": loss, **metrics, "update_norm": optax.tree.norm(updates)}
+
+  return step
