@@ -14,9 +14,12 @@ the boxes as [x1, y1, x2, y2]:
    "detections": [{"image_id", "category_id", "category", "bbox_xyxy", "score"}, ...],
    "skipped": [file name, ...]}
 
-Boxes are in pixels of the upright image, `category_id` is the 0-based place in "classes".  Names
-that are not among the base classes (of --base, or else of the config's data set, if it is built
-here) are drawn in the colour of novel classes.
+A detector with a mask head draws its masks, too, and adds "segmentation" to each detection:
+COCO's compressed run lengths {"size": [height, width], "counts"}.
+
+Boxes and masks are in pixels of the upright image, `category_id` is the 0-based place in "classes".
+Names that are not among the base classes (of --base, or else of the config's data set, if it is
+built here) are drawn in the colour of novel classes.
 """
 
 import glob
@@ -37,6 +40,7 @@ from ml_collections import config_flags
 from data.coco_json.annotations import parse_names
 from rkd_jax.clip import class_embeddings as class_embeddings_lib
 from rkd_jax.clip.load import load_clip
+from rkd_jax.evaluation.coco import encode_masks
 from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.examples import BatchSpec, collate
@@ -202,7 +206,10 @@ def predict(
       boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
       labels = [names[number] for number in classes]
       novel = [base is not None and label not in base for label in labels]
-      picture = draw_detections(image, boxes, scores, labels, novel)
+      segmentations = None
+      if found.masks is not None:
+        segmentations = encode_masks(found.masks[row][keep], boxes, *image.shape[:2])
+      picture = draw_detections(image, boxes, scores, labels, novel, segmentations=segmentations)
       pictures[index].parent.mkdir(parents=True, exist_ok=True)
       pictures[index].write_bytes(png_bytes(picture))
       results["images"].append(
@@ -217,12 +224,13 @@ def predict(
       results["detections"] += [
         {
           "image_id": index,
-          "category_id": int(number),
-          "category": label,
-          "bbox_xyxy": [round(float(value), 2) for value in box],
-          "score": round(float(score), 4),
+          "category_id": int(classes[i]),
+          "category": labels[i],
+          "bbox_xyxy": [round(float(value), 3) for value in boxes[i]],
+          "score": round(float(scores[i]), 5),
+          **({} if segmentations is None else {"segmentation": segmentations[i]}),
         }
-        for number, label, box, score in zip(classes, labels, boxes, scores)
+        for i in range(len(boxes))
       ]
       print(f"[{index + 1}/{len(files)}] {files[index]}: {_summary(labels)}", flush=True)
   if not results["images"]:

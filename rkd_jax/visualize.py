@@ -1,12 +1,13 @@
-"""Pictures: boxes on images, contact sheets, similarity heat maps, training curves.
+"""Pictures: boxes and masks on images, contact sheets, similarity heat maps, training curves.
 
 Everything takes and gives RGB uint8 arrays, is a pure function of its arguments
 and uses no global plotting state.  Novel classes are orange, base classes blue.
 """
 
+import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
 
 BASE_COLOUR = "#1f6fd6"
 NOVEL_COLOUR = "#d9480f"
 _RUN_COLOURS = ("#495057", "#1f6fd6", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285")
 _INK = "#212529"
 _DPI = 110
+_MASK_OPACITY = 0.4
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
@@ -34,8 +37,9 @@ def draw_detections(
   min_score: float = 0.0,
   max_boxes: int | None = None,
   min_side: int = 384,
+  segmentations: Sequence[Mapping[str, Any]] | None = None,
 ) -> Picture:
-  """Draws detections with class name and score, the best on top.
+  """Draws detections with class name and score, the best on top, and masks under their boxes.
 
   Small pictures are enlarged by a whole factor until the short side has at least
   `min_side` pixels, so that labels are legible; labels stay inside the picture.
@@ -49,9 +53,11 @@ def draw_detections(
     min_score: boxes below it are left out.
     max_boxes: at most so many, best first; None for all.
     min_side: see above.
+    segmentations: mask of each box as COCO run lengths (`evaluation.coco.encode_masks`).
 
   Raises:
-    ValueError: not an RGB uint8 image, lengths differ, a box or score not finite.
+    ValueError: not an RGB uint8 image, lengths differ, a box or score not finite, a mask of
+      another size than the image.
   """
   scores = np.asarray(scores, np.float32)
   if len(scores) != len(names):
@@ -61,7 +67,7 @@ def draw_detections(
   order = np.argsort(-scores, kind="stable")
   order = order[scores[order] >= min_score][:max_boxes]
   labels = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-  return _draw(image, boxes, labels, novel, order, min_side)
+  return _draw(image, boxes, labels, novel, order, min_side, segmentations)
 
 
 def draw_ground_truth(
@@ -82,6 +88,7 @@ def _draw(
   novel: Sequence[bool],
   order: Int[np.ndarray, "m"],
   min_side: int,
+  segmentations: Sequence[Mapping[str, Any]] | None = None,
 ) -> Picture:
   _check_image(image)
   boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
@@ -94,11 +101,16 @@ def _draw(
   factor = max(1, math.ceil(min_side / min(image.shape[:2])))
   height, width = image.shape[0] * factor, image.shape[1] * factor
   picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-  draw = ImageDraw.Draw(picture)
   short = min(height, width)
   line = max(2, round(short / 128))
   font = ImageFont.load_default(max(13, round(short / 26)))
   colours = [NOVEL_COLOUR if flag else BASE_COLOUR for flag in novel]
+  if segmentations is not None:
+    masks = _masks(segmentations, len(boxes), image.shape[:2], order[::-1])
+    picture = _paint_masks(
+      picture, masks, [colours[i] for i in order[::-1]], factor, max(1, line // 2)
+    )
+  draw = ImageDraw.Draw(picture)
   corners = np.clip(boxes * factor, 0, [width - 1, height - 1] * 2)
   for i in reversed(order):
     draw.rectangle(corners[i].tolist(), outline=colours[i], width=line)
@@ -113,6 +125,51 @@ def _draw(
     draw.rectangle(place, fill=colours[i])
     draw.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="white", font=font)
   return np.asarray(picture)
+
+
+def _masks(
+  segmentations: Sequence[Mapping[str, Any]],
+  count: int,
+  size: tuple[int, int],
+  order: Int[np.ndarray, "m"],
+) -> Iterator[Bool[np.ndarray, "h w"]]:
+  """The masks in this order, one at a time; all of them are checked first."""
+  if len(segmentations) != count:
+    raise ValueError(f"{count} boxes and {len(segmentations)} masks; give one of each")
+  for segmentation in segmentations:
+    if tuple(segmentation["size"]) != tuple(size):
+      raise ValueError(
+        f"a mask is {tuple(segmentation['size'])} and the image {tuple(size)} (height, width); "
+        "paste masks at the size of the image"
+      )
+  return (coco_mask.decode(segmentations[i]).astype(bool) for i in order)
+
+
+def _paint_masks(
+  picture: Image.Image,
+  masks: Iterable[Bool[np.ndarray, "h w"]],
+  colours: Sequence[str],
+  factor: int,
+  line: int,
+) -> Image.Image:
+  """Masks as translucent areas with an opaque edge, the last on top."""
+  pixels = np.array(picture)
+  for mask, colour in zip(masks, colours, strict=True):
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+      continue
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    inside = mask[window].repeat(factor, axis=0).repeat(factor, axis=1)
+    height, width = inside.shape
+    core = np.pad(inside, line)
+    core = functools.reduce(np.logical_and, (core[k : k + height] for k in range(2 * line + 1)))
+    core = functools.reduce(np.logical_and, (core[:, k : k + width] for k in range(2 * line + 1)))
+    top, left = rows[0] * factor, columns[0] * factor
+    area = pixels[top : top + height, left : left + width]
+    ink = np.array(ImageColor.getrgb(colour))
+    area[inside] = (area[inside] * (1 - _MASK_OPACITY) + ink * _MASK_OPACITY).astype(np.uint8)
+    area[inside & ~core] = ink
+  return Image.fromarray(pixels)
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -9,12 +9,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
 from rkd_jax.convert import detectron2
-from rkd_jax.models import rcnn
+from rkd_jax.models.rcnn import abstract_params
 from rkd_jax.ops.masks import pack_polygons
 from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions, Vocabulary
 
@@ -23,8 +22,10 @@ GOLDEN = Path(__file__).parent / "golden" / "detector"
 
 @functools.cache
 def load(name: str) -> dict[str, np.ndarray]:
+  """The arrays of a golden run; coco_wt's are stored where they differ from coco_base's."""
+  shared = load(name.replace("wt", "base")) if name.startswith("coco_wt_infer") else {}
   with np.load(GOLDEN / f"{name}.npz") as file:
-    return dict(file)
+    return {**shared, **file}
 
 
 @functools.cache
@@ -42,10 +43,15 @@ def vocabulary(dataset: str) -> Vocabulary:
   )
 
 
+def manifest(name: str) -> list[dict[str, Any]]:
+  """Name and shape of every entry of the original's state dict, and how its values are drawn."""
+  return json.loads((GOLDEN / f"{name}_manifest.json").read_text())
+
+
 def state_dict(name: str) -> dict[str, np.ndarray]:
   """The original's parameters, by their detectron2 names and layouts."""
   state = {}
-  for entry in json.loads((GOLDEN / f"{name}_manifest.json").read_text()):
+  for entry in manifest(name):
     if "special" in entry:
       continue
     random = np.random.RandomState(zlib.crc32(entry["name"].encode()) & 0x7FFFFFFF)
@@ -55,9 +61,7 @@ def state_dict(name: str) -> dict[str, np.ndarray]:
 
 
 def parameters(name: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
-  model = rcnn.build(config)
-  expected = jax.eval_shape(model.init, jax.random.key(0), *rcnn.dummy_inputs(config))["params"]
-  return detectron2.to_params(state_dict(name), expected)
+  return detectron2.to_params(state_dict(name), abstract_params(config))
 
 
 def _stack(rows: list[np.ndarray], length: int) -> np.ndarray:

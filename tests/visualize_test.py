@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
+from pycocotools import mask as coco_mask
 
 from rkd_jax import visualize
 
@@ -69,6 +70,42 @@ def test_a_label_moves_where_another_one_lies():
   assert second == (100, 200, 160, 220)
 
 
+def run_lengths(mask):
+  return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
+def test_a_mask_is_a_translucent_area_with_an_edge():
+  """A rectangle within the box; at twice the size its edge is a pixel wide."""
+  mask = np.zeros(GREY.shape[:2], bool)
+  mask[60:90, 50:70] = True
+  picture = draw_one(min_side=129, segmentations=[run_lengths(mask)])
+  edge = colour_mask(picture, visualize.NOVEL_COLOUR)
+  assert edge[120:180, 100].all() and edge[179, 100:140].all()
+  assert not edge[121:179, 101:139].any()
+  blend = (0.6 * 90 + 0.4 * np.array(ImageColor.getrgb(visualize.NOVEL_COLOUR))).astype(np.uint8)
+  assert (picture[121:179, 101:139] == blend).all()
+  assert (picture[182:198, 90:150] == 90).all()  # in the box, but not in the mask
+
+
+def test_masks_are_drawn_best_on_top_and_only_of_what_is_drawn():
+  mask = run_lengths(np.ones(GREY.shape[:2], bool))
+  empty = run_lengths(np.zeros(GREY.shape[:2], bool))
+  boxes = np.array([[1, 60, 20, 80], [30, 60, 60, 80]], np.float32)
+
+  def corner(scores, segmentations, **options):
+    names, novel = ["a", "b"], [False, True]
+    picture = visualize.draw_detections(
+      GREY, boxes, np.array(scores), names, novel, segmentations=segmentations, **options
+    )
+    return tuple(picture[0, 0].tolist())
+
+  base, novel = (ImageColor.getrgb(c) for c in (visualize.BASE_COLOUR, visualize.NOVEL_COLOUR))
+  assert corner([0.9, 0.5], [mask, mask]) == base
+  assert corner([0.5, 0.9], [mask, mask]) == novel
+  assert corner([0.5, 0.9], [mask, mask], min_score=0.6) == novel
+  assert corner([0.5, 0.9], [mask, empty], min_score=0.6) == (90, 90, 90)
+
+
 def test_score_threshold_and_number_of_boxes():
   boxes = np.array([[10, 60, 30, 80], [60, 60, 80, 80], [110, 60, 130, 80]], np.float32)
   scores, flags = np.array([0.2, 0.9, 0.6]), [False] * 3
@@ -103,6 +140,11 @@ def test_ground_truth_uses_both_colours():
     ({"scores": np.array([np.nan])}, "scores .* not all finite"),
     ({"scores": np.array([0.1, 0.2])}, "2 scores and 1 names"),
     ({"novel": []}, "1 boxes, 1 names and 0 novel flags"),
+    ({"segmentations": []}, "1 boxes and 0 masks"),
+    (
+      {"segmentations": [{"size": [160, 128]}]},
+      r"a mask is \(160, 128\) and the image \(128, 160\)",
+    ),
   ],
 )
 def test_bad_input_is_refused(change, message):

@@ -13,7 +13,22 @@ from PIL import Image
 
 from rkd_jax.clip.batching import map_batches
 from rkd_jax.clip.model import Clip
-from rkd_jax.clip.preprocess import normalize, resize_and_center_crop
+from rkd_jax.clip.preprocess import normalize
+
+
+def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
+  """Bicubic resize of the shorter side to `size`, then the central `size` square.
+
+  Rounds as CLIP's own transform does: the longer side down, the crop's offset half to even.
+  A very thin image keeps little more than its central square.
+  """
+  width, height = image.size
+  short = min(width, height)
+  width, height = size * width // short, size * height // short
+  if (width, height) != image.size:
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+  left, top = round((width - size) / 2), round((height - size) / 2)
+  return image.crop((left, top, left + size, top + size))
 
 
 def _square(

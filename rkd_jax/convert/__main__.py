@@ -17,6 +17,8 @@ them afresh if `init.allow_missing` names them too.  ImageNet weights, for insta
     --allow='proposal_generator\\..*,roi_heads\\.box_predictor\\..*'
 """
 
+import sys
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -35,12 +37,15 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected argument {argv[1]!r}; see --help.")
   logging.set_verbosity(logging.WARNING)
-  if _TO.value == "rkd_jax":
-    print(runs.to_rkd_jax(_CONFIG.value, _INPUT.value, _OUTPUT.value, _ALLOW.value))
-  else:
-    if _ALLOW.value:
-      raise app.UsageError("--allow is for the way to rkd_jax; a run's folder is always whole.")
-    print(runs.to_detectron2(_CONFIG.value, _INPUT.value, _OUTPUT.value))
+  if _TO.value != "rkd_jax" and _ALLOW.value:
+    raise app.UsageError("--allow is for the way to rkd_jax; a run's folder is always whole.")
+  try:
+    if _TO.value == "rkd_jax":
+      print(runs.to_rkd_jax(_CONFIG.value, _INPUT.value, _OUTPUT.value, _ALLOW.value))
+    else:
+      print(runs.to_detectron2(_CONFIG.value, _INPUT.value, _OUTPUT.value))
+  except (ValueError, OSError) as error:
+    sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -17,18 +17,8 @@ from rkd_jax.checkpoint import (
 )
 from rkd_jax.convert import detectron2
 from rkd_jax.convert.restricted import read_checkpoint, write_pth
-from rkd_jax.models import rcnn
+from rkd_jax.models.rcnn import abstract_params
 from rkd_jax.train.state import TrainState
-
-
-def expected_params(config: ml_collections.ConfigDict):
-  """Shapes of the parameters of a config's network."""
-  if config.task != "detector":
-    raise ValueError(f"task is {config.task!r}; expected the config of a detector.")
-  model = rcnn.build(config)
-  return jax.eval_shape(
-    lambda key: model.init(key, *rcnn.dummy_inputs(config))["params"], jax.random.key(0)
-  )
 
 
 def to_rkd_jax(
@@ -44,7 +34,7 @@ def to_rkd_jax(
   """
   if latest_step(workdir) is not None:
     raise ValueError(f"{workdir} holds a checkpoint already; give another --output.")
-  expected = expected_params(config)
+  expected = abstract_params(config)
   state = read_checkpoint(file)
   params = detectron2.to_params(state, expected, allow)
   write_config(workdir, config)
@@ -71,7 +61,7 @@ def to_detectron2(config: ml_collections.ConfigDict, workdir: str, file: str) ->
     ConvertError: a network that detectron2 has no counterpart of.
   """
   check_model(workdir, config)
-  expected = {"params": expected_params(config), "model_state": {}}
+  expected = {"params": abstract_params(config), "model_state": {}}
   detectron2.names(expected["params"])
   params = jax.device_get(restore_variables(workdir, expected)["params"])
   epath.Path(file).parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pycocotools import coco as pycocotools_coco
 from pycocotools import cocoeval as pycocotools_cocoeval
+from pycocotools import mask as pycocotools_mask
+
+from rkd_jax.ops.masks import paste
 
 Engine = Literal["hotcoco", "pycocotools"]
 
@@ -186,6 +189,30 @@ class CocoEvaluator:
       truth = image["truth"]
       np.add.at(counts, truth["classes"][~truth["is_crowd"]], 1)
     return counts.tolist()
+
+
+def encode_masks(
+  masks: Float[np.ndarray, "n m m"], boxes: Float[np.ndarray, "n 4"], height: int, width: int
+) -> list[dict[str, Any]]:
+  """Masks of detections as COCO's compressed run lengths, in the whole image.
+
+  A pixel belongs to a mask from a probability of 0.5 (detectron2's `detector_postprocess`).  One
+  mask at a time is pasted, so that memory does not grow with the number of detections.
+
+  Args:
+    masks: probabilities in the frames of `boxes`.
+    boxes: XYXY in pixels of the image, clipped to it.
+    height, width: of the image.
+
+  Returns:
+    {'size': [height, width], 'counts': str} of each, as `pycocotools.mask.decode` reads it.
+  """
+  encoded = []
+  for mask, box in zip(masks, boxes, strict=True):
+    pasted = paste(mask, box, height, width) >= 0.5
+    runs = pycocotools_mask.encode(np.asfortranarray(pasted.astype(np.uint8)))
+    encoded.append({"size": [height, width], "counts": runs["counts"].decode("ascii")})
+  return encoded
 
 
 def proposal_recall(

@@ -30,14 +30,10 @@ class Detector:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, checkpoint: str):
+    expected = {"params": rcnn.abstract_params(config), "model_state": {}}
     check_model(checkpoint, config)
     self.model = rcnn.build(config)
-    params = jax.eval_shape(
-      lambda key: self.model.init(key, *rcnn.dummy_inputs(config))["params"], jax.random.key(0)
-    )
-    self.variables = {
-      "params": restore_variables(checkpoint, {"params": params, "model_state": {}})["params"]
-    }
+    self.variables = {"params": restore_variables(checkpoint, expected)["params"]}
     self._detect = self._jit(self.model.detect)
     self._embed = self._jit(self.model.embed_regions)
 
@@ -45,7 +41,11 @@ class Detector:
     return jax.jit(lambda variables, *args: self.model.apply(variables, *args, method=method))
 
   def detect(self, batch: Batch, class_embeddings: Float[np.ndarray, "c e"]) -> Detections:
-    """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid."""
+    """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid.
+
+    Masks stay in the frames of the boxes, as scaled and clipped: `coco.encode_masks` brings those
+    that are wanted to the image (as detectron2's `detector_postprocess` does).
+    """
     found = jax.device_get(self._detect(self.variables, batch, class_embeddings))
     scale = np.asarray(batch.original_sizes, np.float32) / np.asarray(batch.sizes, np.float32)
     height, width = np.split(np.asarray(batch.original_sizes, np.float32)[:, None], 2, axis=2)
@@ -67,7 +67,10 @@ def detections_of(
   config: ml_collections.ConfigDict,
   description: str = "detecting",
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-  """Yields (record index, {'boxes', 'scores', 'classes'}) for every record of a source."""
+  """Yields (record index, {'boxes', 'scores', 'classes'}) for every record of a source.
+
+  Detectors with a mask head also give 'masks', in the frames of the boxes (`coco.encode_masks`).
+  """
   spec = detector_specs(config)["eval"]
   batches = eval_batches(
     source, spec, threads=config.data.threads, skip_bad_images=config.skip_bad_images
@@ -78,15 +81,9 @@ def detections_of(
       found = detector.detect(batch, vocabulary.embeddings)
       for row in range(len(batch.valid)):
         if index < len(source) and batch.valid[row]:
+          arrays = {name: getattr(found, name) for name in ("boxes", "scores", "classes", "masks")}
           keep = found.valid[row]
-          yield (
-            index,
-            {
-              "boxes": found.boxes[row][keep],
-              "scores": found.scores[row][keep],
-              "classes": found.classes[row][keep],
-            },
-          )
+          yield index, {k: v[row][keep] for k, v in arrays.items() if v is not None}
         index += 1
       bar.update(int(np.sum(batch.valid)))
 

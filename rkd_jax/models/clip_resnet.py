@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 from rkd_jax.clip import preprocess
 from rkd_jax.clip.model import ClipConfig
 from rkd_jax.clip.modified_resnet import trunk
-from rkd_jax.models.resnet import Extents, FrozenBatchNorm, zero_beyond
+from rkd_jax.models.resnet import FrozenBatchNorm
+from rkd_jax.ops.padding import Extents, zero_beyond
 
 
 class ClipResNet(nn.Module):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rkd_jax.models.resnet import Extents, zero_beyond
+from rkd_jax.ops.padding import Extents, zero_beyond
 
 # Caffe2's XavierFill: uniform with variance 1 / fan_in.
 XAVIER_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -26,7 +26,7 @@ class FPN(nn.Module):
   twice the stride of the coarsest stage and holds every second cell of its output.
 
   Any run of consecutive stages will do; a configuration with fewer has fewer maps.  With
-  `extents` (see `resnet.zero_beyond`) no cell within them depends on the canvas; those beyond
+  `extents` (see `ops.padding`) no cell within them depends on the canvas; those beyond
   hold anything.
 
   Raises:

@@ -7,6 +7,7 @@ not a parameter: swapping it changes the vocabulary and nothing else.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,12 +22,13 @@ from rkd_jax.models.box_predictor import BoxPredictor
 from rkd_jax.models.clip_resnet import ClipResNet
 from rkd_jax.models.fpn import FPN
 from rkd_jax.models.mask_head import MaskHead
-from rkd_jax.models.resnet import ResNet, zero_beyond
+from rkd_jax.models.resnet import ResNet
 from rkd_jax.models.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import matching, sampling
 from rkd_jax.ops import nms as nms_lib
 from rkd_jax.ops.levels import assign_levels
+from rkd_jax.ops.padding import zero_beyond
 from rkd_jax.ops.roi_align import multilevel_roi_align
 from rkd_jax.structures import (
   Batch,
@@ -335,12 +337,26 @@ class RCNN(nn.Module):
     Sigmoid scores of the C class columns above the threshold; one proposal may
     yield several classes; class-wise NMS; no objectness, no background competition.
     """
-    c = self.config.test
     features = self.features(batch.images, batch.sizes)
     rpn = self.rpn_outputs(features, batch.sizes)
     proposals = self.propose(rpn, features, batch.sizes, train=False)
     logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
-    num_classes = class_embeddings.shape[0]
+    found = self.final_detections(proposals, logits, deltas, batch.sizes)
+    if self.config.mask_head.layers:
+      masks = self.masks(features, batch.sizes, found.boxes)
+      found = found.replace(masks=jax.nn.sigmoid(masks))
+    return found
+
+  def final_detections(
+    self,
+    proposals: Proposals,
+    logits: Float[Array, "b p c1"],
+    deltas: Float[Array, "b p 4"],
+    sizes: Int[Array, "b 2"],
+  ) -> Detections:
+    """What `detect` keeps of scored proposals, without masks."""
+    c = self.config.test
+    num_classes = logits.shape[-1] - 1
 
     def one_image(boxes, valid, logits, deltas, size):
       boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, boxes_lib.ROI_WEIGHTS), size)
@@ -361,11 +377,7 @@ class RCNN(nn.Module):
         valid=keep_valid,
       )
 
-    found = jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, batch.sizes)
-    if self.config.mask_head.layers:
-      masks = self.masks(features, batch.sizes, found.boxes)
-      found = found.replace(masks=jax.nn.sigmoid(masks))
-    return found
+    return jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, sizes)
 
 
 def build(config: ml_collections.ConfigDict) -> RCNN:
@@ -377,3 +389,15 @@ def dummy_inputs(config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndar
   """Arguments for `RCNN.__call__` that are large enough for every stage."""
   image = np.zeros((1, 64, 64, 3), np.uint8)
   return image, np.zeros((1, config.model.classifier.embedding_dim), np.float32)
+
+
+def abstract_params(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Shapes and types of the parameters of a config's network; nothing is computed.
+
+  Raises:
+    ValueError: the config is not of a detector.
+  """
+  if config.task != "detector":
+    raise ValueError(f"task is {config.task!r}; expected the config of a detector.")
+  init = build(config).init
+  return jax.eval_shape(lambda key: init(key, *dummy_inputs(config))["params"], jax.random.key(0))

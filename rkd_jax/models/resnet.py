@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from rkd_jax.ops.padding import Extents, zero_beyond
 
 MSRA_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -62,23 +64,6 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     ]
     x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
   return x
-
-
-Extents = Int[Array, "b 2"]
-
-
-def zero_beyond(
-  x: Float[Array, "b h w c"], extents: Extents | None, stride: int
-) -> Float[Array, "b h w c"]:
-  """Zeroes the cells of a map that lie beyond `extents` (height, width), in image pixels.
-
-  A convolution then sees there what its own padding would give at the border of an image of
-  that size, so a larger canvas changes nothing.  None keeps everything.
-  """
-  if extents is None:
-    return x
-  inside = [jnp.arange(x.shape[axis + 1]) < -(-extents[:, axis, None] // stride) for axis in (0, 1)]
-  return jnp.where((inside[0][:, :, None] & inside[1][:, None, :])[..., None], x, 0)
 
 
 class Bottleneck(nn.Module):
@@ -147,7 +132,7 @@ class ResNet(nn.Module):
   """The trunk: stem and res2 ... res(n+1).
 
   Returns {'res2': stride 4, 'res3': stride 8, ...}; stage i is `width * 2**i`
-  wide inside and `expansion` times that outside.  With `extents` (see `zero_beyond`) no cell
+  wide inside and `expansion` times that outside.  With `extents` (see `ops.padding`) no cell
   within them depends on the canvas; those beyond hold anything.
   """
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from rkd_jax.clip import regions
 from rkd_jax.clip.model import Clip
-from rkd_jax.clip.preprocess import normalize, resize_and_center_crop
-from rkd_jax.clip.regions import RegionEncoder, crop_regions
+from rkd_jax.clip.preprocess import normalize
+from rkd_jax.clip.regions import RegionEncoder, crop_regions, resize_and_center_crop
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "clip_preprocess.npz")
 # Every pixel knows where it is: red is the column, green the row.

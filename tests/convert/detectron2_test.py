@@ -1,77 +1,42 @@
-import json
 import re
-from pathlib import Path
 
+import golden_models
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs import common
+from configs.coco import rkd_ils_weight_transfer as coco
+from configs.lvis import rkd_ils_weight_transfer as lvis
 from rkd_jax.convert.detectron2 import ConvertError, canonical, from_params, names, to_params
-from rkd_jax.convert.runs import expected_params
-from rkd_jax.models.resnet import ResNet
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "detectron2_names.json"
+from rkd_jax.models.rcnn import abstract_params
 
 
-def _small_config():
-  c = common.detector()
-  m = c.model
-  m.backbone.update(stage_blocks=(1, 1, 2), width=4, stem_width=4)
+def _small(config):
+  m = config.model
+  m.backbone.update(width=4, stem_width=4)
+  m.box_head.update(width=12)
+  m.classifier.update(embedding_dim=5, bias=-4.6, weight_transfer=(3, 7))
+  return m
+
+
+def _small_c4():
+  config = coco.get_config()
+  m = _small(config)
+  m.backbone.stage_blocks = (1, 1, 2)
   m.rpn.channels = 6
   m.roi.resolution = 4
   m.box_head.layers = 1
-  m.classifier.update(embedding_dim=5, bias=-4.6, weight_transfer=(3, 7))
-  return c
+  return config
 
 
-def _dense(inputs, outputs):
-  return {"kernel": (inputs, outputs), "bias": (outputs,)}
-
-
-def _conv(size, inputs, outputs):
-  return {"kernel": (size, size, inputs, outputs), "bias": (outputs,)}
-
-
-def _is_shape(x):
-  return isinstance(x, tuple)
-
-
-def _fpn_params(channels, width, fc, embedding_dim, transfer, blocks, anchors=3, side=7):
-  """Shapes of a network with FPN and masks, C channels in the pyramid."""
-  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  trunk = ResNet(blocks, width, width)
-  backbone = jax.eval_shape(trunk.init, jax.random.key(0), images)["params"]
-  levels = {f"lateral{i + 2}": _conv(1, width * 4 * 2**i, channels) for i in range(len(blocks))}
-  levels |= {f"output{i + 2}": _conv(3, channels, channels) for i in range(len(blocks))}
-  convs = {f"conv{i}": _conv(3, channels, channels) for i in range(1, 5)}
-  rest = {
-    "fpn": levels,
-    "rpn": {
-      "conv": _conv(3, channels, channels),
-      "objectness": _conv(1, channels, anchors),
-      "deltas": _conv(1, channels, 4 * anchors),
-    },
-    "box_head": {"fc1": _dense(side * side * channels, fc), "fc2": _dense(fc, fc)},
-    "mask_head": convs
-    | {"deconv": _conv(2, channels, channels), "predictor": _conv(1, channels, 1)},
-    "box_predictor": {"fc1": _dense(fc, fc), "fc2": _dense(fc, 4)},
-    "classifier": {
-      "projection": _dense(fc, embedding_dim),
-      "bias": (),
-      "transfer": {
-        "fc1": _dense(fc, transfer[0]),
-        "fc2": _dense(transfer[0], fc),
-        "fc3": _dense(fc, transfer[1]),
-        "fc4": _dense(transfer[1], embedding_dim),
-      },
-    },
-  }
-
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x, jnp.float32), rest, is_leaf=_is_shape)
-  return {"backbone": backbone, **shapes}
+def _small_fpn():
+  config = lvis.get_config()
+  m = _small(config)
+  m.backbone.stage_blocks = (1, 1, 1, 1)
+  m.fpn.channels = m.rpn.channels = m.mask_head.channels = 8
+  m.roi.resolution = 3
+  return config
 
 
 def _fill(expected, seed=0):
@@ -88,12 +53,12 @@ def _equal(a, b):
 
 @pytest.fixture(scope="module")
 def c4():
-  return expected_params(_small_config())
+  return abstract_params(_small_c4())
 
 
 @pytest.fixture(scope="module")
 def fpn():
-  return _fpn_params(8, 4, 12, 5, (3, 7), (1, 1, 1, 1), side=3)
+  return abstract_params(_small_fpn())
 
 
 @pytest.fixture(params=["c4", "fpn"])
@@ -101,24 +66,12 @@ def expected(request):
   return request.getfixturevalue(request.param)
 
 
-def _published(name):
-  shapes = json.loads(GOLDEN.read_text())[name]
-  return {k: tuple(v) for k, v in shapes.items()}
-
-
-def _full_size(name):
-  if name == "lvis_wt":
-    return _fpn_params(256, 64, 1024, 512, (512, 1024), (3, 4, 6, 3))
-  config = common.detector()
-  config.model.classifier.weight_transfer = (512, 1024)
-  return expected_params(config)
-
-
-@pytest.mark.parametrize("name", ["coco_wt", "lvis_wt"])
-def test_published_state_dicts_fit_name_by_name_and_come_back_bit_exactly(name):
-  expected = _full_size(name)
+@pytest.mark.parametrize("name, config", [("coco_wt", coco), ("lvis_wt", lvis)])
+def test_published_state_dicts_fit_name_by_name_and_come_back_bit_exactly(name, config):
+  expected = abstract_params(config.get_config())
   rng = np.random.default_rng(0)
-  state = {k: rng.random(shape, np.float32) for k, shape in _published(name).items()}
+  shapes = {entry["name"]: entry["shape"] for entry in golden_models.manifest(name)}
+  state = {k: rng.random(shape, np.float32) for k, shape in shapes.items()}
   params = to_params(state, expected)
   shapes = jax.tree.map(lambda x: (x.shape, x.dtype), expected)
   assert jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), params) == shapes

@@ -15,8 +15,9 @@ from configs import demo
 from rkd_jax.checkpoint import CheckpointError
 from rkd_jax.convert.detectron2 import ConvertError, from_params
 from rkd_jax.convert.restricted import read_checkpoint, write_pth
-from rkd_jax.convert.runs import expected_params, to_detectron2, to_rkd_jax
+from rkd_jax.convert.runs import to_detectron2, to_rkd_jax
 from rkd_jax.evaluation.evaluate import Detector
+from rkd_jax.models.rcnn import abstract_params
 from rkd_jax.train.initial import initialize
 from rkd_jax.train.state import TrainState
 from rkd_jax.train.train import train
@@ -49,7 +50,7 @@ def config():
 @pytest.fixture(scope="module")
 def params(config):
   rng = np.random.default_rng(0)
-  return jax.tree.map(lambda x: rng.random(x.shape, np.float32), expected_params(config))
+  return jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract_params(config))
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,13 @@ def test_the_command_goes_both_ways(file, params, tmp_path):
   again = _convert(*flags, f"--input={workdir}", f"--output={back}", "--to=detectron2")
   assert again.returncode == 0, again.stderr
   assert back.read_bytes() == file.read_bytes()
+
+
+def test_the_command_fails_with_a_sentence(tmp_path):
+  flags = ("--config=tests/tiny.py:unused", f"--output={tmp_path / 'run'}")
+  done = _convert(*flags, f"--input={tmp_path / 'none.pth'}")
+  assert done.returncode == 1
+  assert "none.pth" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_run_that_exists_is_not_overwritten(config, file, run):

@@ -115,12 +115,26 @@ def test_decoding_gives_rgb_of_gray_and_transparent_files():
   np.testing.assert_array_equal(transforms.decode_image(_encode(rgba), "x.png"), rgba[..., :3])
 
 
-def test_decoding_turns_the_image_upright():
+# What a viewer does to an image of each EXIF orientation, as detectron2's `read_image` does.
+UPRIGHT = {
+  1: lambda x: x,
+  2: lambda x: x[:, ::-1],
+  3: lambda x: x[::-1, ::-1],
+  4: lambda x: x[::-1],
+  5: lambda x: x.transpose(1, 0, 2),
+  6: lambda x: np.rot90(x, -1),
+  7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+  8: lambda x: np.rot90(x, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_decoding_turns_the_image_upright(orientation):
   image = RNG.integers(0, 256, (4, 6, 3), np.uint8)
   exif = Image.Exif()
-  exif[0x0112] = 6  # orientation: stored turned by 90 degrees counter-clockwise
+  exif[0x0112] = orientation
   upright = transforms.decode_image(_encode(image, exif=exif), "photo.png")
-  np.testing.assert_array_equal(upright, np.rot90(image, -1))
+  np.testing.assert_array_equal(upright, UPRIGHT[orientation](image))
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG"])

@@ -61,7 +61,7 @@ def config(weight_transfer=False):
 def parameters(weight_transfer=False):
   """Random kernels of the usual size, and frozen norms that shift: zeros do not stay zero."""
   c = config(weight_transfer)
-  shapes = jax.eval_shape(rcnn.build(c).init, jax.random.key(0), *rcnn.dummy_inputs(c))["params"]
+  shapes = rcnn.abstract_params(c)
   rng = np.random.default_rng(1)
 
   def fill(path, leaf):
@@ -253,13 +253,13 @@ def test_bad_box_head_is_named():
   c = common.detector()
   c.model.box_head.kind = "conv"
   with pytest.raises(ValueError, match=r"model\.box_head\.kind is 'conv'"):
-    jax.eval_shape(rcnn.build(c).init, jax.random.key(0), *rcnn.dummy_inputs(c))
+    rcnn.abstract_params(c)
 
 
 def test_published_detector_has_the_original_heads():
   """COCO C4: res4 of 1024 channels, a res5 head of 2048, 15 anchors, one projection to 512."""
   c = common.detector()
-  shapes = jax.eval_shape(rcnn.build(c).init, jax.random.key(0), *rcnn.dummy_inputs(c))["params"]
+  shapes = rcnn.abstract_params(c)
   flat = {path: leaf.shape for path, leaf in flat_gradient(shapes).items()}
   assert flat["rpn/conv/kernel"] == (3, 3, 1024, 1024)
   assert flat["rpn/objectness/kernel"] == (1, 1, 1024, 15)

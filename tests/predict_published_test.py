@@ -1,0 +1,104 @@
+"""A published detector from the original's checkpoint file to the results of `predict`.
+
+The configs are the published ones but for what may differ between a run and its use: sizes of the
+evaluation, and the goldens' fewer proposals and detections.
+"""
+
+import json
+
+import golden_models
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from configs.lvis import rkd_ils_weight_transfer
+from rkd_jax.convert.restricted import write_pth
+from rkd_jax.convert.runs import to_rkd_jax
+from rkd_jax.evaluation.coco import encode_masks
+from rkd_jax.evaluation.evaluate import Detector
+from rkd_jax.predict import predict
+from rkd_jax.train.tasks import detector_specs
+
+CANVAS = (200, 232)
+NAMES = [f"class {i}" for i in range(1203)]
+
+
+@pytest.fixture(scope="module")
+def golden():
+  return golden_models.load("lvis_wt_infer_b1")
+
+
+@pytest.fixture(scope="module")
+def config(golden):
+  c = rkd_ils_weight_transfer.get_config()
+  height, width = golden["image0"].shape[:2]
+  c.data.eval.update(canvas=CANVAS, short_sides=(min(height, width),))  # resizes to the same size
+  c.model.rpn.test = {"pre_nms": 500, "post_nms": 100}
+  c.model.test.detections = 100
+  return c
+
+
+@pytest.fixture(scope="module")
+def detector(config, tmp_path_factory):
+  """Read from a checkpoint with all that the original's holds beside parameters."""
+  folder = tmp_path_factory.mktemp("published")
+  state = golden_models.state_dict("lvis_wt")
+  state["roi_heads.box_predictor.freq_weight"] = np.ones(1203, np.float32)
+  state["roi_heads.box_predictor.cls_score.zs_weight"] = np.ones((512, 1204), np.float32)
+  write_pth(folder / "model_final.pth", state)
+  to_rkd_jax(config, str(folder / "model_final.pth"), str(folder / "run"))
+  return Detector(config, str(folder / "run"))
+
+
+def order(boxes, classes, expected_boxes, expected_classes):
+  """The place of each expected detection among ours: one of its class in the same place."""
+  apart = np.abs(boxes[None] - expected_boxes[:, None]).max(axis=2)
+  apart = np.where(classes[None] == expected_classes[:, None], apart, np.inf)
+  found = apart.argmin(axis=1)
+  assert sorted(found) == list(range(len(boxes)))
+  return found
+
+
+def test_predictions_for_a_file_are_the_originals_detections(golden, config, detector, tmp_path):
+  Image.fromarray(golden["image0"][..., ::-1]).save(tmp_path / "image.png")
+  embeddings = golden_models.class_embeddings("lvis")
+  spec = detector_specs(config)["eval"]
+  files, output = [tmp_path / "image.png"], tmp_path / "out"
+  predict(detector, spec, files, NAMES, embeddings, output, min_score=0.0)
+  found = json.loads((output / "predictions.json").read_text())["detections"]
+  boxes = np.array([detection["bbox_xyxy"] for detection in found])
+  scores = np.array([detection["score"] for detection in found])
+  classes = np.array([detection["category_id"] for detection in found])
+  assert np.all(np.diff(scores) <= 1e-5)
+  ours = order(boxes, classes, golden["det_boxes0"], golden["det_classes0"])
+  np.testing.assert_allclose(boxes[ours], golden["det_boxes0"], atol=0.01)
+  np.testing.assert_allclose(scores[ours], golden["det_scores0"], atol=1e-4)
+  height, width = golden["image0"].shape[:2]
+  masks = coco_mask.decode([detection["segmentation"] for detection in found])
+  assert masks.shape == (height, width, len(found)) and masks.any()
+  with Image.open(output / "image.png") as picture:
+    assert picture.width * height == picture.height * width
+
+
+def test_boxes_and_masks_at_another_size_are_the_originals(golden, detector):
+  """Scaled to the original size, clipped, empty ones dropped, masks pasted."""
+  batch = golden_models.batch(golden, CANVAS)
+  height, width = golden["out_hw0"].tolist()
+  assert (height, width) != golden["image0"].shape[:2]
+  found = detector.detect(batch, golden_models.class_embeddings("lvis"))
+  valid = found.valid[0]
+  boxes, scores, classes, masks = (
+    array[0][valid] for array in (found.boxes, found.scores, found.classes, found.masks)
+  )
+  ours = order(boxes, classes, golden["final_boxes0"], golden["final_classes0"])
+  np.testing.assert_allclose(boxes[ours], golden["final_boxes0"], atol=0.01)
+  np.testing.assert_allclose(scores[ours], golden["final_scores0"], atol=1e-4)
+  pasted = coco_mask.decode(encode_masks(masks[ours], boxes[ours], height, width))
+  allowed = 1e-3 * height * width
+  areas = pasted.sum((0, 1), dtype=np.int64)
+  np.testing.assert_allclose(areas, golden["final_masks0_area"], rtol=0, atol=allowed)
+  packed = golden["final_masks0_packed"]
+  expected = np.unpackbits(packed, axis=1)[:, : height * width].reshape(-1, height, width)
+  different = np.sum(pasted.transpose(2, 0, 1)[: len(expected)] != expected, axis=(1, 2))
+  assert different.max() <= allowed
