@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO := runs/demo
+# For another machine, as: make bench BENCH_FLAGS="--dtype=bfloat16 --box_batch=16 --against=torch"
+BENCH_FLAGS ?= --canvas=800x1088
 
 .PHONY: demo ablation test bench lint clean
 
@@ -16,8 +18,10 @@ test: .venv/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
 bench: .venv/ready                ## the published detectors by stage, at full size, on synthetic batches
-	$(BIN)/python -m rkd_jax.benchmark --config=configs/coco/rkd_ils_weight_transfer.py --output=runs/bench/coco.json
-	$(BIN)/python -m rkd_jax.benchmark --config=configs/lvis/rkd_ils_weight_transfer.py --output=runs/bench/lvis.json
+	$(BIN)/python -m rkd_jax.benchmark --config=configs/coco/rkd_ils_weight_transfer.py \
+	  --output=runs/bench/coco.json $(BENCH_FLAGS)
+	$(BIN)/python -m rkd_jax.benchmark --config=configs/lvis/rkd_ils_weight_transfer.py \
+	  --output=runs/bench/lvis.json $(BENCH_FLAGS)
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

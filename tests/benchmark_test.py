@@ -174,14 +174,16 @@ def _check_stages(rows):
   assert parts[-1]["flops"] == pytest.approx(forward["flops"], rel=0.01)
 
 
-@pytest.mark.parametrize("published", [coco_weight_transfer, lvis_weight_transfer])
-def test_stages_are_the_whole(published, monkeypatch):
+@pytest.mark.parametrize(
+  "published, programs",
+  [(coco_weight_transfer, ["inference"]), (lvis_weight_transfer, ["inference", "box", "image"])],
+)
+def test_stages_are_the_whole(published, programs, monkeypatch):
   monkeypatch.setattr(detector, "measure", _trace)
   monkeypatch.setattr(run_lib, "measure_ceilings", lambda *args: Ceilings(1.0, 1.0))
-  programs = ("inference", "box", "image")
   rows = run(_small(published.get_config()), Options(programs=programs, **OPTIONS))
   sections = _sections(rows)
-  assert list(sections) == ["inference", "box step", "image step"]
+  assert [name.removesuffix(" step") for name in sections] == programs
   for name, section in sections.items():
     assert section[0]["name"] == name
     _check_stages(section)
@@ -278,7 +280,7 @@ def test_the_command_runs_without_the_data_stack(tmp_path):
   done = subprocess.run(
     [sys.executable, "-c", code, *arguments],
     cwd=REPOSITORY,
-    env=os.environ,
+    env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     capture_output=True,
     text=True,
     check=False,
