@@ -58,7 +58,7 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   budget = Budget(options.steps, seconds)
   ceilings = measure_ceilings(config.model.dtype, budget)
   header = {
-    "command": " ".join(sys.argv),
+    "arguments": " ".join(sys.argv[1:]),
     "name": config.name,
     "dtype": config.model.dtype,
     "machine": machine(),
