@@ -2,8 +2,9 @@
 
 How the figures are made, so that they can be compared:
 
-* time: wall time of a call until all of its outputs are there, after one call to warm up.  Calls
-  shorter than a few milliseconds are timed in groups, since starting one costs as much;
+* time: wall time of a call until all of its outputs are there, after one call to warm up (which is
+  the measurement if it takes all of the budget).  Calls shorter than a few milliseconds are timed
+  in groups, since starting one costs as much;
 * FLOP: two per multiply-add of the matrix products and convolutions that the program asks for.
   Loops count with their length where it is static (XLA's own analysis takes a body once), those
   that depend on the data once;
@@ -43,7 +44,7 @@ Figures = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """A measurement ends after `steps` timed calls, or the first that ends later than `seconds`."""
+  """A measurement ends after `steps` timings, or with the first that ends later than `seconds`."""
 
   steps: int
   seconds: float
@@ -93,13 +94,15 @@ def timed(run: Callable[[], Any], wait: Callable[[], Any], budget: Budget) -> Fi
   `cpu_seconds` are those of all threads of this process, per call: on a shared machine the steadier
   figure.
   """
-  start = time.perf_counter()
+  cpu_start, start = time.process_time(), time.perf_counter()
   run()
   wait()
   warm_up = time.perf_counter() - start
+  seconds = [warm_up]
   group = math.ceil(min(_GROUP_SECONDS / warm_up, 100))
-  seconds = []
-  cpu_start, start = time.process_time(), time.perf_counter()
+  if warm_up < budget.seconds:
+    seconds = []
+    cpu_start, start = time.process_time(), time.perf_counter()
   while not seconds or (
     len(seconds) < budget.steps and time.perf_counter() - start < budget.seconds
   ):
@@ -108,11 +111,12 @@ def timed(run: Callable[[], Any], wait: Callable[[], Any], budget: Budget) -> Fi
       run()
     wait()
     seconds.append((time.perf_counter() - before) / group)
+  calls = len(seconds) * group
   return {
     "seconds": statistics.median(seconds),
     "min_seconds": min(seconds),
-    "cpu_seconds": (time.process_time() - cpu_start) / (len(seconds) * group),
-    "runs": len(seconds),
+    "cpu_seconds": (time.process_time() - cpu_start) / calls,
+    "runs": calls,
   }
 
 
