@@ -77,7 +77,7 @@ class DetectorBenchmark:
       batch.sizes,
     )
     if self._config.model.mask_head.layers:
-      stages.stage("masks", RCNN.masks, maps, batch.sizes, found.boxes)
+      stages.stage("masks", RCNN.masks, maps, batch.sizes, found.boxes, found.valid)
     stages.sum("sum of stages")
 
   def step(self, kind: str, size: int, canvas: tuple[int, int]) -> None:
@@ -132,8 +132,11 @@ class DetectorBenchmark:
     mask_logits = None
     if self._config.model.mask_head.layers:
       c = self._config.model.roi
-      boxes = rois.boxes[:, : int(c.batch_size_per_image * c.positive_fraction)]
-      mask_logits = stages.stage("masks", RCNN.masks, maps, batch.sizes, boxes)
+      most = int(c.batch_size_per_image * c.positive_fraction)
+      foreground = rois.valid & (rois.classes < self._num_classes)
+      mask_logits = stages.stage(
+        "masks", RCNN.masks, maps, batch.sizes, rois.boxes[:, :most], foreground[:, :most]
+      )
     logits, deltas, embeddings = outputs
     outputs = Outputs(stages.rpn, rois, logits, deltas, embeddings, None, mask_logits)
     losses = functools.partial(losses_lib.box_losses, config=self._config.loss)

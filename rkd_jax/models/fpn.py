@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rkd_jax.models.conv import Conv
 from rkd_jax.ops.padding import Extents, zero_beyond
 
 # Caffe2's XavierFill: uniform with variance 1 / fan_in.
@@ -50,15 +51,7 @@ class FPN(nn.Module):
       )
 
     def conv(x, kernel, name):
-      pad = kernel // 2
-      return nn.Conv(
-        self.channels,
-        (kernel, kernel),
-        padding=((pad, pad), (pad, pad)),
-        kernel_init=XAVIER_INIT,
-        dtype=self.dtype,
-        name=name,
-      )(x)
+      return Conv(self.channels, kernel, kernel_init=XAVIER_INIT, dtype=self.dtype, name=name)(x)
 
     outputs = []
     coarser = None

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from rkd_jax.models.conv import Conv
 from rkd_jax.models.resnet import MSRA_INIT
 
 
@@ -43,12 +44,10 @@ class MaskHead(nn.Module):
   def __call__(self, pooled: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2"]:
     x = pooled
     for i in range(self.layers):
-      conv = nn.Conv(
-        self.channels, (3, 3), kernel_init=MSRA_INIT, dtype=self.dtype, name=f"conv{i + 1}"
-      )
+      conv = Conv(self.channels, 3, kernel_init=MSRA_INIT, dtype=self.dtype, name=f"conv{i + 1}")
       x = nn.relu(conv(x))
     x = nn.relu(Deconv(self.channels, self.dtype, name="deconv")(x))
-    predictor = nn.Conv(
-      1, (1, 1), kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="predictor"
+    predictor = Conv(
+      1, 1, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="predictor"
     )
     return predictor(x)[..., 0].astype(jnp.float32)

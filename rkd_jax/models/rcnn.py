@@ -6,6 +6,7 @@ head and projection as proposals do.  The class-embedding matrix is an argument,
 not a parameter: swapping it changes the vocabulary and nothing else.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from rkd_jax.models import rpn as rpn_lib
 from rkd_jax.models.box_head import FcBoxHead, ResBoxHead
@@ -39,6 +40,9 @@ from rkd_jax.structures import (
   RoiSamples,
   RpnOutputs,
 )
+
+# The mask head runs on its RoIs in so many parts, those without any wanted RoI skipped.
+_MASK_PARTS = 4
 
 
 class RCNN(nn.Module):
@@ -113,7 +117,9 @@ class RCNN(nn.Module):
     box = jnp.array([[[0.0, 0.0, width, height]]] * batch)
     logits, deltas, _ = self.roi_outputs(features, size, box, class_embeddings)
     outputs = (rpn.logits, rpn.deltas, logits, deltas)
-    return (*outputs, self.masks(features, size, box)) if self.config.mask_head.layers else outputs
+    if self.config.mask_head.layers:
+      outputs = (*outputs, self.masks(features, size, box, jnp.ones(box.shape[:2], bool)))
+    return outputs
 
   def extents(self, sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
     """Where the network takes images of these sizes to end.
@@ -195,9 +201,11 @@ class RCNN(nn.Module):
 
     def one_image(maps, boxes, cells):
       levels = assign_levels(boxes, 2, 1 + len(maps)) if len(maps) > 1 else None
-      return multilevel_roi_align(maps, boxes, levels, resolution, scales, cells=cells)
+      return multilevel_roi_align(
+        maps, boxes, levels, resolution, scales, cells=cells, batch_axis="images"
+      )
 
-    return jax.vmap(one_image)(features, boxes, cells[:, : len(features)])
+    return jax.vmap(one_image, axis_name="images")(features, boxes, cells[:, : len(features)])
 
   def roi_features(
     self,
@@ -230,12 +238,34 @@ class RCNN(nn.Module):
     features: Sequence[Float[Array, "b _h _w c"]],
     sizes: Int[Array, "b 2"],
     boxes: Float[Array, "b r 4"],
+    wanted: Bool[Array, "b r"],
   ) -> Float[Array, "b r m m"]:
-    """Mask logits of RoIs, in the frame of each box."""
+    """Mask logits of RoIs, in the frame of each box; those not wanted may be zero.
+
+    Where the wanted ones come first, as foreground RoIs and detections do, whole parts of the rest
+    are skipped: there is a place for as many as an image can have, and few have as many.
+    """
     pooled = self.pool(features, sizes, boxes, self.config.mask_head.resolution)
     batch, rois = boxes.shape[:2]
-    logits = self.mask_head(pooled.reshape(batch * rois, *pooled.shape[2:]))
-    return logits.reshape(batch, rois, *logits.shape[1:])
+
+    def predict(head, x):
+      logits = head(x.reshape(-1, *x.shape[2:]))
+      return logits.reshape(batch, -1, *logits.shape[1:])
+
+    def skip(head, x):
+      return jnp.zeros((batch, x.shape[1], 2 * x.shape[2], 2 * x.shape[3]))
+
+    if self.is_initializing():
+      return predict(self.mask_head, pooled)
+    ends = [rois * i // _MASK_PARTS for i in range(_MASK_PARTS + 1)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
+    return jnp.concatenate(
+      [
+        nn.cond(jnp.any(wanted[:, part]), predict, skip, self.mask_head, pooled[:, part])
+        for part in parts
+      ],
+      axis=1,
+    )
 
   def sample_rois(
     self,
@@ -291,8 +321,9 @@ class RCNN(nn.Module):
     mask_logits = None
     if self.config.mask_head.layers:
       c = self.config.roi
-      foreground = int(c.batch_size_per_image * c.positive_fraction)
-      mask_logits = self.masks(features, batch.sizes, rois.boxes[:, :foreground])
+      most = int(c.batch_size_per_image * c.positive_fraction)
+      foreground = (rois.classes < class_embeddings.shape[0]) & rois.valid
+      mask_logits = self.masks(features, batch.sizes, rois.boxes[:, :most], foreground[:, :most])
     return Outputs(
       rpn=rpn,
       rois=rois,
@@ -343,7 +374,7 @@ class RCNN(nn.Module):
     logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
     found = self.final_detections(proposals, logits, deltas, batch.sizes)
     if self.config.mask_head.layers:
-      masks = self.masks(features, batch.sizes, found.boxes)
+      masks = self.masks(features, batch.sizes, found.boxes, found.valid)
       found = found.replace(masks=jax.nn.sigmoid(masks))
     return found
 

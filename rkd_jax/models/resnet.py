@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rkd_jax.models.conv import Conv
 from rkd_jax.ops.padding import Extents, zero_beyond
 
 MSRA_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -83,12 +84,10 @@ class Bottleneck(nn.Module):
     self, x: Float[Array, "b h w c"], crop: Callable[[Array], Array] = lambda x: x
   ) -> Float[Array, "b h2 w2 c2"]:
     def conv(y, features, kernel, stride, name):
-      pad = (kernel - 1) // 2
-      y = nn.Conv(
+      y = Conv(
         features,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
+        kernel,
+        stride,
         use_bias=False,
         kernel_init=MSRA_INIT,
         dtype=self.dtype,
@@ -147,11 +146,10 @@ class ResNet(nn.Module):
   def __call__(
     self, images: Float[Array, "b h w 3"], extents: Extents | None = None
   ) -> dict[str, Float[Array, "b _h _w _c"]]:
-    x = nn.Conv(
+    x = Conv(
       self.stem_width,
-      (7, 7),
-      strides=(2, 2),
-      padding=((3, 3), (3, 3)),
+      7,
+      stride=2,
       use_bias=False,
       kernel_init=MSRA_INIT,
       dtype=self.dtype,

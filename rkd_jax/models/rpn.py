@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rkd_jax.models.conv import Conv
 from rkd_jax.ops import anchors as anchors_lib
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import nms as nms_lib
@@ -31,7 +32,7 @@ class RpnHead(nn.Module):
     init = nn.initializers.normal(0.01)
 
     def conv(x, channels, kernel, name):
-      return nn.Conv(channels, (kernel, kernel), kernel_init=init, dtype=self.dtype, name=name)(x)
+      return Conv(channels, kernel, kernel_init=init, dtype=self.dtype, name=name)(x)
 
     x = nn.relu(conv(features, self.channels, 3, "conv"))
     logits = conv(x, self.anchors_per_cell, 1, "objectness").astype(jnp.float32)

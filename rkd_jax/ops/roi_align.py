@@ -56,6 +56,7 @@ class _Static(NamedTuple):
   height: int  # of the map; for `gather` of the flattened maps, whose width is then 1
   width: int
   roi_chunk: int
+  batch_axis: str | None
 
 
 def roi_align(
@@ -109,12 +110,15 @@ def multilevel_roi_align(
   sampling_ratio: int = 0,
   method: str = "auto",
   roi_chunk: int = 64,
+  batch_axis: str | None = None,
 ) -> Float[Array, "r {output_size} {output_size} c"]:
   """Pools each box from the level of a feature pyramid that `levels.assign_levels` gives it.
 
   Arguments are those of `roi_align`, with one map and one scale per level; `levels` holds
   indices into them, None is for a single level.  `cells` is the part (height, width) of each map
-  that belongs to the image, where its border is; None is the whole map.
+  that belongs to the image, where its border is; None is the whole map.  `batch_axis` names the
+  axis of a surrounding `jax.vmap` over images: their loops of `gather` then end together, else each
+  step would copy all sums to keep those of the images that ended before.
   """
   if method not in _METHODS:
     raise ValueError(f"roi_align: unknown method {method!r}; expected one of {_METHODS}.")
@@ -147,7 +151,7 @@ def multilevel_roi_align(
       offset=jnp.array([sum(lengths[:i]) for i in range(len(lengths))], jnp.int32)[levels],
       width=jnp.array([f.shape[1] for f in features], jnp.int32)[levels],
     )
-    static = _Static(output_size, sampling_ratio, sum(lengths), 1, roi_chunk)
+    static = _Static(output_size, sampling_ratio, sum(lengths), 1, roi_chunk, batch_axis)
     return _gather_pool(static, flat, y, x, place)
 
   pooled = 0
@@ -155,7 +159,7 @@ def multilevel_roi_align(
     # A box without samples pools to zero, so the sum over levels picks the right one.
     here = levels == level
     y_here = y._replace(samples=jnp.where(here, y.samples, 0))
-    static = _Static(output_size, sampling_ratio, *feature.shape[:2], roi_chunk)
+    static = _Static(output_size, sampling_ratio, *feature.shape[:2], roi_chunk, batch_axis)
     pooled = pooled + _einsum_pool(static, feature, y_here, x)
   return pooled
 
@@ -299,7 +303,10 @@ def _visit(static, y, x, place, body, start):
     cell = (place.offset[:, None] + row * place.width[:, None])[:, :, None] + column[:, None, :]
     return body(carry, cell, row_weight[:, :, None] * column_weight[:, None, :])
 
-  return jax.lax.fori_loop(0, jnp.max(rows * columns, initial=0), step, start)
+  most = jnp.max(rows * columns, initial=0)
+  if static.batch_axis is not None:
+    most = jax.lax.pmax(most, static.batch_axis)
+  return jax.lax.fori_loop(0, most, step, start)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

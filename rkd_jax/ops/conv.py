@@ -1,0 +1,77 @@
+"""Convolution whose gradient to the kernel suits the platform.
+
+XLA's CPU convolution treats that gradient as a convolution with a kernel as large as the map, at a
+fraction of the speed of a matrix product: 1x1 kernels took 6 to 12 times, 3x3 kernels 1.4 to 2.7
+times the CPU time of the form below, at the sizes of a ResNet-50 on 800-pixel images.  On a
+CPU each tap of the kernel is therefore one product of the shifted input with the output's gradient;
+elsewhere it is the derivative that JAX finds.  Forward pass and gradient to the input are the same
+everywhere.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rkd_jax.structures import Arr
+
+
+def _plain(x, kernel, stride):
+  pad = (kernel.shape[0] - 1) // 2
+  return jax.lax.conv_general_dilated(
+    x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(
+  x: Float[Arr, "b h w c"], kernel: Float[Arr, "k k c d"], stride: int = 1
+) -> Float[Array, "b h2 w2 d"]:
+  """Cross-correlation with (k - 1) // 2 rows and columns of zeros around the image."""
+  return _plain(x, kernel, stride)
+
+
+def _forward(x, kernel, stride):
+  return conv(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, gradient):
+  x, kernel = residuals
+
+  def derivative(x, kernel, gradient):
+    return jax.vjp(lambda kernel: _plain(x, kernel, stride), kernel)[1](gradient)[0]
+
+  def products(x, kernel, gradient):
+    return _kernel_gradient(x, gradient, kernel.shape[0], stride).astype(kernel.dtype)
+
+  to_kernel = jax.lax.platform_dependent(x, kernel, gradient, cpu=products, default=derivative)
+  if stride == 1 and kernel.shape[0] % 2:
+    to_x = _plain(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1)
+  else:
+    (to_x,) = jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](gradient)
+  return to_x, to_kernel
+
+
+conv.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x, gradient, size, stride):
+  """One matrix product per tap of the kernel; float32 [k, k, c, d]."""
+  pad = (size - 1) // 2
+  x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  count, height, width, channels = gradient.shape
+  window = (count, stride * (height - 1) + 1, stride * (width - 1) + 1, x.shape[-1])
+  gradient = gradient.reshape(-1, channels)
+
+  def tap(index):
+    shifted = jax.lax.dynamic_slice(x, (0, index // size, index % size, 0), window)
+    # As matrices: XLA would write transposed copies of arrays with three contracted axes.
+    shifted = shifted[:, ::stride, ::stride].reshape(-1, x.shape[-1])
+    return jax.lax.dot_general(
+      shifted, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+  # One after the other, since XLA would hold all the shifted inputs at once.
+  taps = jax.lax.map(tap, jnp.arange(size * size))
+  return taps.reshape(size, size, *taps.shape[1:])

@@ -1,0 +1,39 @@
+"""Tests of `rkd_jax.ops.conv`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rkd_jax.ops.conv import conv
+
+
+def reference(x, kernel, stride):
+  pad = (kernel.shape[0] - 1) // 2
+  return jax.lax.conv_general_dilated(
+    x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+@pytest.mark.parametrize("height,width", [(9, 12), (8, 5)])
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_values_and_gradients_are_those_of_the_plain_convolution(size, stride, height, width):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, height, width, 3)).astype(np.float32)
+  kernel = rng.standard_normal((size, size, 3, 5)).astype(np.float32)
+  expected, expected_pullback = jax.vjp(lambda *args: reference(*args, stride), x, kernel)
+  y, pullback = jax.vjp(lambda *args: conv(*args, stride), x, kernel)
+  np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-5)
+  gradient = rng.standard_normal(y.shape).astype(np.float32)
+  for ours, theirs in zip(pullback(gradient), expected_pullback(gradient), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-5)
+
+
+def test_half_precision_sums_in_float32():
+  """A sum of 4096 ones is exact; in bfloat16 it would stop at 256."""
+  x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
+  kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+  gradient = jax.grad(lambda kernel: conv(x, kernel).astype(jnp.float32).sum())(kernel)
+  assert gradient.dtype == jnp.bfloat16
+  assert gradient.item() == 4096
