@@ -214,13 +214,44 @@ def load_annotations(json_path: str | os.PathLike, image_dir: str | os.PathLike)
 
 
 def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
-  """Class names of a COCO JSON by ascending category id; nothing else of it is looked at.
+  """Class names by ascending category id, of a COCO JSON or of a bare list of its categories.
+
+  Such lists are the category-info files of LVIS.
 
   Raises:
     ValueError: missing or malformed file, no categories, or one that occurs twice.
   """
   path = Path(json_path)
-  return tuple(_categories(read_json(path), path).values())
+  return tuple(_categories(_category_list(path), path).values())
+
+
+def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
+  """The 'synonyms' of each category (LVIS has them), in the order of `load_class_names`.
+
+  Raises:
+    ValueError: as `load_class_names`, or a category has none.
+  """
+  path = Path(json_path)
+  content = _category_list(path)
+  order = list(_categories(content, path))
+  synonyms = {}
+  for entry in content["categories"]:
+    names = entry.get("synonyms")
+    where = f"{path}: category {entry['id']} ({entry['name']})"
+    synonyms[entry["id"]] = check_texts(names, f"{where}: 'synonyms'")
+  return tuple(synonyms[category_id] for category_id in order)
+
+
+def check_texts(texts: Any, where: str) -> tuple[str, ...]:
+  """A list of at least one text; ValueError for anything else."""
+  if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t for t in texts):
+    raise ValueError(f"{where} is {texts!r}, expected a list of at least one text.")
+  return tuple(texts)
+
+
+def _category_list(path: Path) -> Any:
+  content = read_json(path)
+  return {"categories": content} if isinstance(content, list) else content
 
 
 def check_names(names: Sequence[str], class_names: Sequence[str], where: str):

@@ -1,25 +1,30 @@
 """Text embeddings of class names: the rows of the zero-shot classifier, and their file format.
 
-A file is an .npz with `names`, `template` and `embeddings` [C, d]; embeddings are as the text tower
-gives them, not normalised.  A bare .npy [C, d], as the published RKD code ships, loads too.
+An .npz holds `names`, `template` (one or several) and `embeddings` [C, d].  A .npy holds the
+embeddings, as the published RKD code ships them, with names and templates in a .json of the same
+name beside it; without that file it loads too.  Embeddings are as the text tower gives them, like
+the published matrices (norms about 10), unless they were averaged or normalised when made.
 """
 
 import difflib
+import itertools
+import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from rkd_jax.clip import prompts
 from rkd_jax.clip.batching import map_batches
 from rkd_jax.clip.model import Clip
 from rkd_jax.clip.tokenizer import Tokenizer
 
-TEMPLATE = "a photo of a {}"
+TEMPLATE = prompts.SINGLE
 _BATCH_SIZE = 128
 
 
@@ -28,7 +33,7 @@ class ClassEmbeddings(NamedTuple):
 
   embeddings: Float[np.ndarray, "c d"]
   names: tuple[str, ...] | None
-  template: str | None
+  templates: tuple[str, ...] | None
 
 
 def embed_classes(
@@ -36,24 +41,67 @@ def embed_classes(
   variables: Mapping[str, Any],
   tokenizer: Tokenizer,
   names: Sequence[str],
-  template: str = TEMPLATE,
+  template: str | Sequence[str] = TEMPLATE,
+  synonyms: Sequence[Sequence[str]] | None = None,
+  normalize: bool = False,
 ) -> Float[np.ndarray, "c d"]:
-  """Embeds each name in the template, float32, not normalised.
+  """One row per class, float32.
+
+  With one template and no synonyms a row is the text tower's output, not normalised, as in the
+  published matrices: the zero-shot classifier divides by the norm itself.  With several texts per
+  class a row is the mean of their unit vectors, so that no text counts more for being longer
+  (prompt ensembling, arXiv 2103.00020, section 3.1.4).
+
+  Args:
+    names: the classes.
+    template: one or several, see `prompts`.
+    synonyms: for every class the texts that stand for its name, the name itself among them if it
+      is to count.
+    normalize: rows become unit vectors.
 
   Raises:
-    ValueError: no names, a template without {}, or a name that the tokenizer refuses.
+    ValueError: no names, a template without {}, a list of synonyms that is empty or not there, a
+      name that the tokenizer refuses, or a model with fewer tokens than the tokenizer.
   """
-  if not names:
-    raise ValueError("no class names given; at least one is needed")
-  if "{}" not in template:
-    raise ValueError(f"template {template!r} has no {{}} for the class name")
-  tokens = tokenizer([template.replace("{}", name) for name in names])
+  templates = (template,) if isinstance(template, str) else tuple(template)
+  if not names or not templates:
+    raise ValueError("no class names or no templates given; at least one is needed")
+  if tokenizer.vocabulary_size > model.config.vocab_size:
+    raise ValueError(
+      f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {model.config.vocab_size}:"
+      " this model cannot read text in CLIP's vocabulary"
+    )
+  variants = [(name,) for name in names] if synonyms is None else list(synonyms)
+  if len(variants) != len(names):
+    raise ValueError(f"synonyms: {len(variants)} lists for {len(names)} classes; give one for each")
+  for name, row in zip(names, variants):
+    if not row:
+      raise ValueError(f"synonyms of {name!r}: the list is empty; give at least the name itself")
+  texts = [[prompts.fill(t, name) for name in row for t in templates] for row in variants]
+  embeddings = _embed_texts(model, variables, tokenizer, list(itertools.chain(*texts)))
+  if any(len(row) > 1 for row in texts):
+    starts = np.cumsum([0, *(len(row) for row in texts[:-1])])
+    sums = np.add.reduceat(_unit(embeddings), starts, axis=0)
+    embeddings = sums / np.array([[len(row)] for row in texts], np.float32)
+  return _unit(embeddings) if normalize else embeddings
+
+
+def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _embed_texts(
+  model: Clip, variables: Mapping[str, Any], tokenizer: Tokenizer, texts: Sequence[str]
+) -> Float[np.ndarray, "n d"]:
+  tokens = tokenizer(texts)
+  # Attention is causal and the row is read at its end mark: what comes after it is not needed.
+  tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1]
   encode = jax.jit(
     lambda variables, tokens: model.apply(variables, tokens, method=Clip.encode_text).astype(
       "float32"
     )
   )
-  batch_size = min(len(names), _BATCH_SIZE)
+  batch_size = min(len(texts), _BATCH_SIZE)
   return map_batches(lambda batch: encode(variables, batch), tokens, batch_size)
 
 
@@ -71,25 +119,41 @@ def _check_array(embeddings: np.ndarray, where: str) -> Float[np.ndarray, "c d"]
 def save(
   path: str | os.PathLike,
   names: Sequence[str],
-  template: str,
+  template: str | Sequence[str],
   embeddings: Float[np.ndarray, "c d"],
 ) -> None:
-  """Writes an .npz, whole or not at all.
+  """Writes an .npz, or a .npy with its .json beside it; each file whole or not at all.
 
   Raises:
-    ValueError: the path does not end in .npz, or names and embeddings do not fit.
+    ValueError: the path ends in neither, or names and embeddings do not fit.
   """
   path = Path(path)
-  if path.suffix != ".npz":
-    raise ValueError(f"{path}: class embeddings are saved as .npz")
+  if path.suffix not in (".npz", ".npy"):
+    raise ValueError(f"{path}: class embeddings are saved as .npz or .npy")
   embeddings = _check_array(np.asarray(embeddings), str(path))
   if len(names) != len(embeddings):
     raise ValueError(f"{path}: {len(names)} names for {len(embeddings)} embeddings")
+  templates = [template] if isinstance(template, str) else list(template)
   path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix == ".npy":
+    sidecar = path.with_suffix(".json")
+    if sidecar.exists() and _read_sidecar(path) == (None, None):
+      raise ValueError(f"{sidecar} holds something else; choose another name for {path.name}")
+    content = json.dumps({"names": list(names), "templates": templates}, indent=1) + "\n"
+    # A matrix never stands beside the names of another one.
+    path.unlink(missing_ok=True)
+    _write(sidecar, lambda file: file.write(content.encode()))
+    _write(path, lambda file: np.save(file, embeddings))
+  else:
+    arrays = {"names": np.array(names, np.str_), "template": np.array(templates, np.str_)}
+    _write(path, lambda file: np.savez(file, **arrays, embeddings=embeddings))
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
     with open(temporary, "wb") as file:
-      np.savez(file, names=np.array(names, np.str_), template=template, embeddings=embeddings)
+      write(file)
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
@@ -98,7 +162,7 @@ def save(
 def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEmbeddings:
   """Reads an .npz or .npy; with `names`, checks that the rows are theirs, in their order.
 
-  Of a bare .npy only the number of rows can be checked.
+  Of a .npy without its .json only the number of rows can be checked.
 
   Raises:
     ValueError: not a class-embedding file, values that are not finite, or other names than
@@ -109,22 +173,37 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
   try:
     stored = np.load(path, allow_pickle=False)
     if isinstance(stored, np.ndarray):
-      result = ClassEmbeddings(stored, None, None)
+      result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
       with stored:
         stored_names = tuple(stored["names"].tolist())
-        result = ClassEmbeddings(stored["embeddings"], stored_names, stored["template"].item())
+        templates = tuple(np.atleast_1d(stored["template"]).tolist())
+        result = ClassEmbeddings(stored["embeddings"], stored_names, templates)
   except FileNotFoundError:
     raise
-  except (KeyError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+  except (KeyError, TypeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(
       f"{path}: not a class-embedding file ({error}); expected .npz with names, template and"
       " embeddings, or .npy [classes, dimensions]"
     ) from error
   result = result._replace(embeddings=_check_array(result.embeddings, str(path)))
+  if result.names is not None and len(result.names) != len(result.embeddings):
+    raise ValueError(
+      f"{path}: {len(result.names)} names for {len(result.embeddings)} rows; make the file again"
+    )
   if names is not None:
     _check_names(result, names, path)
   return result
+
+
+def _read_sidecar(path: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+  """Names and templates of a .npy, None for a bare one."""
+  sidecar = path.with_suffix(".json")
+  content = json.loads(sidecar.read_bytes()) if sidecar.exists() else None
+  # Annotations may have the name, too.
+  if not isinstance(content, dict) or content.keys() != {"names", "templates"}:
+    return None, None
+  return tuple(content["names"]), tuple(content["templates"])
 
 
 def select(

@@ -1,20 +1,30 @@
-"""A trained CLIP, frozen: what the offline step and prediction need of it."""
+"""A trained CLIP, frozen: what the offline step and prediction need of it.
+
+`load` reads the folder of a CLIP run of this project, and published weights: OpenAI's TorchScript
+archives, plain state dicts, and the files of Hugging Face and open_clip.  No torch is needed.
+"""
 
 import dataclasses
 import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 from jaxtyping import Float
 
 from rkd_jax.checkpoint import CheckpointError, restore_variables
-from rkd_jax.clip import class_embeddings
+from rkd_jax.clip import class_embeddings, layouts
 from rkd_jax.clip.model import Clip
+from rkd_jax.clip.params import config_from_torch, params_from_torch
 from rkd_jax.clip.regions import RegionEncoder
 from rkd_jax.clip.tokenizer import Tokenizer
+from rkd_jax.convert.restricted import is_torch_archive, read_checkpoint
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -39,10 +49,15 @@ class FrozenClip:
     return RegionEncoder(self.model, self.variables, batch_size)
 
   def embed_classes(
-    self, names: list[str], template: str = class_embeddings.TEMPLATE
+    self,
+    names: Sequence[str],
+    template: str | Sequence[str] = class_embeddings.TEMPLATE,
+    synonyms: Sequence[Sequence[str]] | None = None,
+    normalize: bool = False,
   ) -> Float[np.ndarray, "c d"]:
+    """See `class_embeddings.embed_classes`."""
     return class_embeddings.embed_classes(
-      self.model, self.variables, self.tokenizer, names, template
+      self.model, self.variables, self.tokenizer, names, template, synonyms, normalize
     )
 
 
@@ -59,20 +74,82 @@ def init_clip(model: Clip, key: jax.Array):
   return model.init(key, images, tokens, True)
 
 
-def load_clip(path: str) -> FrozenClip:
-  """Reads the folder of a CLIP run: config.json, tokenizer.json and checkpoints.
+def load(
+  path: str | os.PathLike, activation: str | None = None, half: bool | None = None
+) -> FrozenClip:
+  """Reads a CLIP: the folder of a CLIP run, or a file of published weights.
+
+  A file is a TorchScript archive or a state dict of torch (.pt, .pth, .bin), .safetensors or .npz,
+  with the names of OpenAI, open_clip or Hugging Face; its content decides.  Sizes follow from the
+  shapes.  Computation is in float32.
+
+  Args:
+    path: folder or file.
+    activation: "quick_gelu" or "gelu", a property of the weights.  None: what config.json (Hugging
+      Face) or open_clip_config.json (open_clip) beside the file says, and without it quick_gelu,
+      that of all OpenAI models; most of open_clip's own need "gelu".
+    half: round weights to half precision as OpenAI's loader does with every file, so that results
+      are those of its CPU users.  None: for torch's files with OpenAI's names.  The others' float32
+      weights stay as they are; half-precision weights are exact in either case.
 
   Raises:
-    CheckpointError: the folder is not that of a CLIP run.
+    CheckpointError: there is neither a file nor the folder of a CLIP run.
+    ReadError: the file is damaged, or asks for more than arrays.
+    ValueError: its arrays are not those of a CLIP; all that are missing or unknown are listed.
   """
+  if Path(path).is_file():
+    return _load_published(Path(path), activation, half)
+  if activation is not None or half is not None:
+    raise ValueError(f"{path} is no file: activation and half are for published weights.")
+  return _load_run(os.fspath(path))
+
+
+# How modules that read many things name it.
+load_clip = load
+
+
+def _load_published(path: Path, activation: str | None, half: bool | None) -> FrozenClip:
+  state = read_checkpoint(path)
+  layout = layouts.detect(state)
+  settings = layouts.read_settings(path, layout)
+  is_original = layout == "openai" and settings is None and is_torch_archive(path)
+  if settings is None and activation is None and not is_original:
+    logging.warning(
+      "%s has no config beside it: taken for an OpenAI model, with quick_gelu. If it is one of"
+      " open_clip's own, pass activation='gelu'.",
+      path,
+    )
+  settings = settings or layouts.Settings()
+  try:
+    state = layouts.to_openai(state)
+    config = config_from_torch(
+      state,
+      activation or settings.activation or "quick_gelu",
+      settings.vision_heads,
+      settings.text_heads,
+    )
+    variables = params_from_torch(state, config, is_original if half is None else half)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  tokenizer = Tokenizer(config.context_length)
+  return FrozenClip(Clip(config), jax.tree.map(jnp.asarray, variables), tokenizer)
+
+
+def _load_run(path: str) -> FrozenClip:
   folder = epath.Path(path)
   for name in ("config.json", TOKENIZER_FILE):
     if not (folder / name).exists():
       raise CheckpointError(
-        f"{path} has no {name}: expected the --workdir of a run with config.task='clip'."
+        f"{path} has no {name}: expected the --workdir of a run with config.task='clip', or a file"
+        " of published weights."
       )
+  config = json.loads((folder / "config.json").read_text())
+  if "clip" not in config:
+    raise CheckpointError(
+      f"{path}/config.json describes no CLIP run; of a downloaded model give the file of weights."
+    )
   tokenizer = Tokenizer.from_dict(json.loads((folder / TOKENIZER_FILE).read_text()))
-  model = make_clip(json.loads((folder / "config.json").read_text())["clip"], tokenizer)
+  model = make_clip(config["clip"], tokenizer)
   variables = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
   expected = {
     "params": variables["params"],

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from rkd_jax.clip.modified_resnet import ModifiedResNet
 from rkd_jax.clip.text import TextTransformer
+from rkd_jax.clip.transformer import ACTIVATIONS
 from rkd_jax.clip.vit import VisionTransformer
 from rkd_jax.structures import Arr
 
@@ -25,8 +26,9 @@ class ClipConfig:
 
   `vision_layers` chooses the image tower: a number of blocks is a vision transformer, which needs
   `vision_patch_size`; a tuple with the blocks of each stage is a ModifiedResNet, the only one that
-  looks at `pooling`.  `vision_heads` defaults to one head per 64 channels.  `dtype` is the type of
-  the computation; parameters are float32.
+  looks at `pooling`.  `vision_heads` defaults to one head per 64 channels.  `activation` is that of
+  the transformers and a property of the weights: "quick_gelu" for OpenAI's, "gelu" (exact) for most
+  of open_clip's.  `dtype` is the type of the computation; parameters are float32.
   """
 
   embed_dim: int = 512
@@ -41,6 +43,7 @@ class ClipConfig:
   transformer_width: int = 512
   transformer_heads: int = 8
   transformer_layers: int = 12
+  activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
   initial_logit_scale: float = 1 / 0.07
   dtype: str = "float32"
 
@@ -51,6 +54,8 @@ class ClipConfig:
         f"vision_layers={self.vision_layers!r} with vision_patch_size={self.vision_patch_size!r}:"
         " give a number of layers and a patch size, or a tuple of stages and None"
       )
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(f"activation is {self.activation!r}; use one of {', '.join(ACTIVATIONS)}")
 
   @classmethod
   def from_dict(cls, config: Mapping[str, Any]) -> "ClipConfig":
@@ -140,6 +145,7 @@ class Clip(nn.Module):
         heads=config.vision_heads or config.vision_width // 64,
         output_dim=config.embed_dim,
         input_resolution=config.image_resolution,
+        activation=config.activation,
         dtype=dtype,
       )
     else:
@@ -160,6 +166,7 @@ class Clip(nn.Module):
       layers=config.transformer_layers,
       heads=config.transformer_heads,
       output_dim=config.embed_dim,
+      activation=config.activation,
       dtype=dtype,
     )
     self.logit_scale = self.param(

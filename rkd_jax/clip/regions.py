@@ -17,7 +17,7 @@ from rkd_jax.clip.preprocess import normalize
 
 
 def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
-  """Bicubic resize of the shorter side to `size`, then the central `size` square.
+  """Bicubic resize of the shorter side to `size`, then the central `size` square, then RGB.
 
   Rounds as CLIP's own transform does: the longer side down, the crop's offset half to even.
   A very thin image keeps little more than its central square.
@@ -28,7 +28,7 @@ def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
   if (width, height) != image.size:
     image = image.resize((width, height), Image.Resampling.BICUBIC)
   left, top = round((width - size) / 2), round((height - size) / 2)
-  return image.crop((left, top, left + size, top + size))
+  return image.crop((left, top, left + size, top + size)).convert("RGB")
 
 
 def _square(

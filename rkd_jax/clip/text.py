@@ -22,6 +22,7 @@ class TextTransformer(nn.Module):
   layers: int
   heads: int
   output_dim: int
+  activation: str = "quick_gelu"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -45,7 +46,7 @@ class TextTransformer(nn.Module):
     positions = self.param("positional_embedding", normal(0.01), (self.context_length, self.width))
     x = embed(tokens) + positions[:length].astype(self.dtype)
     for i in range(self.layers):
-      x = Block(self.heads, self.layers, causal=True, dtype=self.dtype, name=f"block_{i}")(x)
+      x = Block(self.heads, self.layers, True, self.activation, self.dtype, name=f"block_{i}")(x)
     # Only the row that is read needs the norm.
     x = LayerNorm(name="ln_final")(x[jnp.arange(batch), tokens.argmax(-1)])
     projection = self.param(

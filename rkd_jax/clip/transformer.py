@@ -1,5 +1,7 @@
 """The residual attention block that CLIP's image and text transformers share."""
 
+import functools
+
 import jax
 from flax import linen as nn
 from jax import numpy as jnp
@@ -7,8 +9,11 @@ from jaxtyping import Array, Float
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """x · sigmoid(1.702 x), the activation of every published CLIP model."""
+  """x · sigmoid(1.702 x), the activation of every CLIP that OpenAI published."""
   return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": functools.partial(nn.gelu, approximate=False)}
 
 
 class LayerNorm(nn.Module):
@@ -47,9 +52,10 @@ class SelfAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Two layers with quick GELU, four times wider in between."""
+  """Two layers with one of ACTIVATIONS, four times wider in between."""
 
   output_std: float
+  activation: str = "quick_gelu"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -58,7 +64,8 @@ class Mlp(nn.Module):
     input_init = nn.initializers.normal((2 * width) ** -0.5)
     output_init = nn.initializers.normal(self.output_std)
     x = nn.Dense(4 * width, kernel_init=input_init, dtype=self.dtype, name="c_fc")(x)
-    return nn.Dense(width, kernel_init=output_init, dtype=self.dtype, name="c_proj")(quick_gelu(x))
+    x = ACTIVATIONS[self.activation](x)
+    return nn.Dense(width, kernel_init=output_init, dtype=self.dtype, name="c_proj")(x)
 
 
 class Block(nn.Module):
@@ -71,6 +78,7 @@ class Block(nn.Module):
   heads: int
   layers: int
   causal: bool = False
+  activation: str = "quick_gelu"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -78,4 +86,5 @@ class Block(nn.Module):
     output_std = x.shape[-1] ** -0.5 * (2 * self.layers) ** -0.5
     attention = SelfAttention(self.heads, self.causal, output_std, self.dtype, name="attn")
     x = x + attention(LayerNorm(name="ln_1")(x))
-    return x + Mlp(output_std, self.dtype, name="mlp")(LayerNorm(name="ln_2")(x))
+    mlp = Mlp(output_std, self.activation, self.dtype, name="mlp")
+    return x + mlp(LayerNorm(name="ln_2")(x))

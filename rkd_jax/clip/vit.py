@@ -21,6 +21,7 @@ class VisionTransformer(nn.Module):
   heads: int
   output_dim: int
   input_resolution: int
+  activation: str = "quick_gelu"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -48,6 +49,6 @@ class VisionTransformer(nn.Module):
     positions = self.param("positional_embedding", normal, (x.shape[1], self.width))
     x = LayerNorm(name="ln_pre")(x + positions.astype(self.dtype))
     for i in range(self.layers):
-      x = Block(self.heads, self.layers, dtype=self.dtype, name=f"block_{i}")(x)
+      x = Block(self.heads, self.layers, False, self.activation, self.dtype, name=f"block_{i}")(x)
     x = LayerNorm(name="ln_post")(x[:, 0])
     return x @ self.param("proj", normal, (self.width, self.output_dim)).astype(self.dtype)

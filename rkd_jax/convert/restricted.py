@@ -5,8 +5,11 @@ names, those that tensors, NumPy arrays and plain containers are made of, and an
 functions of its own; every other name is refused.  Formats:
 
   .pth   zip archives of torch.save (1.6 and later): data.pkl, and one raw file per storage.
+  .pt    zip archives of torch.jit.save, the same with a tree of modules in data.pkl; the code in
+         them is not looked at.
   .pkl   pickles of NumPy arrays by name, as in the model zoos of detectron2 and Detectron.
   .npz   NumPy archives.
+  .safetensors
 
 The content decides which one a file is, not its name.
 """
@@ -16,6 +19,7 @@ import math
 import os
 import pickle
 import re
+import types
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -23,6 +27,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+
+from rkd_jax.convert import safetensors
 
 STORAGES = {
   "FloatStorage": np.dtype(np.float32),
@@ -49,9 +55,9 @@ class ReadError(ValueError):
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Arrays by name; what stands beside a 'model' or 'blobs' entry (optimizer, ...) is dropped.
+  """Arrays by name; what stands beside a 'model', 'state_dict' or 'blobs' entry is dropped.
 
-  Arrays may be read-only; bfloat16 stays bfloat16.
+  Of a TorchScript archive: its parameters and buffers, under their dotted names.  Arrays may be read-only; bfloat16 stays bfloat16.
 
   Raises:
     ReadError: naming the file and what is wrong with it.
@@ -63,12 +69,25 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     file.seek(0)
     if head.startswith(b"PK"):
       return _read_zip(path)
+    if safetensors.looks_like_safetensors(head):
+      try:
+        return safetensors.read(file)
+      except ValueError as error:
+        raise ReadError(f"{path}: {error}. Fetch it again.") from error
     if head[257:262] == b"ustar":
       raise ReadError(f"{path} is a tar archive of a torch before 0.4. {_RESAVE}")
     content = _unpickle(_Unpickler(file, path))
   if type(content) is int and content == _LEGACY_MAGIC:
     raise ReadError(f"{path} has the format of a torch before 1.6. {_RESAVE}")
   return _arrays(content, path, _no_storage)
+
+
+def is_torch_archive(path: str | os.PathLike) -> bool:
+  """Whether a file is a zip archive of torch.save or torch.jit.save."""
+  if not zipfile.is_zipfile(path):
+    return False
+  with zipfile.ZipFile(path) as archive:
+    return any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
 def _read_zip(path: str) -> dict[str, np.ndarray]:
@@ -119,8 +138,10 @@ def _read_torch_zip(archive: zipfile.ZipFile, prefix: str, path: str) -> dict[st
 
 def _arrays(content: Any, path: str, read: Callable) -> dict[str, np.ndarray]:
   """The arrays of an unpickled file, out of the wrappings that are in use."""
-  if isinstance(content, dict):
-    for key in ("model", "blobs"):
+  if isinstance(content, _Module):
+    content = _tensors(content, path)
+  elif isinstance(content, dict):
+    for key in ("model", "state_dict", "blobs"):
       if isinstance(content.get(key), dict):
         content = {
           k: v for k, v in dict(content[key]).items() if not (key == "blobs" and _momentum(k))
@@ -139,6 +160,24 @@ def _arrays(content: Any, path: str, read: Callable) -> dict[str, np.ndarray]:
     else:
       raise ReadError(f"{path}: {name!r} is {_kind(value)}; expected an array or a tensor.")
   return arrays
+
+
+def _tensors(root: "_Module", path: str) -> "dict[str, _Tensor]":
+  """The tensors of a tree of modules by dotted name; other attributes are settings of its code."""
+  tensors, seen, pending = {}, set(), [("", root)]
+  while pending:
+    prefix, module = pending.pop()
+    if id(module) in seen:
+      raise ReadError(
+        f"{path}: module {prefix!r} stands in two places; expected a tree of modules."
+      )
+    seen.add(id(module))
+    for name, value in module.attributes.items():
+      if isinstance(value, _Module):
+        pending.append((f"{prefix}{name}.", value))
+      elif isinstance(value, _Tensor):
+        tensors[f"{prefix}{name}"] = value
+  return tensors
 
 
 def _momentum(name: Any) -> bool:
@@ -223,11 +262,22 @@ class _Array:
     return self
 
 
-class _Unpickler(pickle.Unpickler):
-  """Builds containers, _Tensor and _Array, and nothing else.
+class _Module:
+  """A module of a TorchScript archive: named attributes, whatever class it was of."""
 
-  Names are answered with bound methods, strings and built-in types: none can be altered by the
-  pickle, so one file cannot change how the next is read.
+  attributes: Mapping[str, Any] = types.MappingProxyType({})
+
+  def __setstate__(self, state):
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+      raise pickle.UnpicklingError(f"a module with {_kind(state)} for attributes")
+    self.attributes = state
+
+
+class _Unpickler(pickle.Unpickler):
+  """Builds containers, _Tensor, _Array and _Module, and nothing else.
+
+  Names are answered with bound methods, strings, built-in types and classes made for this one
+  answer: what a pickle does to them cannot change how anything else is read.
   """
 
   def __init__(self, file, path: str):
@@ -237,16 +287,21 @@ class _Unpickler(pickle.Unpickler):
   def find_class(self, module: str, name: str) -> Any:
     if module == "torch" and name in STORAGES:
       return name
+    if module.partition(".")[0] == "__torch__":
+      return type("_Module", (_Module,), {})
     known = {
       "collections.OrderedDict": collections.OrderedDict,
       "collections.Counter": dict,  # torch's learning-rate schedules
       "torch.Size": tuple,
       "torch._utils._rebuild_tensor_v2": self._tensor,
       "torch._utils._rebuild_parameter": self._parameter,
+      "torch.jit._pickle.restore_type_tag": self._parameter,
       "numpy.ndarray": "ndarray",
       "numpy.dtype": self._dtype,
       "_codecs.encode": self._encode,
     }
+    for kind in ("int", "double", "bool", "tensor"):
+      known[f"torch.jit._pickle.build_{kind}list"] = list
     for package in ("numpy.core", "numpy._core"):
       known[f"{package}.multiarray._reconstruct"] = self._reconstruct
       known[f"{package}.multiarray.scalar"] = self._scalar
@@ -271,8 +326,8 @@ class _Unpickler(pickle.Unpickler):
       raise pickle.UnpicklingError("a tensor without storage")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
-  def _parameter(self, tensor, *_):
-    return tensor
+  def _parameter(self, value, *_):
+    return value
 
   def _dtype(self, code, *_) -> _Dtype:
     return _Dtype(code)
@@ -300,7 +355,7 @@ def _unpickle(unpickler: _Unpickler) -> Any:
   except Exception as error:  # A damaged pickle can fail in any way.
     raise ReadError(
       f"{unpickler._path} is no readable checkpoint: {type(error).__name__}: {error}. "
-      "Expected .pth of torch.save, .pkl of arrays by name, or .npz."
+      "Expected .pth or .pt of torch, .pkl of arrays by name, .npz or .safetensors."
     ) from error
 
 

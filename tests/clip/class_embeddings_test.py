@@ -51,7 +51,7 @@ def test_embeds_each_name_in_the_template():
 def test_round_trip(saved):
   loaded = class_embeddings.load(saved, NAMES)
   np.testing.assert_array_equal(loaded.embeddings, ROWS)
-  assert loaded.names == NAMES and loaded.template == "a {}"
+  assert loaded.names == NAMES and loaded.templates == ("a {}",)
   assert [path.name for path in saved.parent.iterdir()] == ["classes.npz"]
 
 

@@ -47,13 +47,13 @@ def test_embeds_names_with_the_text_tower_of_a_run(run, clip_run, tmp_path):
   code, out, _ = run("--clip", clip_run, "--names", "red cat, dog", "--output", file)
   assert code == 0 and "2 classes, 8 dimensions" in out
   stored = class_embeddings.load(file, ["red cat", "dog"])
-  assert stored.template == "a photo of a {}"
+  assert stored.templates == ("a photo of a {}",)
   expected = load_clip(clip_run).embed_classes(["red cat", "dog"])
   np.testing.assert_allclose(stored.embeddings, expected, atol=1e-6)
 
   run("--clip", clip_run, "--names", "dog", "--template", "one {}", "--output", file)
   other = class_embeddings.load(file, ["dog"])
-  assert other.template == "one {}"
+  assert other.templates == ("one {}",)
   assert np.abs(other.embeddings[0] - expected[1]).max() > 1e-3
 
 

@@ -88,6 +88,17 @@ def test_half_precision_weights_become_float32(golden):
   assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
 
 
+def test_rounding_to_half_is_that_of_the_original_loader(golden):
+  name, config, state, expected = golden
+  images = standard_normal(f"input:{name}/image", (4, 3, 64, 64)).transpose(0, 2, 3, 1)
+  variables = params_from_torch(state, config, half=True)
+  image, text, _ = jax.jit(lambda v: Clip(config).apply(v, images, expected["tokens"]))(variables)
+  with np.load(GOLDEN / "clip_published.npz") as rounded:
+    assert_near(image, rounded[f"{name}/image_embedding_fp16_weights"])
+    assert_near(text, rounded[f"{name}/text_embedding_fp16_weights"])
+  assert np.abs(image - expected["image_embedding"]).max() > 1e-5
+
+
 def test_every_misfit_is_named(golden):
   _, config, state, _ = golden
   wrong = dict(state, surplus=np.zeros(1), text_projection=np.zeros((2, 2)), input_resolution=224)

@@ -292,6 +292,48 @@ def test_incomplete_files_are_named(tmp_path):
     read_checkpoint(pkl)
 
 
+def _module(name, state):
+  """Opcodes of a module as torch.jit.save writes it, for states that it would not write."""
+  return b"c__torch__.some.code\n" + name + b"\n)\x81" + state + b"b"
+
+
+def _write_archive(path, data):
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("model/data.pkl", b"\x80\x02" + data + b".")
+    archive.writestr("model/code/__torch__.py", "raise RuntimeError")
+
+
+def test_modules_are_read_as_trees_only(tmp_path):
+  """A module that is its own child, or stands in two places, has no dotted name."""
+  path = tmp_path / "m.pt"
+  child = _module(b"Linear", b"}")
+  # BINPUT 1 keeps the child, BINGET 1 puts it there again.
+  state = b"}(X\x01\0\0\0a" + child + b"q\x01X\x01\0\0\0bh\x01u"
+  _write_archive(path, _module(b"Net", state))
+  with pytest.raises(ReadError, match=r"m\.pt: module '[ab]\.' stands in two places"):
+    read_checkpoint(path)
+  _write_archive(path, b"c__torch__\nNet\n)\x81q\x00}(X\x04\0\0\0selfh\x00ub")
+  with pytest.raises(ReadError, match="module 'self.' stands in two places"):
+    read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+  "data, message",
+  [
+    (_module(b"Net", b"]"), "a module with a list for attributes"),
+    (_module(b"Net", b"}(K\x01K\x02u"), "a module with a dict for attributes"),
+    (b"c__torch__\nNet\n(K\x01tR", "TypeError"),
+    (b"c__torch__\nNet\n}b", "TypeError"),
+    (_module(b"Net", b"}(X\x01\0\0\0acposix\nsystem\nu"), r"asks for posix\.system"),
+    (_module(b"Net", b"}(X\x01\0\0\0aK\x01u"), "holds an empty dict"),
+  ],
+)
+def test_modules_that_are_none_are_refused(tmp_path, data, message):
+  _write_archive(tmp_path / "m.pt", data)
+  with pytest.raises(ReadError, match=message):
+    read_checkpoint(tmp_path / "m.pt")
+
+
 def test_other_formats_are_named(tmp_path):
   legacy = tmp_path / "old.pth"
   legacy.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + b"...")
