@@ -57,7 +57,8 @@ class ReadError(ValueError):
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Arrays by name; what stands beside a 'model', 'state_dict' or 'blobs' entry is dropped.
 
-  Of a TorchScript archive: its parameters and buffers, under their dotted names.  Arrays may be read-only; bfloat16 stays bfloat16.
+  Of a TorchScript archive: its parameters and buffers, under their dotted names.
+  Arrays may be read-only; bfloat16 stays bfloat16.
 
   Raises:
     ReadError: naming the file and what is wrong with it.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_clip
 
-from rkd_jax.clip import class_embeddings, embed_classes
+from rkd_jax.clip import class_embeddings, embed_classes, prompts
 from rkd_jax.clip.load import load_clip
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "red cat"}]
@@ -77,11 +77,61 @@ def test_rows_of_a_bare_matrix_get_their_names(run, annotations, tmp_path):
   )
 
 
+def test_lvis_category_list_with_synonyms(run, clip_run, tmp_path):
+  """The list alone, as in the category-info files; underscores read as spaces."""
+  path = tmp_path / "info.json"
+  categories = [
+    {"id": 2, "name": "red_cat", "synonyms": ["red_cat", "cat"], "image_count": 5},
+    {"id": 1, "name": "dog", "synonyms": ["dog"]},
+  ]
+  path.write_text(json.dumps(categories))
+  file = tmp_path / "classes.npy"
+  arguments = ("--clip", clip_run, "--annotations", path, "--synonyms", "--spaces")
+  assert run(*arguments, "--normalize", "--output", file)[0] == 0
+  stored = class_embeddings.load(file, ["dog", "red_cat"])
+  expected = load_clip(clip_run).embed_classes(
+    ["dog", "red cat"], synonyms=[["dog"], ["red cat", "cat"]], normalize=True
+  )
+  np.testing.assert_allclose(stored.embeddings, expected, atol=1e-6)
+  np.testing.assert_allclose(np.linalg.norm(stored.embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_synonyms_of_a_file(run, clip_run, tmp_path):
+  synonyms, file = tmp_path / "synonyms.json", tmp_path / "classes.npz"
+  synonyms.write_text(json.dumps([["cat", "red cat"], ["dog"]]))
+  arguments = ("--clip", clip_run, "--names", "cat, dog", f"--synonyms={synonyms}")
+  assert run(*arguments, "--output", file)[0] == 0
+  expected = load_clip(clip_run).embed_classes(
+    ["cat", "dog"], synonyms=[["cat", "red cat"], ["dog"]]
+  )
+  np.testing.assert_allclose(class_embeddings.load(file).embeddings, expected, atol=1e-6)
+  for content, message in (
+    ([["cat"]], "expected a list with 2 lists"),
+    ([["cat"], []], r"entry 1 (dog) is [], expected a list of at least one text"),
+    ([["cat"], "dog"], "entry 1 (dog) is 'dog'"),
+  ):
+    synonyms.write_text(json.dumps(content))
+    code, _, err = run(*arguments, "--output", file)
+    assert code == 1 and "synonyms.json" in err and message in err
+
+
+def test_an_ensemble_is_stored_with_its_templates(run, clip_run, tmp_path, monkeypatch):
+  monkeypatch.setitem(prompts.ENSEMBLES, "vild", ("a {}", "{article} photo of {}"))
+  file = tmp_path / "classes.npz"
+  arguments = ("--clip", clip_run, "--names", "dog", "--ensemble=vild")
+  assert run(*arguments, "--output", file)[0] == 0
+  stored = class_embeddings.load(file)
+  assert stored.templates == ("a {}", "{article} photo of {}")
+  expected = load_clip(clip_run).embed_classes(["dog"], ("a {}", "a photo of {}"))
+  np.testing.assert_allclose(stored.embeddings, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [
     (["--names=a,b"], "either --clip"),
     (["--clip=DIR", "--embeddings=F.npy", "--names=a"], "either --clip"),
+    (["--clip=DIR", "--names=a", "--synonyms"], "--synonyms needs a file"),
     (["--clip=DIR"], "either --names or --annotations"),
     (["--clip=DIR", "--names= , "], "--names is empty"),
     (["--clip=DIR", "--names=cat, dog, cat"], "'cat' more than once"),

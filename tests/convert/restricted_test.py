@@ -313,7 +313,7 @@ def test_modules_are_read_as_trees_only(tmp_path):
   with pytest.raises(ReadError, match=r"m\.pt: module '[ab]\.' stands in two places"):
     read_checkpoint(path)
   _write_archive(path, b"c__torch__\nNet\n)\x81q\x00}(X\x04\0\0\0selfh\x00ub")
-  with pytest.raises(ReadError, match="module 'self.' stands in two places"):
+  with pytest.raises(ReadError, match=r"module 'self\.' stands in two places"):
     read_checkpoint(path)
 
 
