@@ -15,11 +15,12 @@ import pytest
 from configs.coco import base as coco
 from configs.coco import rkd_ils_weight_transfer as coco_weight_transfer
 from configs.lvis import rkd_ils_weight_transfer as lvis_weight_transfer
-from rkd_jax.benchmark import against_torch, detector, measure, synthetic
+from rkd_jax.benchmark import against_torch, clip, detector, measure, synthetic
 from rkd_jax.benchmark import run as run_lib
 from rkd_jax.benchmark.measure import Budget, Ceilings
 from rkd_jax.benchmark.report import Report
 from rkd_jax.benchmark.run import Options, run
+from rkd_jax.clip.model import ClipConfig
 from rkd_jax.models import rcnn
 from rkd_jax.train.optimizer import frozen_mask
 
@@ -215,6 +216,36 @@ def test_a_run_prints_and_writes_every_figure(tmp_path, fast_compiles, monkeypat
     "ours, forward and backward",
     "torch is not measured: ModuleNotFoundError: import of torch halted; None in sys.modules",
   ]
+
+
+def test_clip_image_embedding(tmp_path, monkeypatch):
+  small = ClipConfig(
+    embed_dim=16, image_resolution=16, vision_layers=2, vision_width=64, vision_patch_size=8
+  )
+  monkeypatch.setitem(clip.PRESETS, "ViT-B/32", small)
+  monkeypatch.setitem(sys.modules, "torch", None)
+  path = tmp_path / "clip.json"
+  options = Options(inference_batches=(2, 3), torch=True, output=str(path), steps=1, seconds=1e-6)
+  rows = clip.run("ViT-B/32", "bfloat16", options)
+  content = json.loads(path.read_text())
+  assert content["rows"] == rows and content["dtype"] == "bfloat16"
+  names = [row.get("name", row.get("note", "").partition(":")[0]) for row in rows]
+  missing = "torch is not measured"
+  assert names == ["ours, batch 2", missing, "ours, batch 3", missing]
+  # 5 tokens: patches, then per block qkv and output, attention both ways, and the MLP.
+  tokens, width = 5, 64
+  block = 12 * tokens * width**2 + 2 * tokens**2 * width
+  flops = 2 * (4 * 8 * 8 * 3 * width + 2 * block + width * 16)
+  assert rows[0]["flops"] == 2 * flops and rows[2]["flops"] == 3 * flops
+  assert rows[2]["images_per_s"] == pytest.approx(3 / rows[2]["seconds"])
+
+
+@pytest.mark.parametrize(
+  "preset, message", [("RN50", "RN50 is a ResNet"), ("ViT-B/8", "'ViT-B/8' is not one of")]
+)
+def test_towers_that_clip_does_not_compare(preset, message):
+  with pytest.raises(ValueError, match=message):
+    clip.run(preset, "float32", Options(torch=True))
 
 
 def test_synthetic_parameters_fill_the_network_and_keep_it_in_scale():

@@ -1,8 +1,9 @@
-"""How fast a detector is on this machine, by stage, and what bounds it.
+"""How fast a detector is on this machine, by stage, and what bounds it; or a CLIP's image tower.
 
   python -m rkd_jax.benchmark --config=configs/lvis/base.py
   python -m rkd_jax.benchmark --config=configs/lvis/base.py --dtype=bfloat16 --batch=1,8 \\
     --box_batch=16 --against=torch --output=runs/bench/lvis.json
+  python -m rkd_jax.benchmark --clip=ViT-B/32 --batch=32 --against=torch
 
 Batches, parameters and vocabulary are made up: no data, checkpoint or network is needed, and of the
 requirements only jax, flax, optax, ml_collections, jaxtyping and numpy.  One device is measured.
@@ -16,8 +17,11 @@ import re
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rkd_jax.benchmark import clip
 from rkd_jax.benchmark.run import DTYPES, PROGRAMS, Options, run
+from rkd_jax.clip.model import PRESETS
 
+_CLIP = flags.DEFINE_enum("clip", None, list(PRESETS), "Measure this image tower, not a config.")
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _BATCH = flags.DEFINE_list("batch", ["1"], "Batch sizes of inference, as 1,2.")
 _BOX_BATCH = flags.DEFINE_list("box_batch", [], "Of box steps; default: loss.images_per_group.box.")
@@ -34,7 +38,6 @@ _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Measure this too, in t
 _OUTPUT = flags.DEFINE_string("output", "", "JSON file for all figures.")
 _STEPS = flags.DEFINE_integer("steps", 20, "Timed calls per measurement, at most.")
 _SECONDS = flags.DEFINE_float("seconds", 0.0, "And not longer than this; default: 60, CPU 10.")
-flags.mark_flag_as_required("config")
 
 
 def main(argv):
@@ -42,6 +45,8 @@ def main(argv):
     raise app.UsageError(
       f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value."
     )
+  if (_CONFIG.value is None) == (_CLIP.value is None):
+    raise app.UsageError("Give either --config=FILE, a detector, or --clip=NAME, an image tower.")
   canvas = re.fullmatch(r"(\d+)x(\d+)", _CANVAS.value)
   if not canvas:
     raise app.UsageError(f"--canvas is {_CANVAS.value!r}; expected HEIGHTxWIDTH, as 800x1344.")
@@ -56,9 +61,6 @@ def main(argv):
     # By default JAX takes most of a GPU's memory at once; torch needs some too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value
-  if _DTYPE.value:
-    config.model.dtype = _DTYPE.value
   options = Options(
     canvas=(int(canvas[1]), int(canvas[2])),
     inference_batches=inference_batches,
@@ -72,6 +74,12 @@ def main(argv):
     seconds=_SECONDS.value,
   )
   try:
+    if _CLIP.value is not None:
+      clip.run(_CLIP.value, _DTYPE.value or "float32", options)
+      return
+    config = _CONFIG.value
+    if _DTYPE.value:
+      config.model.dtype = _DTYPE.value
     run(config, options)
   except ValueError as error:
     raise app.UsageError(str(error)) from error

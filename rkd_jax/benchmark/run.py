@@ -42,6 +42,9 @@ class Options:
   steps: int = 20
   seconds: float = 0.0
 
+  def budget_seconds(self) -> float:
+    return self.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0)
+
 
 def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   """Prints the tables; the rows, as they are in the JSON.
@@ -54,8 +57,7 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   groups = config.loss.images_per_group
   box_batches = options.box_batches or (groups.box,)
   image_batches = options.image_batches or (groups.image,)
-  seconds = options.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0)
-  budget = Budget(options.steps, seconds)
+  budget = Budget(options.steps, options.budget_seconds())
   ceilings = measure_ceilings(config.model.dtype, budget)
   header = {
     "arguments": " ".join(sys.argv[1:]),

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from rkd_jax.benchmark.measure import Budget, Figures, host_peak, reset_peak, timed
+from rkd_jax.clip import preprocess
+from rkd_jax.clip.model import ClipConfig
 
 # Residual branches are added up: a fifth each keeps their sum in scale, as on our side.
 _RESIDUAL_SCALE = 0.2
@@ -50,6 +52,49 @@ class Trunk(nn.Module):
 
   def forward(self, images):
     return self.layers(images)
+
+
+class _ClipBlock(nn.Module):
+  def __init__(self, width: int, heads: int):
+    super().__init__()
+    self.heads = heads
+    self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+    self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+    self.c_fc, self.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+  def forward(self, x):
+    batch, tokens, width = x.shape
+    qkv = self.qkv(self.ln_1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    mixed = functional.scaled_dot_product_attention(query, key, value)
+    x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+    y = self.c_fc(self.ln_2(x))
+    return x + self.c_proj(y * torch.sigmoid(1.702 * y))
+
+
+class ClipVisionTransformer(nn.Module):
+  """The tower of `clip.vit` on uint8 images NCHW, pixel normalisation included."""
+
+  def __init__(self, config: ClipConfig):
+    super().__init__()
+    width, patch = config.vision_width, config.vision_patch_size
+    tokens = (config.image_resolution // patch) ** 2 + 1
+    self.register_buffer("mean", 255 * torch.tensor(preprocess.MEAN).view(3, 1, 1))
+    self.register_buffer("std", 255 * torch.tensor(preprocess.STD).view(3, 1, 1))
+    self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
+    self.class_embedding = nn.Parameter(torch.zeros(width))
+    self.positional_embedding = nn.Parameter(torch.zeros(tokens, width))
+    self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+    heads = config.vision_heads or width // 64
+    blocks = (_ClipBlock(width, heads) for _ in range(config.vision_layers))
+    self.blocks = nn.Sequential(*blocks)
+    self.proj = nn.Linear(width, config.embed_dim, bias=False)
+
+  def forward(self, images):
+    x = self.conv1((images.float() - self.mean) / self.std).flatten(2).transpose(1, 2)
+    token = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+    x = self.ln_pre(torch.cat([token, x], dim=1) + self.positional_embedding.to(x.dtype))
+    return self.proj(self.ln_post(self.blocks(x)[:, 0]))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Module, nn.Module]:
@@ -97,6 +142,18 @@ class TorchBenchmark:
       loss.backward()
 
     return self._timed(forward), self._timed(forward_backward)
+
+  def clip(self, config: ClipConfig, images: np.ndarray) -> Figures:
+    """Embedding of uint8 images NHWC by the image tower of a CLIP."""
+    model = self._place(ClipVisionTransformer(config))
+    x = self._place(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+    @torch.inference_mode()
+    def embed():
+      with self._precision():
+        return model(x)
+
+    return self._timed(embed)
 
   def detector(
     self,

@@ -115,6 +115,12 @@ def test_synonyms_of_a_file(run, clip_run, tmp_path):
     assert code == 1 and "synonyms.json" in err and message in err
 
 
+def test_categories_without_synonyms_are_named(run, annotations, tmp_path):
+  arguments = ("--clip=DIR", "--annotations", annotations, "--synonyms")
+  code, _, err = run(*arguments, "--output", tmp_path / "classes.npz")
+  assert code == 1 and "category 7 (dog): 'synonyms' is None, expected a list" in err
+
+
 def test_an_ensemble_is_stored_with_its_templates(run, clip_run, tmp_path, monkeypatch):
   monkeypatch.setitem(prompts.ENSEMBLES, "vild", ("a {}", "{article} photo of {}"))
   file = tmp_path / "classes.npz"

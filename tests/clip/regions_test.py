@@ -21,6 +21,14 @@ RAMP[..., 1] = np.arange(20)[:, None]
 def test_clip_transform_equals_the_original(case):
   image = Image.fromarray(GOLDEN[f"{case}/input"])
   np.testing.assert_array_equal(resize_and_center_crop(image, 64), GOLDEN[f"{case}/size64"])
+  at224 = np.asarray(resize_and_center_crop(image, 224))
+  np.testing.assert_array_equal(at224[::3, ::3], GOLDEN[f"{case}/size224_strided"])
+
+
+def test_clip_transform_makes_grey_files_rgb():
+  image = Image.fromarray(GOLDEN["grey/input"])
+  assert image.mode == "L"
+  np.testing.assert_array_equal(resize_and_center_crop(image, 64), GOLDEN["grey/size64"])
 
 
 def test_clip_crops_equal_the_original():
