@@ -59,7 +59,7 @@ _CLASSES = flags.DEFINE_string(
   "classes", None, "Class names separated by commas, or @FILE with one per line."
 )
 _CLASS_EMBEDDINGS = flags.DEFINE_string("class_embeddings", None, ".npz or .npy to look names up.")
-_CLIP = flags.DEFINE_string("clip", None, "Workdir of a CLIP run that embeds the class names.")
+_CLIP = flags.DEFINE_string("clip", None, "CLIP run or weights to embed the class names.")
 _TEMPLATE = flags.DEFINE_string("template", class_embeddings_lib.TEMPLATE, "Prompt for --clip.")
 _BASE = flags.DEFINE_string("base", None, "Classes that were trained on, as --classes.")
 _MIN_SCORE = flags.DEFINE_float(
