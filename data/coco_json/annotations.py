@@ -221,8 +221,29 @@ def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
   Raises:
     ValueError: missing or malformed file, no categories, or one that occurs twice.
   """
+  return tuple(load_categories(json_path).values())
+
+
+def load_categories(json_path: str | os.PathLike) -> dict[int, str]:
+  """Category id -> class name, ascending; files and errors as for `load_class_names`."""
   path = Path(json_path)
-  return tuple(_categories(_category_list(path), path).values())
+  return _categories(_category_list(path), path)
+
+
+def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
+  """Image id -> file name, in the order of the file; nothing else of its images is looked at.
+
+  Raises:
+    ValueError: missing or malformed file, or an image id that occurs twice.
+  """
+  path = Path(json_path)
+  filenames = {}
+  for number, entry in enumerate(_entries(read_json(path), "images", path)):
+    where = f"{path}: images[{number}]"
+    image_id, filename = _required(entry, ("id", "file_name"), where)
+    _new(_integer(image_id, "id", where, high=_MAX_ID), filenames, "image id", path)
+    filenames[image_id] = str(filename)
+  return filenames
 
 
 def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:

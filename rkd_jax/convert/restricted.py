@@ -15,6 +15,7 @@ The content decides which one a file is, not its name.
 """
 
 import collections
+import io
 import math
 import os
 import pickle
@@ -45,6 +46,8 @@ STORAGES = {
 
 # The integer that torch.save wrote first before version 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# A small pickle can share its lists so often that unfolding them would never end.
+_MAX_OBJECTS = 100_000
 _RESAVE = (
   "Re-save it with torch 1.6 or later: torch.save(torch.load(FILE, map_location='cpu'), NEW_FILE)."
 )
@@ -81,6 +84,43 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
   if type(content) is int and content == _LEGACY_MAGIC:
     raise ReadError(f"{path} has the format of a torch before 1.6. {_RESAVE}")
   return _arrays(content, path, _no_storage)
+
+
+def read_objects(path: str | os.PathLike) -> Any:
+  """What a pickle of plain containers, numbers, texts, arrays and tensors holds.
+
+  Tensors and NumPy's numbers come as arrays, which may be read-only; tuples as lists.
+
+  Raises:
+    ReadError: naming the file and what is wrong with it.
+    FileNotFoundError: no such file.
+  """
+  path = os.fspath(path)
+  with open(path, "rb") as file:
+    content = _unpickle(_Unpickler(file, path))
+  remaining = _MAX_OBJECTS
+
+  def convert(value: Any) -> Any:
+    nonlocal remaining
+    remaining -= 1
+    if remaining < 0:
+      raise ReadError(f"{path} holds more than {_MAX_OBJECTS} objects, or one inside itself.")
+    if isinstance(value, _Tensor):
+      return _materialize(value, "a tensor", path, _no_storage)
+    if isinstance(value, _Array) and value.array is not None:
+      return value.array
+    if type(value) in (list, tuple):
+      return [convert(item) for item in value]
+    if isinstance(value, dict):
+      return {key: convert(item) for key, item in dict(value).items()}
+    if value is None or type(value) in (bool, int, float, str):
+      return value
+    raise ReadError(f"{path} holds {_kind(value)}; expected plain containers, numbers and arrays.")
+
+  try:
+    return convert(content)
+  except RecursionError as error:
+    raise ReadError(f"{path} nests its containers too deeply.") from error
 
 
 def is_torch_archive(path: str | os.PathLike) -> bool:
@@ -190,9 +230,12 @@ def _kind(value: Any) -> str:
 
 
 class _Storage(NamedTuple):
+  """The numbers behind tensors: an entry of the archive, or `data` where the pickle has them."""
+
   kind: str
   key: str
   numel: int
+  data: np.ndarray | None = None
 
 
 class _Tensor(NamedTuple):
@@ -210,7 +253,7 @@ def _materialize(tensor: _Tensor, name: str, path: str, read: Callable) -> np.nd
   numbers = (offset, *shape, *strides)
   if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
     raise ReadError(f"{path}: {name!r} has the impossible layout {tensor[1:]}. Fetch it again.")
-  flat = read(storage)
+  flat = read(storage) if storage.data is None else storage.data
   last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides))
   if math.prod(shape) == 0:
     return np.zeros(shape, flat.dtype)
@@ -297,6 +340,7 @@ class _Unpickler(pickle.Unpickler):
       "torch._utils._rebuild_tensor_v2": self._tensor,
       "torch._utils._rebuild_parameter": self._parameter,
       "torch.jit._pickle.restore_type_tag": self._parameter,
+      "torch.storage._load_from_bytes": self._embedded_storage,
       "numpy.ndarray": "ndarray",
       "numpy.dtype": self._dtype,
       "_codecs.encode": self._encode,
@@ -317,7 +361,7 @@ class _Unpickler(pickle.Unpickler):
     return known[full]
 
   def persistent_load(self, identifier: Any) -> _Storage:
-    kind, storage, key, _, numel = identifier
+    kind, storage, key, _, numel, *_ = identifier
     if kind != "storage" or not isinstance(key, str) or storage not in STORAGES:
       raise pickle.UnpicklingError(f"the persistent id {identifier!r}")
     return _Storage(storage, key, numel)
@@ -329,6 +373,18 @@ class _Unpickler(pickle.Unpickler):
 
   def _parameter(self, value, *_):
     return value
+
+  def _embedded_storage(self, data: bytes) -> _Storage:
+    """A storage inside an ordinary pickle of tensors: torch.save's format before 1.6."""
+    file = io.BytesIO(data)
+    magic, _, _, storage, keys = (type(self)(file, self._path).load() for _ in range(5))
+    if magic != _LEGACY_MAGIC or not isinstance(storage, _Storage) or keys != [storage.key]:
+      raise pickle.UnpicklingError("bytes that are no storage of torch")
+    count, numbers = int.from_bytes(file.read(8), "little"), file.read()
+    dtype = STORAGES[storage.kind]
+    if count != storage.numel or len(numbers) != count * dtype.itemsize:
+      raise pickle.UnpicklingError(f"{len(numbers)} bytes for {storage.numel} numbers of {dtype}")
+    return storage._replace(data=np.frombuffer(numbers, dtype))
 
   def _dtype(self, code, *_) -> _Dtype:
     return _Dtype(code)
@@ -403,9 +459,58 @@ def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
   os.replace(temporary, path)
 
 
-def _plain(value: Any) -> bytes:
-  """Opcodes of a string, an integer or a tuple, without the frame of a whole pickle."""
-  return pickle.dumps(value, protocol=2)[2:-1]
+def pickle_tensors(value: list | tuple | np.ndarray | Any) -> bytes:
+  """A pickle in which arrays are tensors, for `pickle.load` where torch is installed.
+
+  Lists and tuples may hold arrays; everything else must be plain.
+  """
+  return pickle.PROTO + b"\x03" + _with_tensors(value) + pickle.STOP
+
+
+def _with_tensors(value: Any) -> bytes:
+  if isinstance(value, np.ndarray):
+    value = np.ascontiguousarray(value).reshape(value.shape)
+    return b"".join(
+      (
+        *(_global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK),
+        *(_global("torch.storage", "_load_from_bytes"), _plain(_storage_bytes(value), 3)),
+        *(pickle.TUPLE1, pickle.REDUCE, _plain(0), _plain(value.shape)),
+        *(_plain(_strides(value.shape)), pickle.NEWFALSE),
+        *(_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE),
+        *(pickle.TUPLE, pickle.REDUCE),
+      )
+    )
+  if type(value) not in (list, tuple):
+    return _plain(value)
+  items = b"".join(map(_with_tensors, value))
+  if type(value) is tuple:
+    return pickle.MARK + items + pickle.TUPLE
+  return pickle.EMPTY_LIST + pickle.MARK + items + pickle.APPENDS
+
+
+def _storage_bytes(value: np.ndarray) -> bytes:
+  """A storage in torch.save's format before 1.6, which tensors in ordinary pickles have."""
+  kind = next(kind for kind, dtype in STORAGES.items() if dtype == value.dtype)
+  sizes = {"short": 2, "int": 4, "long": 4}
+  system = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+  storage = (
+    *(pickle.PROTO + b"\x02", pickle.MARK, _plain("storage"), _global("torch", kind)),
+    *(_plain("0"), _plain("cpu"), _plain(value.size), pickle.NONE),
+    *(pickle.TUPLE, pickle.BINPERSID, pickle.STOP),
+  )
+  head = (pickle.dumps(part, protocol=2) for part in (_LEGACY_MAGIC, 1001, system))
+  little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+  return b"".join(
+    (
+      *(*head, *storage, pickle.dumps(["0"], protocol=2)),
+      *(value.size.to_bytes(8, "little"), little.tobytes()),
+    )
+  )
+
+
+def _plain(value: Any, protocol: int = 2) -> bytes:
+  """Opcodes of a plain value, without the frame of a whole pickle."""
+  return pickle.dumps(value, protocol=protocol)[2:-1]
 
 
 def _global(module: str, name: str) -> bytes:

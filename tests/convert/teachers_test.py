@@ -1,0 +1,171 @@
+"""The original's pickles of regions and pseudo boxes, to records and back."""
+
+import json
+import pickle
+import pickletools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rkd_jax.convert import teachers
+from rkd_jax.convert.restricted import ReadError, pickle_tensors, read_objects
+from rkd_jax.inputs.teachers import TeacherReader
+
+# Written by torch 2.13: three regions with embeddings of width 8, two of them in one storage.
+PUBLISHED = Path(__file__).parents[1] / "golden" / "rkd_regions.pkl"
+CLASS_OF = {17: 0, 18: 1}
+
+
+def dump(path, content):
+  path.write_bytes(pickle.dumps(content))
+  return path
+
+
+def test_regions_that_torch_wrote():
+  record = teachers.read_regions(PUBLISHED)
+  assert record["regions/boxes"].tolist() == [[3, -1, 20, 18], [0, 0, 5, 5], [7, 1, 9, 30]]
+  rows = [np.arange(8) / 10, np.arange(16, 24) / 10, np.ones(8)]
+  np.testing.assert_array_equal(record["regions/clip_embeddings"], np.float32(rows))
+  assert record["regions/scores"].tolist() == [0, 0, 0]
+
+
+def test_regions_come_back(tmp_path):
+  record = teachers.read_regions(PUBLISHED)
+  record["regions/boxes"][1] = [0.5, 0, 5, 5]
+  teachers.write_regions(tmp_path / "a.pkl", record)
+  again = teachers.read_regions(tmp_path / "a.pkl")
+  for key, value in record.items():
+    np.testing.assert_array_equal(again[key], value)
+  (box, _), (second, embedding), _ = read_objects(tmp_path / "a.pkl")
+  assert box == [3, -1, 20, 18] and all(type(x) is int for x in box)
+  assert second == [0.5, 0, 5, 5] and embedding.shape == (1, 8)
+  assert b"torch.storage\n_load_from_bytes" in (tmp_path / "a.pkl").read_bytes()
+
+
+def test_pseudo_boxes_of_numpy_numbers(tmp_path):
+  """As the original's script leaves them: NumPy rows and scores, empty below the threshold."""
+  content = {
+    18: ([np.array([1, 2, 3, 4])], [np.float32(0.97)]),
+    17: ([], []),
+    "salient": ([np.array([0, 0, 9, 9])], [np.float64(0.5)]),
+  }
+  record = teachers.read_pseudo_boxes(dump(tmp_path / "a.pkl", content), CLASS_OF)
+  assert record["pseudo_boxes/boxes"].tolist() == [[1, 2, 3, 4]]
+  assert record["pseudo_boxes/labels"].tolist() == [1]
+  assert record["pseudo_boxes/scores"].tolist() == [np.float32(0.97)]
+  teachers.write_pseudo_boxes(tmp_path / "b.pkl", record, [17, 18])
+  again = pickle.loads((tmp_path / "b.pkl").read_bytes())
+  assert again == {18: ([[1, 2, 3, 4]], [float(np.float32(0.97))])}
+
+
+@pytest.mark.parametrize(
+  "content, message",
+  [
+    ({1: 2}, r"a\.pkl: expected a list of \(box, embedding\)"),
+    ([3], r"region 0 is 3, expected \(box, embedding\)"),
+    ([([1, 2, 3], np.ones((1, 4)))], r"region 0: the box is \[1\.0, 2\.0, 3\.0\]"),
+    ([([1, 2, 3, np.nan], np.ones((1, 4)))], "region 0: the box is .*four finite numbers"),
+    ([([1, 2, 3, 4], np.ones(4)), ([1, 2, 3, 4], np.ones(5))], "differ in width"),
+  ],
+)
+def test_wrong_regions_are_named(tmp_path, content, message):
+  with pytest.raises(ValueError, match=message):
+    teachers.read_regions(dump(tmp_path / "a.pkl", content))
+
+
+@pytest.mark.parametrize(
+  "content, message",
+  [
+    ([], r"a\.pkl: expected a dict by category id"),
+    ({99: ([], [])}, r"category 99 is not in the annotations"),
+    ({17: 3}, r"category 17 has 3, expected \(boxes, scores\)"),
+    ({17: ([[1, 2, 3, 4]], [])}, "has 1 boxes and 0 scores"),
+  ],
+)
+def test_wrong_pseudo_boxes_are_named(tmp_path, content, message):
+  with pytest.raises(ValueError, match=message):
+    teachers.read_pseudo_boxes(dump(tmp_path / "a.pkl", content), CLASS_OF)
+
+
+def test_pickles_that_unfold_without_end_are_refused(tmp_path):
+  doubled = []
+  for _ in range(40):
+    doubled = [doubled, doubled]
+  with pytest.raises(ReadError, match="more than 100000 objects"):
+    read_objects(dump(tmp_path / "a.pkl", doubled))
+  cycle = []
+  cycle.append(cycle)
+  with pytest.raises(ReadError, match=r"one inside itself|too deeply"):
+    read_objects(dump(tmp_path / "a.pkl", cycle))
+
+
+@pytest.mark.parametrize(
+  "old, new, message",
+  [
+    (np.float32([7, 7, 7]).tobytes(), b"\0" * 8, "8 bytes for 3 numbers of float32"),
+    (b"FloatStorage", b"DoubleStorage", "numbers of float64"),
+    (b"torch\nFloatStorage", b"posix\nsystem", r"asks for posix\.system"),
+    (b"K\x03NtQ.", b"K\x04NtQ.", "12 bytes for 4 numbers"),
+  ],
+)
+def test_storages_that_lie_are_refused(tmp_path, old, new, message):
+  whole = pickle_tensors([np.float32([7, 7, 7])])
+  data = next(value for _, value, _ in pickletools.genops(whole) if isinstance(value, bytes))
+  assert old in data and len(data) < 256
+  before, after = whole.split(data)
+  changed = data.replace(old, new)
+  # In place of the opcode of short bytes and its length: that of long ones.
+  path = tmp_path / "a.pkl"
+  path.write_bytes(before[:-2] + b"B" + len(changed).to_bytes(4, "little") + changed + after)
+  with pytest.raises(ReadError, match=message):
+    read_objects(path)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+  def call(*arguments):
+    monkeypatch.setattr(sys, "argv", ["teachers", *map(str, arguments)])
+    try:
+      teachers.main()
+    except SystemExit as end:
+      return end.code, capsys.readouterr().err
+    return 0, capsys.readouterr().out
+
+  return call
+
+
+def test_folders_to_records_and_back(run, tmp_path):
+  annotation_file = tmp_path / "train.json"
+  images = [
+    {"id": 9, "file_name": "train/000009.jpg"},
+    {"id": 4, "file_name": "n01440764/n01440764_18.JPEG"},
+  ]
+  categories = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}]
+  annotation_file.write_text(json.dumps({"images": images, "categories": categories}))
+  regions, boxes = tmp_path / "regions", tmp_path / "boxes"
+  for folder in (regions, boxes):
+    (folder / "n01440764").mkdir(parents=True)
+  (regions / "000009.pkl").write_bytes(PUBLISHED.read_bytes())
+  dump(regions / "n01440764" / "n01440764_18.pkl", [])
+  dump(boxes / "000009.pkl", {18: ([[1, 2, 3, 4]], [0.5])})
+  common = (f"--annotations={annotation_file}", "--split=train", f"--output={tmp_path / 'records'}")
+  code, message = run(*common, f"--regions={regions}", f"--pseudo_boxes={boxes}")
+  assert code == 1 and "There is no" in message and "n01440764_18.pkl" in message
+  dump(boxes / "n01440764" / "n01440764_18.pkl", {17: ([[0, 0, 8, 8]], [0.25])})
+  assert run(*common, f"--regions={regions}", f"--pseudo_boxes={boxes}") == (0, "2 images\n")
+
+  reader = TeacherReader(tmp_path / "records", "train", 8)
+  assert reader[9]["pseudo_boxes/labels"].tolist() == [1]
+  assert reader[4]["pseudo_boxes/labels"].tolist() == [0]
+  assert reader[4]["regions/clip_embeddings"].shape == (0, 8)
+
+  back = (f"--regions={tmp_path / 'r'}", f"--pseudo_boxes={tmp_path / 'b'}", "--to=pickles")
+  assert run(*common, *back)[0] == 0
+  for name in ("000009.pkl", "n01440764/n01440764_18.pkl"):
+    assert read_objects(tmp_path / "b" / name) == read_objects(boxes / name)
+  np.testing.assert_array_equal(
+    teachers.read_regions(tmp_path / "r" / "000009.pkl")["regions/clip_embeddings"],
+    reader[9]["regions/clip_embeddings"],
+  )
