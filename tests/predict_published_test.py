@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from configs.lvis import rkd_ils_weight_transfer
-from rkd_jax.convert.restricted import write_pth
 from rkd_jax.convert.runs import to_rkd_jax
+from rkd_jax.convert.torch_files import write_pth
 from rkd_jax.evaluation.coco import encode_masks
 from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.predict import predict

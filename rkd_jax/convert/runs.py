@@ -16,7 +16,8 @@ from rkd_jax.checkpoint import (
   write_config,
 )
 from rkd_jax.convert import detectron2
-from rkd_jax.convert.restricted import read_checkpoint, write_pth
+from rkd_jax.convert.restricted import read_checkpoint
+from rkd_jax.convert.torch_files import write_pth
 from rkd_jax.models.rcnn import abstract_params
 from rkd_jax.train.state import TrainState
 

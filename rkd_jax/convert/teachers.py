@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from data.coco_json import annotations
-from rkd_jax.convert.restricted import pickle_tensors, read_objects
+from rkd_jax.convert.restricted import read_objects
+from rkd_jax.convert.torch_files import pickle_tensors
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 
 # A key beside the category ids in some of the published files: a box for no class.

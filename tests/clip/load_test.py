@@ -13,7 +13,8 @@ from rkd_jax.checkpoint import CheckpointError
 from rkd_jax.clip.load import load
 from rkd_jax.clip.model import PRESETS, Clip
 from rkd_jax.clip.params import config_from_torch
-from rkd_jax.convert.restricted import ReadError, read_checkpoint, write_pth
+from rkd_jax.convert.restricted import ReadError, read_checkpoint
+from rkd_jax.convert.torch_files import write_pth
 
 GOLDEN = np.load(openai_clip.GOLDEN)
 ARCHIVE = openai_clip.GOLDEN.with_name("clip_tiny_jit_fp16.pt")

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rkd_jax.convert.restricted import STORAGES, ReadError, read_checkpoint, write_pth
+from rkd_jax.convert.restricted import STORAGES, ReadError, read_checkpoint
+from rkd_jax.convert.torch_files import write_pth
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 

@@ -14,8 +14,9 @@ import tiny
 from configs import demo
 from rkd_jax.checkpoint import CheckpointError
 from rkd_jax.convert.detectron2 import ConvertError, from_params
-from rkd_jax.convert.restricted import read_checkpoint, write_pth
+from rkd_jax.convert.restricted import read_checkpoint
 from rkd_jax.convert.runs import to_detectron2, to_rkd_jax
+from rkd_jax.convert.torch_files import write_pth
 from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.models.rcnn import abstract_params
 from rkd_jax.train.initial import initialize

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rkd_jax.convert import teachers
-from rkd_jax.convert.restricted import ReadError, pickle_tensors, read_objects
+from rkd_jax.convert.restricted import ReadError, read_objects
+from rkd_jax.convert.torch_files import pickle_tensors
 from rkd_jax.inputs.teachers import TeacherReader
 
 # Written by torch 2.13: three regions with embeddings of width 8, two of them in one storage.
