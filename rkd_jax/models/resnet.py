@@ -1,9 +1,10 @@
-"""Caffe-style bottleneck ResNet: the stride sits in the first 1x1 convolution.
+"""Bottleneck ResNet, by default Caffe-style: the stride sits in the first 1x1 convolution.
 
 Behaviour of the MSRA ResNet-50 that RKD starts from (stem 7x7/2, ReLU, 3x3/2
 max pool with padding 1; convolutions have no bias; the normalisation is a
 frozen affine map).  Depth, width and normalisation are fields, so the small
-network of the demo is the same code.
+network of the demo is the same code; with `stride_in_1x1=False` it is torchvision's
+variant ("v1.5"), whose stride sits in the 3x3 convolution.
 """
 
 import functools
@@ -67,10 +68,15 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
   return x
 
 
+def _zero_beyond(extents: Extents | None, stride: int, x: Array, finer: int) -> Array:
+  return zero_beyond(x, extents, stride // finer)
+
+
 class Bottleneck(nn.Module):
   """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes.
 
-  `crop` zeroes what lies beyond the image in a map of the output's stride.
+  `crop(x, finer)` zeroes what lies beyond the image in a map that is `finer` times as fine as
+  the output.
   """
 
   width: int
@@ -78,10 +84,11 @@ class Bottleneck(nn.Module):
   norm: str = "frozen"
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
+  stride_in_1x1: bool = True
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], crop: Callable[[Array], Array] = lambda x: x
+    self, x: Float[Array, "b h w c"], crop: Callable[[Array, int], Array] = lambda x, _: x
   ) -> Float[Array, "b h2 w2 c2"]:
     def conv(y, features, kernel, stride, name):
       y = Conv(
@@ -96,8 +103,9 @@ class Bottleneck(nn.Module):
       return normalization(self.norm, f"{name}_norm")(y)
 
     out = self.expansion * self.width
-    y = nn.relu(conv(x, self.width, 1, self.stride, "conv1"))
-    y = nn.relu(conv(crop(y), self.width, 3, 1, "conv2"))
+    first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+    y = nn.relu(conv(x, self.width, 1, first, "conv1"))
+    y = nn.relu(conv(crop(y, second), self.width, 3, second, "conv2"))
     y = conv(y, out, 1, 1, "conv3")
     if x.shape[-1] != out or self.stride != 1:
       x = conv(x, out, 1, self.stride, "shortcut")
@@ -113,17 +121,23 @@ class ResStage(nn.Module):
   norm: str = "frozen"
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
+  stride_in_1x1: bool = True
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], crop: Callable[[Array], Array] = lambda x: x
+    self, x: Float[Array, "b h w c"], crop: Callable[[Array, int], Array] = lambda x, _: x
   ) -> Float[Array, "b h2 w2 c2"]:
     for i in range(self.blocks):
       stride = self.stride if i == 0 else 1
-      block = Bottleneck(
-        self.width, stride, self.norm, self.expansion, self.dtype, name=f"block{i}"
-      )
-      x = block(x, crop)
+      x = Bottleneck(
+        self.width,
+        stride,
+        self.norm,
+        self.expansion,
+        self.dtype,
+        self.stride_in_1x1,
+        name=f"block{i}",
+      )(x, crop)
     return x
 
 
@@ -141,6 +155,7 @@ class ResNet(nn.Module):
   norm: str = "frozen"
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
+  stride_in_1x1: bool = True
 
   @nn.compact
   def __call__(
@@ -167,8 +182,9 @@ class ResNet(nn.Module):
         self.norm,
         self.expansion,
         self.dtype,
+        self.stride_in_1x1,
         name=f"res{i + 2}",
       )
-      x = stage(x, functools.partial(zero_beyond, extents=extents, stride=2 ** (i + 2)))
+      x = stage(x, functools.partial(_zero_beyond, extents, 2 ** (i + 2)))
       features[f"res{i + 2}"] = x
     return features

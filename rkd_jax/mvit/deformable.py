@@ -1,0 +1,129 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, eq. 3), in pure JAX.
+
+Each query reads a few points of several feature maps: every head samples `points` places of every
+level bilinearly and sums them with weights that the query predicts.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rkd_jax.structures import Arr
+
+Shapes = Sequence[tuple[int, int]]
+
+
+def deformable_attention(
+  values: Float[Arr, "s m d"],
+  locations: Float[Arr, "q m l p 2"],
+  weights: Float[Arr, "q m l p"],
+  shapes: Shapes,
+  extents: Int[Arr, "l 2"] | None = None,
+) -> Float[Array, "q m*d"]:
+  """Weighted sum of bilinear samples, for one image.
+
+  The values of all levels lie in one table, framed by zeros, so that each of the four corners is
+  one gather and a place outside needs no mask: it is moved onto the frame.
+
+  Args:
+    values: cells of all levels, level by level, row-major, for each of m heads.
+    locations: (x, y) as fractions of the level's extent; 0 and 1 are the outer edges of its first
+      and last cells (align_corners=False), and what lies outside reads zeros.
+    weights: of the samples.
+    shapes: static (height, width) of each level's canvas in `values`.
+    extents: (height, width) of each level in cells, where the canvas is larger; the values beyond
+      must be zero.
+
+  Returns:
+    The heads' sums side by side.
+  """
+  heads, depth = values.shape[1:]
+  framed, starts = [], [0]
+  ends = list(itertools.accumulate(h * w for h, w in shapes))
+  for (height, width), level in zip(shapes, jnp.split(values, ends[:-1]), strict=True):
+    # One cell before; two after, as the place of the last one is also a lower corner.
+    level = jnp.pad(level.reshape(height, width, heads, depth), ((1, 2), (1, 2), (0, 0), (0, 0)))
+    framed.append(level.reshape(-1, depth))
+    starts.append(starts[-1] + (height + 3) * (width + 3))
+  table = jnp.concatenate(framed)
+
+  if extents is None:
+    extents = jnp.asarray(shapes, jnp.int32)
+  extent_xy = jnp.asarray(extents)[:, None, ::-1].astype(jnp.float32)
+  place = jnp.clip(locations * extent_xy - 0.5, -1.0, extent_xy)
+  corner = jnp.floor(place)
+  fraction = place - corner
+  x, y = jnp.moveaxis(corner.astype(jnp.int32) + 1, -1, 0)
+  row_length = jnp.array([width + 3 for _, width in shapes], jnp.int32)[:, None]
+  cell = jnp.array(starts[:-1], jnp.int32)[:, None] + y * row_length + x
+  head = jnp.arange(heads, dtype=jnp.int32)[:, None, None]
+
+  total = 0.0
+  for dy, dx in itertools.product((0, 1), (0, 1)):
+    share = jnp.prod(jnp.where(jnp.array([dx, dy]) == 1, fraction, 1 - fraction), axis=-1)
+    index = (cell + dy * row_length + dx) * heads + head
+    corner_values = table.at[index].get(mode="promise_in_bounds")
+    total += jnp.sum(corner_values * (share * weights)[..., None], axis=(2, 3))
+  return total.reshape(-1, heads * depth)
+
+
+class DeformableAttention(nn.Module):
+  """The attention module around `deformable_attention`: queries choose places and weights.
+
+  Matches MSDeformAttn of the original: the weights are a softmax over levels and points together;
+  padded values are zeroed after their projection, so that its bias does not fill the padding.
+  """
+
+  heads: int = 8
+  points: int = 4
+
+  @nn.compact
+  def __call__(
+    self,
+    queries: Float[Arr, "b q c"],
+    references: Float[Arr, "b q l r"],
+    values: Float[Arr, "b s c"],
+    valid: Bool[Arr, "b s"],
+    shapes: Shapes,
+    extents: Int[Arr, "b l 2"],
+  ) -> Float[Array, "b q c"]:
+    """Attends to the levels.
+
+    Args:
+      queries: with their positions added.
+      references: where each query looks in each level, as fractions of its extent: points (x, y),
+        whose offsets count cells, or boxes (cx, cy, w, h), whose offsets count half sizes.
+      values: cells of all levels, level by level, row-major.
+      valid: cells that hold image; false on padding.
+      shapes: static (height, width) of each level.
+      extents: (height, width) of each level in cells, at most `shapes`.
+
+    Raises:
+      ValueError: a reference has neither 2 nor 4 numbers.
+    """
+    batch, count, width = queries.shape
+    levels, numbers = references.shape[2:]
+    if numbers not in (2, 4):
+      raise ValueError(f"references have {numbers} numbers; expected points (2) or boxes (4).")
+    samples = (batch, count, self.heads, levels, self.points)
+    offsets = nn.Dense(2 * math.prod(samples[2:]), name="sampling_offsets")(queries)
+    offsets = offsets.reshape(*samples, 2)
+    weights = nn.Dense(math.prod(samples[2:]), name="attention_weights")(queries)
+    weights = jax.nn.softmax(weights.reshape(*samples[:3], -1)).reshape(samples)
+    projected = nn.Dense(width, name="value_proj")(values)
+    projected = jnp.where(jnp.asarray(valid)[..., None], projected, 0)
+    projected = projected.reshape(batch, -1, self.heads, width // self.heads)
+
+    centres = references[:, :, None, :, None, :2]
+    if numbers == 2:
+      unit = 1 / jnp.asarray(extents)[:, None, None, :, None, ::-1].astype(jnp.float32)
+    else:
+      unit = references[:, :, None, :, None, 2:] * (0.5 / self.points)
+    attend = jax.vmap(lambda v, p, w, e: deformable_attention(v, p, w, shapes, e))
+    attended = attend(projected, centres + offsets * unit, weights, jnp.asarray(extents))
+    return nn.Dense(width, name="output_proj")(attended)
