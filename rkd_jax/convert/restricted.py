@@ -317,8 +317,17 @@ class _Module:
     self.attributes = state
 
 
+class _Settings:
+  """What training scripts store as an argparse.Namespace beside the parameters; never looked at."""
+
+  __slots__ = ()
+
+  def __setstate__(self, state):
+    del state
+
+
 class _Unpickler(pickle.Unpickler):
-  """Builds containers, _Tensor, _Array and _Module, and nothing else.
+  """Builds containers, _Tensor, _Array, _Module and _Settings, and nothing else.
 
   Names are answered with bound methods, strings, built-in types and classes made for this one
   answer: what a pickle does to them cannot change how anything else is read.
@@ -336,6 +345,7 @@ class _Unpickler(pickle.Unpickler):
     known = {
       "collections.OrderedDict": collections.OrderedDict,
       "collections.Counter": dict,  # torch's learning-rate schedules
+      "argparse.Namespace": _Settings,
       "torch.Size": tuple,
       "torch._utils._rebuild_tensor_v2": self._tensor,
       "torch._utils._rebuild_parameter": self._parameter,

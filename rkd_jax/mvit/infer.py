@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from rkd_jax.convert.restricted import read_checkpoint
-from rkd_jax.mvit.model import Mvit, MvitConfig
+from rkd_jax.mvit.model import RELEASED, Mvit, MvitConfig
 from rkd_jax.mvit.params import params_from_torch
 from rkd_jax.mvit.tokenizer import Tokenizer, Tokens
 from rkd_jax.structures import Arr
@@ -89,7 +89,7 @@ class Mavl:
     self,
     variables: Any,
     tokenize: Callable[[Sequence[str]], Tokens],
-    config: MvitConfig = MvitConfig(),
+    config: MvitConfig = RELEASED,
     short_side: int = 800,
   ):
     self._variables = variables
@@ -121,7 +121,7 @@ class Mavl:
     checkpoint: str | os.PathLike,
     vocabulary: str | os.PathLike,
     merges: str | os.PathLike,
-    config: MvitConfig = MvitConfig(),
+    config: MvitConfig = RELEASED,
     short_side: int = 800,
   ) -> "Mavl":
     """Reads a released checkpoint (.pth, or .npz of the same names) and a RoBERTa vocabulary.

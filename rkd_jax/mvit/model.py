@@ -51,6 +51,9 @@ class MvitConfig:
   text_positions: int = 514
 
 
+RELEASED = MvitConfig()
+
+
 @struct.dataclass
 class Predictions:
   """What the objects of an image are, given a query.
@@ -97,7 +100,7 @@ class GroupNorm(nn.Module):
 class Mvit(nn.Module):
   """The whole model; images are float, NHWC, RGB, with ImageNet's mean and deviation taken out."""
 
-  config: MvitConfig = MvitConfig()
+  config: MvitConfig = RELEASED
 
   def setup(self):
     c = self.config
@@ -171,9 +174,7 @@ class Mvit(nn.Module):
       objects = layer(objects, positions, references, memory, pyramid)
     return objects
 
-  def encode_text(
-    self, tokens: Int[Arr, "b t"], valid: Bool[Arr, "b t"]
-  ) -> Float[Array, "b t c"]:
+  def encode_text(self, tokens: Int[Arr, "b t"], valid: Bool[Arr, "b t"]) -> Float[Array, "b t c"]:
     """One vector per token of each row; `valid` is false on padding."""
     return self.resizer_layer_norm(self.resizer_fc(self.text_encoder(tokens, valid)))
 

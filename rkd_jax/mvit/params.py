@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rkd_jax.mvit.model import Mvit, MvitConfig
+from rkd_jax.mvit.model import RELEASED, Mvit, MvitConfig
 
 _IGNORED = re.compile(
   r"(class_embed|bbox_embed)\.\d+\..*|transformer\.text_encoder\.pooler\..*"
@@ -49,24 +49,20 @@ _RENAMES = (
 )
 
 
-def _torch_name(path: tuple[str, ...], config: MvitConfig) -> str:
+def torch_entry(path: tuple[str, ...], config: MvitConfig) -> tuple[str, int | None]:
+  """The original's entry for one of our parameters; which third of it, where three share one."""
   last = config.fusion_layers - 1
   name = re.sub(r"^class_embed", f"class_embed.{last}", ".".join(path))
   name = re.sub(r"^bbox_embed_(\d)", rf"bbox_embed.{last}.layers.\1", name)
   for pattern, replacement in _RENAMES:
     name = re.sub(pattern, replacement, name)
-  return name
-
-
-def _lookup(name: str) -> tuple[str, int | None]:
-  """The entry that holds a parameter, and which third of it, where three share an entry."""
   if match := re.fullmatch(r"(.*self_attn\.)(query|key|value)\.(weight|bias)", name):
     return f"{match[1]}in_proj_{match[3]}", ("query", "key", "value").index(match[2])
   return name, None
 
 
 def params_from_torch(
-  state: Mapping[str, np.ndarray], config: MvitConfig = MvitConfig()
+  state: Mapping[str, np.ndarray], config: MvitConfig = RELEASED
 ) -> dict[str, Any]:
   """Variables of `Mvit(config)` from the state dict of the original, as float32 on the device.
 
@@ -75,7 +71,7 @@ def params_from_torch(
   """
   variables, used, faults = {}, set(), []
   for path, expected in traverse_util.flatten_dict(abstract_variables(config)).items():
-    name, third = _lookup(_torch_name(path[1:], config))
+    name, third = torch_entry(path[1:], config)
     used.add(name)
     if name not in state:
       faults.append(f"missing {name} for {'/'.join(path[1:])} {expected.shape}")
@@ -97,7 +93,7 @@ def params_from_torch(
   return traverse_util.unflatten_dict(variables)
 
 
-def abstract_variables(config: MvitConfig = MvitConfig()) -> dict[str, Any]:
+def abstract_variables(config: MvitConfig = RELEASED) -> dict[str, Any]:
   """Shapes and types of the variables of `Mvit(config)`."""
   return jax.eval_shape(
     Mvit(config).init,

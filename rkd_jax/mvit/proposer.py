@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rkd_jax.mvit.infer import RKD_QUERIES, Mavl, select_regions
-from rkd_jax.mvit.model import MvitConfig
+from rkd_jax.mvit.model import RELEASED, MvitConfig
 from rkd_jax.proposals import Proposed
 
 _load = functools.lru_cache(maxsize=1)(Mavl.load)
@@ -42,7 +42,7 @@ class MvitProposer:
   nms_threshold: float = 0.5
   truncate: bool = True
   short_side: int = 800
-  config: MvitConfig = MvitConfig()
+  config: MvitConfig = RELEASED
 
   @property
   def mavl(self) -> Mavl:
@@ -55,5 +55,11 @@ class MvitProposer:
     Raises:
       ValueError: if `images` is not uint8 [n, h, w, 3].
     """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+      raise ValueError(
+        f"propose() takes uint8 images [n, h, w, 3], got {images.dtype} {list(images.shape)}: "
+        "decode to RGB and add a batch axis."
+      )
     answers = (self.mavl.infer(image, self.queries, self.truncate) for image in images)
     return [select_regions(a, self.per_query, self.nms_threshold, self.top) for a in answers]

@@ -86,7 +86,9 @@ def sine_positions(
   valid_size = jnp.asarray(valid_size)
   half = channels // 2
   frequency = 10000.0 ** (-2.0 * (jnp.arange(half) // 2) / half)
-  counts = [jnp.minimum(jnp.arange(n) + 1, valid_size[:, axis, None]) for axis, n in enumerate(shape)]
+  counts = [
+    jnp.minimum(jnp.arange(n) + 1, valid_size[:, axis, None]) for axis, n in enumerate(shape)
+  ]
   inside = [jnp.arange(n) < valid_size[:, axis, None] for axis, n in enumerate(shape)]
   rows = jnp.where(inside[1][:, None, :], counts[0][:, :, None], 0)
   columns = jnp.where(inside[0][:, :, None], counts[1][:, None, :], 0)

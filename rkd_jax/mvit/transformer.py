@@ -98,8 +98,6 @@ class FusionLayer(_Layer):
   """Objects and words attend to one another, without positions."""
 
   @nn.compact
-  def __call__(
-    self, x: Float[Arr, "b t c"], valid: Bool[Arr, "b t"]
-  ) -> Float[Array, "b t c"]:
+  def __call__(self, x: Float[Arr, "b t c"], valid: Bool[Arr, "b t"]) -> Float[Array, "b t c"]:
     attended = Attention(self.heads, name="self_attn")(x, x, x, valid)
     return self.feed_forward(layer_norm("norm1")(x + attended), "norm2")

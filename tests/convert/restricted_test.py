@@ -1,3 +1,4 @@
+import argparse
 import collections
 import contextlib
 import io
@@ -12,8 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from rkd_jax.convert.restricted import STORAGES, ReadError, read_checkpoint
 from rkd_jax.convert.torch_files import write_pth
+=======
+from rkd_jax.convert import restricted
+from rkd_jax.convert.restricted import STORAGES, ReadError, read_checkpoint, write_pth
+>>>>>>> d376a35 (MAVL: goldens A, B and C as tests, proposer, tokenizer; restricted reader passes over argparse settings)
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
@@ -118,6 +124,21 @@ def test_only_the_model_of_a_training_checkpoint_is_read(tmp_path):
   read = read_checkpoint(tmp_path / "m.pth")
   assert read.keys() == {"weight"} and read["weight"].dtype == np.float16
   np.testing.assert_array_equal(read["weight"], [1.5, -2])
+
+
+def test_settings_beside_the_model_are_passed_over(tmp_path):
+  content = {"model": {"w": np.arange(3.0)}, "args": argparse.Namespace(lr=1e-4, name="x")}
+  (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=2))
+  np.testing.assert_array_equal(read_checkpoint(tmp_path / "a.pkl")["w"], np.arange(3.0))
+
+
+def test_settings_cannot_be_altered_by_a_file(tmp_path):
+  """Setting an attribute of the class itself, which would outlive the reading of this file."""
+  hostile = pickle.PROTO + b"\x02cargparse\nNamespace\n}X\x01\x00\x00\x00aK\x01sb."
+  (tmp_path / "a.pkl").write_bytes(hostile)
+  with pytest.raises(ReadError):
+    read_checkpoint(tmp_path / "a.pkl")
+  assert not hasattr(restricted._Settings, "a")
 
 
 def test_what_is_written_comes_back_for_every_type(tmp_path):

@@ -47,6 +47,29 @@ def test_stride_sits_in_the_first_1x1_convolution():
   assert np.abs(apply(params, np.where(off_grid, x, 9)) - expected).max() > 0.1
 
 
+def test_stride_may_sit_in_the_3x3_convolution_and_a_larger_canvas_changes_nothing():
+  """Then every pixel counts, and what lies beyond the image is zeroed at the finer stride."""
+  model = ResNet((1, 1), width=4, stem_width=4, stride_in_1x1=False)
+  x = np.random.default_rng(0).normal(size=(1, 33, 38, 3)).astype(np.float32)
+  canvas = np.full((1, 48, 64, 3), 9, np.float32)
+  canvas[:, :33, :38] = x
+  params = jax.jit(model.init)(KEY, x)
+  # An affine map with an offset, so that nothing beyond the image is zero by itself.
+  params = jax.tree.map(lambda p: p + 0.1, params)
+  apply = jax.jit(model.apply)
+  expected = apply(params, x)["res3"]
+  cropped = apply(params, canvas, np.array([[33, 38]]))["res3"][:, :5, :5]
+  np.testing.assert_allclose(cropped, expected, rtol=1e-5)
+
+  block = Bottleneck(width=4, stride=2, expansion=2, stride_in_1x1=False)
+  y = np.random.default_rng(1).normal(size=(1, 6, 6, 4)).astype(np.float32)
+  params = jax.jit(block.init)(KEY, y)
+  apply = jax.jit(block.apply)
+  moved = y.copy()
+  moved[:, 1::2, 1::2] += 9
+  assert np.abs(apply(params, moved) - apply(params, y)).max() > 0.1
+
+
 def test_frozen_batch_norm_is_the_formula_and_has_no_gradient():
   x = np.random.default_rng(0).normal(size=(1, 2, 2, 2)).astype(np.float32)
   params = {
