@@ -13,13 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
+from rkd_jax.convert import restricted
 from rkd_jax.convert.restricted import STORAGES, ReadError, read_checkpoint
 from rkd_jax.convert.torch_files import write_pth
-=======
-from rkd_jax.convert import restricted
-from rkd_jax.convert.restricted import STORAGES, ReadError, read_checkpoint, write_pth
->>>>>>> d376a35 (MAVL: goldens A, B and C as tests, proposer, tokenizer; restricted reader passes over argparse settings)
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
