@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from rkd_jax.convert.restricted import read_checkpoint, write_pth
+from rkd_jax.convert.restricted import read_checkpoint
+from rkd_jax.convert.torch_files import write_pth
 from rkd_jax.mvit.model import Mvit
 from rkd_jax.mvit.params import abstract_variables, params_from_torch
 from tests.mvit.golden import StateDict

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from rkd_jax.convert.restricted import write_pth
+from rkd_jax.convert.torch_files import write_pth
 from rkd_jax.mvit import infer
 from rkd_jax.mvit.proposer import MvitProposer
 from rkd_jax.precompute import Options, describe
