@@ -116,7 +116,7 @@ def timed(run: Callable[[], Any], wait: Callable[[], Any], budget: Budget) -> Fi
     "seconds": statistics.median(seconds),
     "min_seconds": min(seconds),
     "cpu_seconds": (time.process_time() - cpu_start) / calls,
-    "runs": calls,
+    "runs": len(seconds),
   }
 
 
