@@ -67,7 +67,7 @@ class DetectorBenchmark:
       proposals.boxes,
       embeddings,
     )
-    stages.part("RoIAlign", self._pool, maps, batch.sizes, proposals.boxes)
+    stages.part("RoIAlign", RCNN.box_pool, maps, batch.sizes, proposals.boxes)
     found = stages.stage(
       "final detections (class NMS)",
       RCNN.final_detections,
@@ -172,17 +172,13 @@ class DetectorBenchmark:
       boxes,
       self._vocabulary.embeddings,
     )
-    stages.part("RoIAlign", self._pool, maps, batch.sizes, boxes)
+    stages.part("RoIAlign", RCNN.box_pool, maps, batch.sizes, boxes)
     embeddings = None if batch.regions is None else distilled[:, rois:]
     return logits[:, :rois], deltas[:, :rois], embeddings
 
   @property
   def _backbone_name(self) -> str:
     return "backbone and FPN" if self._config.model.fpn.channels else "backbone"
-
-  @property
-  def _pool(self) -> Callable:
-    return functools.partial(RCNN.pool, resolution=self._config.model.roi.resolution)
 
   def _batch(self, kind: str, size: int, canvas: tuple[int, int]):
     rng = np.random.default_rng(1)

@@ -1,4 +1,9 @@
-"""From pooled RoI features to one vector per RoI."""
+"""From pooled RoI features to one vector per RoI.
+
+A head is given every `bin_step`-th bin along both axes.
+"""
+
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +13,11 @@ from rkd_jax.models.resnet import ResStage
 
 
 class ResBoxHead(nn.Module):
-  """The last ResNet stage on every RoI, then the spatial mean (C4 models)."""
+  """The last ResNet stage on every RoI, then the spatial mean (C4 models).
+
+  The stage's stride sits in its 1x1 convolutions, which read every second bin of a RoI: only these
+  are pooled, and the stage has stride 1 here.
+  """
 
   blocks: int
   width: int
@@ -16,9 +25,11 @@ class ResBoxHead(nn.Module):
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
 
+  bin_step: ClassVar[int] = 2
+
   @nn.compact
   def __call__(self, pooled: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
-    x = ResStage(self.blocks, self.width, 2, self.norm, self.expansion, self.dtype, name="stage")(
+    x = ResStage(self.blocks, self.width, 1, self.norm, self.expansion, self.dtype, name="stage")(
       pooled
     )
     return jnp.mean(x, axis=(1, 2))
@@ -30,6 +41,8 @@ class FcBoxHead(nn.Module):
   layers: int
   width: int
   dtype: jnp.dtype = jnp.float32
+
+  bin_step: ClassVar[int] = 1
 
   @nn.compact
   def __call__(self, pooled: Float[Array, "n h w c"]) -> Float[Array, "n d"]:

@@ -192,8 +192,12 @@ class RCNN(nn.Module):
     sizes: Int[Array, "b 2"],
     boxes: Float[Array, "b r 4"],
     resolution: int,
+    bin_step: int = 1,
   ) -> Float[Array, "b r o o c"]:
-    """RoIAlign of each box from the level that fits its size; an FPN's last is the RPN's alone."""
+    """RoIAlign of each box from the level that fits its size; an FPN's last is the RPN's alone.
+
+    Boxes are cut into `resolution` bins per axis, of which every `bin_step`-th is computed.
+    """
     features = features[: len(self.config.backbone.stage_blocks)]
     cells = -(-self.extents(sizes)[:, None] // jnp.array(self.strides)[:, None])
 
@@ -202,10 +206,26 @@ class RCNN(nn.Module):
     def one_image(maps, boxes, cells):
       levels = assign_levels(boxes, 2, 1 + len(maps)) if len(maps) > 1 else None
       return multilevel_roi_align(
-        maps, boxes, levels, resolution, scales, cells=cells, batch_axis="images"
+        maps,
+        boxes,
+        levels,
+        resolution,
+        scales,
+        cells=cells,
+        bin_step=bin_step,
+        batch_axis="images",
       )
 
     return jax.vmap(one_image, axis_name="images")(features, boxes, cells[:, : len(features)])
+
+  def box_pool(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+  ) -> Float[Array, "b r o o c"]:
+    """What the box head is given."""
+    return self.pool(features, sizes, boxes, self.config.roi.resolution, self.box_head.bin_step)
 
   def roi_features(
     self,
@@ -214,7 +234,7 @@ class RCNN(nn.Module):
     boxes: Float[Array, "b r 4"],
   ) -> Float[Array, "b r d"]:
     """RoIAlign and box head."""
-    pooled = self.pool(features, sizes, boxes, self.config.roi.resolution)
+    pooled = self.box_pool(features, sizes, boxes)
     batch, rois = boxes.shape[:2]
     return self.box_head(pooled.reshape(batch * rois, *pooled.shape[2:])).reshape(batch, rois, -1)
 

@@ -51,7 +51,7 @@ class _Place(NamedTuple):
 
 
 class _Static(NamedTuple):
-  output_size: int
+  bins: tuple[int, ...]  # computed along each axis
   sampling_ratio: int
   height: int  # of the map; for `gather` of the flattened maps, whose width is then 1
   width: int
@@ -107,33 +107,37 @@ def multilevel_roi_align(
   spatial_scales: Sequence[float | int],
   *,
   cells: Int[Arr, "l 2"] | None = None,
+  bin_step: int = 1,
   sampling_ratio: int = 0,
   method: str = "auto",
   roi_chunk: int = 64,
   batch_axis: str | None = None,
-) -> Float[Array, "r {output_size} {output_size} c"]:
+) -> Float[Array, "r _o _o c"]:
   """Pools each box from the level of a feature pyramid that `levels.assign_levels` gives it.
 
   Arguments are those of `roi_align`, with one map and one scale per level; `levels` holds
-  indices into them, None is for a single level.  `cells` is the part (height, width) of each map
-  that belongs to the image, where its border is; None is the whole map.  `batch_axis` names the
-  axis of a surrounding `jax.vmap` over images: their loops of `gather` then end together, else each
-  step would copy all sums to keep those of the images that ended before.
+  indices into them, None is for a single level.  With `bin_step` only every so-many-th bin is
+  computed along both axes, for heads that begin with a strided 1x1 convolution.  `cells` is the
+  part (height, width) of each map that belongs to the image, where its border is; None is the whole
+  map.  `batch_axis` names the axis of a surrounding `jax.vmap` over images: their loops of `gather`
+  then end together, else each step would copy all sums to keep those of images that ended before.
   """
   if method not in _METHODS:
     raise ValueError(f"roi_align: unknown method {method!r}; expected one of {_METHODS}.")
-  if output_size < 1 or roi_chunk < 1 or sampling_ratio < 0:
+  if min(output_size, bin_step, roi_chunk) < 1 or sampling_ratio < 0:
     raise ValueError(
-      f"roi_align: output_size={output_size}, roi_chunk={roi_chunk}, sampling_ratio="
-      f"{sampling_ratio}; expected positive sizes and a ratio of 0 (adaptive) or more."
+      f"roi_align: output_size={output_size}, bin_step={bin_step}, roi_chunk={roi_chunk}, "
+      f"sampling_ratio={sampling_ratio}; expected positive sizes, and a ratio of 0 (adaptive) or "
+      "more."
     )
   if len(features) != len(spatial_scales):
     raise ValueError(
       f"roi_align: {len(features)} feature maps but {len(spatial_scales)} spatial scales; "
       "give one scale per map."
     )
+  bins = tuple(range(0, output_size, bin_step))
   if method == "auto":
-    method = _choose_method(features, output_size)
+    method = _choose_method(features, len(bins))
   boxes = jax.lax.stop_gradient(boxes.astype(jnp.float32))
   if levels is None:
     levels = jnp.zeros(boxes.shape[0], jnp.int32)
@@ -151,7 +155,7 @@ def multilevel_roi_align(
       offset=jnp.array([sum(lengths[:i]) for i in range(len(lengths))], jnp.int32)[levels],
       width=jnp.array([f.shape[1] for f in features], jnp.int32)[levels],
     )
-    static = _Static(output_size, sampling_ratio, sum(lengths), 1, roi_chunk, batch_axis)
+    static = _Static(bins, sampling_ratio, sum(lengths), 1, roi_chunk, batch_axis)
     return _gather_pool(static, flat, y, x, place)
 
   pooled = 0
@@ -159,15 +163,15 @@ def multilevel_roi_align(
     # A box without samples pools to zero, so the sum over levels picks the right one.
     here = levels == level
     y_here = y._replace(samples=jnp.where(here, y.samples, 0))
-    static = _Static(output_size, sampling_ratio, *feature.shape[:2], roi_chunk, batch_axis)
+    static = _Static(bins, sampling_ratio, *feature.shape[:2], roi_chunk, batch_axis)
     pooled = pooled + _einsum_pool(static, feature, y_here, x)
   return pooled
 
 
-def _choose_method(features, output_size):
+def _choose_method(features, bins):
   """Einsum while the dense weights waste little."""
   cells = sum(f.shape[0] * f.shape[1] for f in features)
-  return "einsum" if cells <= 16 * output_size**2 else "gather"
+  return "einsum" if cells <= 16 * bins**2 else "gather"
 
 
 def _axis(low, high, size, output_size, sampling_ratio):
@@ -184,9 +188,9 @@ def _position(axis, bins, sample):
 
 
 def _cell_weights(static, axis, cells):
-  """Weight of `cells` [r or 1, output_size or 1, k] in the average over each bin, [r, o, k]."""
+  """Weight of `cells` [r or 1, o or 1, k] in the average over each bin, [r, o, k]."""
   axis = jax.tree.map(lambda a: a[:, None, None, None], axis)
-  bins = jnp.arange(static.output_size, dtype=jnp.float32)[None, :, None, None]
+  bins = jnp.array(static.bins, jnp.float32)[None, :, None, None]
   cells = cells[..., None]
   if static.sampling_ratio:
     sample = jnp.arange(static.sampling_ratio, dtype=jnp.float32)
@@ -230,7 +234,7 @@ def _split(tree, chunk):
 # vmap on a CPU forward and backward then cost more than twice as much.
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _einsum_pool(static, feature, y, x):
-  o, h, w, c = static.output_size, *feature.shape
+  o, h, w, c = len(static.bins), *feature.shape
   table = feature.astype(jnp.float32).reshape(h, w * c)
 
   def pool(axes):
@@ -249,7 +253,7 @@ def _einsum_forward(static, feature, y, x):
 
 
 def _einsum_backward(static, axes, gradient):
-  o, h, w, c = static.output_size, static.height, static.width, gradient.shape[-1]
+  o, h, w, c = len(static.bins), static.height, static.width, gradient.shape[-1]
 
   def add(total, chunk):
     axes, gradient = chunk
@@ -270,7 +274,7 @@ _einsum_pool.defvjp(_einsum_forward, _einsum_backward)
 def _cell_range(static, axis):
   """First cell [r, o] under each bin, and how many cells [r] to visit from there."""
   axis = jax.tree.map(lambda a: a[:, None], axis)
-  bins = jnp.arange(static.output_size, dtype=jnp.float32)[None]
+  bins = jnp.array(static.bins, jnp.float32)[None]
   first = jnp.floor(_position(axis, bins, 0.0))
   last = jnp.floor(_position(axis, bins, jnp.maximum(axis.samples - 1, 0.0))) + 1
   first, last = jnp.clip(first, 0, axis.size - 1), jnp.clip(last, 0, axis.size - 1)
@@ -314,7 +318,7 @@ def _gather_pool(static, flat, y, x, place):
   def add(total, cell, weight):
     return total + weight[..., None] * flat[cell].astype(jnp.float32)
 
-  shape = (y.start.shape[0], static.output_size, static.output_size, flat.shape[-1])
+  shape = (y.start.shape[0], len(static.bins), len(static.bins), flat.shape[-1])
   return _visit(static, y, x, place, add, jnp.zeros(shape, jnp.float32)).astype(flat.dtype)
 
 

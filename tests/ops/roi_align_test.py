@@ -17,7 +17,8 @@ roi_align = jax.jit(
   roi_align_module.roi_align, static_argnames=("output_size", "spatial_scale", *STATIC)
 )
 multilevel_roi_align = jax.jit(
-  roi_align_module.multilevel_roi_align, static_argnames=("output_size", "spatial_scales", *STATIC)
+  roi_align_module.multilevel_roi_align,
+  static_argnames=("output_size", "spatial_scales", "bin_step", *STATIC),
 )
 
 
@@ -208,3 +209,41 @@ def test_a_larger_canvas_changes_nothing(method):
     h, w = small.shape[:2]
     np.testing.assert_allclose(large[:h, :w], small, rtol=1e-5, atol=1e-6)
     assert not np.any(large[h:]) and not np.any(large[:, w:])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("output_size", [4, 5])
+def test_a_bin_step_leaves_bins_out(method, output_size):
+  maps = jax.random.normal(jax.random.key(0), (9, 12, 3))
+  boxes = jnp.array([[1.0, 2, 70, 60], [30, 10, 34, 90], [-8, -8, 20, 20]])
+  pool = partial(
+    multilevel_roi_align, levels=None, spatial_scales=(1 / 8,), boxes=boxes, method=method
+  )
+  every = pool([maps], output_size=output_size)
+  some = pool([maps], output_size=output_size, bin_step=2)
+  np.testing.assert_allclose(some, every[:, ::2, ::2], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_images_that_end_together_give_the_same(method):
+  """Image 0 has only boxes of one cell per bin, image 1 has large ones."""
+  maps = jax.random.normal(jax.random.key(0), (2, 9, 12, 3))
+  boxes = jnp.array([[[0.0, 0, 8, 8], [9, 9, 12, 12]], [[0, 0, 96, 72], [30, 10, 34, 70]]])
+
+  def pool(maps, boxes, axis):
+    def one_image(maps, boxes):
+      return roi_align_module.multilevel_roi_align(
+        [maps], boxes, None, 2, (1 / 8,), method=method, batch_axis=axis
+      )
+
+    return jax.vmap(one_image, axis_name="images")(maps, boxes)
+
+  def value_and_gradient(axis):
+    def total(maps):
+      pooled = pool(maps, boxes, axis)
+      return jnp.sum(pooled**2), pooled
+
+    return jax.jit(jax.grad(total, has_aux=True))(maps)
+
+  for ours, alone in zip(value_and_gradient("images"), value_and_gradient(None), strict=True):
+    np.testing.assert_allclose(ours, alone, rtol=1e-5, atol=1e-5)
