@@ -119,8 +119,8 @@ def detector(args):
     c.init.backbone = workdir(args.root, "clip", args.seed)
   if "rkd" in stage:
     d.box.max_regions = d.image.max_regions = 5
-    c.loss.rkd.weight = 0.1
-    c.loss.irm.weight = 0.02
+    c.loss.rkd.weight = 0.05
+    c.loss.irm.weight = 0.01
   if "ils" in stage:
     d.schedule = ("box", "image")
     c.loss.ils.weight = 6.0
