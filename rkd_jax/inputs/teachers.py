@@ -7,9 +7,12 @@ the records by image id.  A folder holds, per split,
     <folder>/<split>/00000.arrayrecord ...    shards
 
 A record is a msgpack dict of arrays (never a pickle) with the keys of `FIELDS`.
-The last record of a shard lists the image ids of the others, so that a shard knows
-its content.  Shards get their name only when they are complete: a run that was
-killed loses at most the shard that it was writing, and carries on behind the others.
+The last record of a shard says what the others are: image ids, positions in the source
+(-1: not said), and notes about images, such as why one could not be read.  Shards get
+their name only when they are complete: a run that was killed loses at most the shard
+that it was writing, and carries on behind the others.
+
+Several processes may write one split, each its own images into its own shards.
 """
 
 import json
@@ -17,7 +20,7 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -60,7 +63,8 @@ def _checked(record: Mapping[str, Any], embedding_dim: int, where: str) -> dict[
 
 
 def _write_json(path: Path, content: dict):
-  partial = path.with_suffix(".partial")
+  # Other processes may write the same file at the same time.
+  partial = path.with_suffix(f".{os.getpid()}.partial")
   partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
   os.replace(partial, path)
 
@@ -83,16 +87,67 @@ def _read_manifest(path: Path) -> dict:
   return manifest
 
 
-def _open_shard(path: Path) -> tuple[ArrayRecordReader, list[int]]:
-  """A reader for random access and the image ids of the shard's records, in order."""
+class _Content(NamedTuple):
+  """What the last record of a shard says about the others, in their order."""
+
+  image_ids: list[int]
+  positions: list[int]
+  notes: dict[int, dict[str, Any]]
+
+
+def _open_shard(path: Path) -> tuple[ArrayRecordReader, _Content]:
+  """A reader for random access, and the content of the shard."""
   reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0")
   count = reader.num_records() - 1
-  ids = serialization.msgpack_restore(reader.read([count])[0])["image_ids"]
-  return reader, ids.tolist()
+  last = serialization.msgpack_restore(reader.read([count])[0])
+  image_ids = last["image_ids"].tolist()
+  positions = last["positions"].tolist() if "positions" in last else [-1] * len(image_ids)
+  notes = json.loads(last.get("notes", "{}"))
+  return reader, _Content(image_ids, positions, {int(key): note for key, note in notes.items()})
 
 
 def _shards(folder: Path) -> list[Path]:
   return sorted(folder.glob(f"*{_SUFFIX}"))
+
+
+class ShardWriter:
+  """Writes one shard, which gets its name when it is closed."""
+
+  def __init__(self, path: Path, partial: Path, embedding_dim: int):
+    """`partial` is the name until then; no other writer may have it."""
+    self._path, self._partial = path, partial
+    self._embedding_dim = embedding_dim
+    self._writer = ArrayRecordWriter(str(partial), "group_size:1")
+    self._ids, self._positions, self._notes = [], [], {}
+
+  def __len__(self) -> int:
+    return len(self._ids)
+
+  def write(
+    self,
+    image_id: int,
+    record: Mapping[str, np.ndarray],
+    position: int = -1,
+    notes: Mapping[str, Any] | None = None,
+  ):
+    """Adds the results of one image; see `TeacherWriter.write`."""
+    where = f"Teacher record of image {image_id} for {self._path.parent}"
+    arrays = _checked(record, self._embedding_dim, where)
+    self._writer.write(serialization.msgpack_serialize({"image_id": int(image_id), **arrays}))
+    self._ids.append(int(image_id))
+    self._positions.append(int(position))
+    if notes:
+      self._notes[int(image_id)] = dict(notes)
+
+  def close(self):
+    last = {
+      "image_ids": np.array(self._ids, np.int64),
+      "positions": np.array(self._positions, np.int64),
+      "notes": json.dumps(self._notes),
+    }
+    self._writer.write(serialization.msgpack_serialize(last))
+    self._writer.close()
+    os.replace(self._partial, self._path)
 
 
 class TeacherWriter:
@@ -104,7 +159,11 @@ class TeacherWriter:
             writer.write(record.image_id, {...})
 
   Leaving the block without an exception marks the split as complete; with one, what
-  has been written is kept for the next run.
+  has been written is kept for the next run.  Of several processes the last one marks it.
+
+  Attributes:
+    positions: image id by position in the source, of the records that were written with one.
+    process_index, process_count: which of how many processes this one is.
   """
 
   def __init__(
@@ -114,6 +173,9 @@ class TeacherWriter:
     embedding_dim: int,
     metadata: Mapping[str, Any],
     records_per_shard: int = 512,
+    total: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
   ):
     """Opens or resumes a split.
 
@@ -124,33 +186,44 @@ class TeacherWriter:
       metadata: whatever decides the results, as JSON values (checksum of the teacher,
         thresholds, code version); stored in the manifest.
       records_per_shard: at most this many records are lost when a run is killed.
+      total: number of records of all processes; needed where there are several.
+      process_index, process_count: which of how many processes this one is; each has its own
+        shards, and their number may change from run to run.
 
     Raises:
-      ValueError: the split holds results that were made with other metadata.
+      ValueError: the split holds results that were made with other metadata, or there is no
+        such process.
     """
+    if not 0 <= process_index < process_count or (process_count > 1 and total is None):
+      raise ValueError(
+        f"process {process_index} of {process_count}, total={total}: expected an index from 0 to "
+        "the count less 1, and with several processes the total number of records."
+      )
+    self.process_index, self.process_count = process_index, process_count
     self._folder = Path(folder) / split
     self._folder.mkdir(parents=True, exist_ok=True)
     self._embedding_dim = embedding_dim
     self._records_per_shard = records_per_shard
+    self._total = total
     # Through JSON, so that tuples compare equal to the lists that a manifest gives back.
     self._metadata = json.loads(json.dumps(dict(metadata)))
-    self._ids = []
-    self._writer = None
+    self._shard = None
     path = self._folder / _MANIFEST
-    if path.exists():
-      manifest = _read_manifest(path)
+    manifest = _read_manifest(path) if path.exists() else None
+    if manifest is not None:
       for key, mine in (("metadata", self._metadata), ("embedding_dim", embedding_dim)):
         if manifest[key] != mine:
           raise ValueError(
             f"{path} was made with {key} {manifest[key]}, now it is {mine}: "
             "use the same settings, or another folder, or remove this one."
           )
-    for partial in self._folder.glob("*.partial"):
+    self._prefix = f"{process_index:03d}-" if process_count > 1 else ""
+    mine = f"{self._prefix}*.partial" if process_count > 1 else "*.partial"
+    for partial in self._folder.glob(mine):
       partial.unlink()
-    self._done = set()
-    for shard in _shards(self._folder):
-      self._done.update(_open_shard(shard)[1])
-    self._commit(complete=False)
+    self._done, self.positions = self._written()
+    if process_count == 1 or manifest != self._manifest(total, complete=True):
+      self._commit(complete=False)
 
   def __contains__(self, image_id: int) -> bool:
     return int(image_id) in self._done
@@ -163,56 +236,86 @@ class TeacherWriter:
 
   def __exit__(self, exception_type, exception, traceback):
     self._close_shard()
-    self._commit(complete=exception_type is None)
+    if self.process_count == 1:
+      self._commit(complete=exception_type is None)
+    elif exception_type is None and len(self._written()[0]) == self._total:
+      self._commit(complete=True)
 
-  def write(self, image_id: int, record: Mapping[str, np.ndarray]):
+  def write(
+    self,
+    image_id: int,
+    record: Mapping[str, np.ndarray],
+    position: int = -1,
+    notes: Mapping[str, Any] | None = None,
+  ):
     """Adds the results of one image; arrays as in `FIELDS`.
+
+    Args:
+      image_id: of the image.
+      record: the arrays.
+      position: of the image in the source, so that a later run need not read it to skip it.
+      notes: JSON values by name that are no results, such as why there are none.
 
     Raises:
       ValueError: the image is already there, or an array has a wrong shape or a value
         that is not finite.
     """
     image_id = int(image_id)
-    where = f"Teacher record of image {image_id} for {self._folder}"
     if image_id in self._done:
-      raise ValueError(f"{where}: already written; ask `image_id in writer` first.")
-    arrays = _checked(record, self._embedding_dim, where)
-    if self._writer is None:
-      self._writer = ArrayRecordWriter(str(self._partial()), "group_size:1")
-    self._writer.write(serialization.msgpack_serialize({"image_id": image_id, **arrays}))
-    self._ids.append(image_id)
+      raise ValueError(
+        f"Teacher record of image {image_id} for {self._folder}: already written; "
+        "ask `image_id in writer` first."
+      )
+    if self._shard is None:
+      number = len(list(self._folder.glob(f"{self._prefix}*{_SUFFIX}")))
+      path = self._folder / f"{self._prefix}{number:05d}{_SUFFIX}"
+      partial = self._folder / f"{self._prefix}shard{_SUFFIX}.partial"
+      self._shard = ShardWriter(path, partial, self._embedding_dim)
+    self._shard.write(image_id, record, position, notes)
     self._done.add(image_id)
-    if len(self._ids) >= self._records_per_shard:
+    if position >= 0:
+      self.positions[position] = image_id
+    if len(self._shard) >= self._records_per_shard:
       self._close_shard()
-      self._commit(complete=False)
+      if self.process_count == 1:
+        self._commit(complete=False)
 
-  def _partial(self) -> Path:
-    return self._folder / f"shard{_SUFFIX}.partial"
+  def _written(self) -> tuple[set[int], dict[int, int]]:
+    """Image ids in all complete shards, and those by position."""
+    ids, positions = set(), {}
+    for shard in _shards(self._folder):
+      content = _open_shard(shard)[1]
+      ids.update(content.image_ids)
+      positions.update((p, i) for p, i in zip(content.positions, content.image_ids) if p >= 0)
+    return ids, positions
 
   def _close_shard(self):
-    if self._writer is None:
-      return
-    ids = np.array(self._ids, np.int64)
-    self._writer.write(serialization.msgpack_serialize({"image_ids": ids}))
-    self._writer.close()
-    number = len(_shards(self._folder))
-    os.replace(self._partial(), self._folder / f"{number:05d}{_SUFFIX}")
-    self._writer = None
-    self._ids = []
+    if self._shard is not None:
+      self._shard.close()
+      self._shard = None
 
-  def _commit(self, complete: bool):
-    manifest = {
+  def _manifest(self, count: int | None, complete: bool) -> dict[str, Any]:
+    return {
       "format": _FORMAT,
       "metadata": self._metadata,
       "embedding_dim": self._embedding_dim,
-      "count": len(self._done),
+      "count": count,
       "complete": complete,
     }
-    _write_json(self._folder / _MANIFEST, manifest)
+
+  def _commit(self, complete: bool):
+    count = len(self._done) if self.process_count == 1 else self._total
+    _write_json(self._folder / _MANIFEST, self._manifest(count, complete))
 
 
 class TeacherReader:
-  """Mapping from image id to the teachers' results of one split, in any order; thread safe."""
+  """Mapping from image id to the teachers' results of one split, in any order; thread safe.
+
+  Attributes:
+    metadata: what decided the results.
+    embedding_dim: width of the embeddings.
+    notes: by image id, what was noted about an image; see `TeacherWriter.write`.
+  """
 
   def __init__(self, folder: str | os.PathLike, split: str, embedding_dim: int | None = None):
     """Opens a complete split.
@@ -223,9 +326,11 @@ class TeacherReader:
     self._folder = Path(folder) / split
     path = self._folder / _MANIFEST
     manifest = _read_manifest(path)
+    shards = [_open_shard(shard) for shard in _shards(self._folder)]
     if not manifest["complete"]:
+      count = sum(len(content.image_ids) for _, content in shards)
       raise ValueError(
-        f"{path}: only {manifest['count']} records are there, the run that makes them did not "
+        f"{path}: only {count} records are there, the run that makes them did not "
         f"finish. Start it again, it carries on: `{_COMMAND}`."
       )
     self.metadata: dict[str, Any] = manifest["metadata"]
@@ -235,14 +340,13 @@ class TeacherReader:
         f"{path}: embeddings have {self.embedding_dim} columns, expected {embedding_dim}. "
         f"Set embedding_dim to the teacher's, or make them with the right one: `{_COMMAND}`."
       )
+    self.notes: dict[int, dict[str, Any]] = {}
     self._place = {}
-    self._readers = []
+    self._readers = [reader for reader, _ in shards]
     self._lock = threading.Lock()
-    for shard in _shards(self._folder):
-      reader, ids = _open_shard(shard)
-      places = {image_id: (len(self._readers), row) for row, image_id in enumerate(ids)}
-      self._place.update(places)
-      self._readers.append(reader)
+    for number, (_, content) in enumerate(shards):
+      self._place.update((i, (number, row)) for row, i in enumerate(content.image_ids))
+      self.notes.update(content.notes)
     if len(self._place) != manifest["count"]:
       raise ValueError(
         f"{path} says {manifest['count']} records, but the shards beside it hold "
