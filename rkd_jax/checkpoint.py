@@ -6,6 +6,7 @@ the network never reads the optimiser.
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -218,6 +219,26 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
   temporary.replace(file)
 
 
+def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
+  """The config of a run's folder, or of `.../checkpoints/<step>` in it; lists are tuples again.
+
+  Raises:
+    CheckpointError: the folder has none.
+  """
+  file = _run_folder(path) / "config.json"
+  if not file.exists():
+    raise CheckpointError(
+      f"{file} is missing: expected the --workdir of a run, or the --output of rkd_jax.convert."
+    )
+  frozen = ml_collections.FrozenConfigDict(json.loads(file.read_text()))
+  return ml_collections.ConfigDict(frozen).lock()
+
+
+def _run_folder(path: str | os.PathLike) -> epath.Path:
+  folder = epath.Path(path).resolve()
+  return folder.parent.parent if folder.parent.name == "checkpoints" else folder
+
+
 def check_model(path: str, config: ml_collections.ConfigDict) -> None:
   """Checks that a run's network has the settings of `config.model`.
 
@@ -226,10 +247,7 @@ def check_model(path: str, config: ml_collections.ConfigDict) -> None:
   Raises:
     CheckpointError: naming the first settings that differ.
   """
-  folder = epath.Path(path).resolve()
-  if folder.parent.name == "checkpoints":
-    folder = folder.parent.parent
-  file = folder / "config.json"
+  file = _run_folder(path) / "config.json"
   if not file.exists():
     return
   old = json.loads(file.read_text()).get("model", {})

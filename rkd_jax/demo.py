@@ -19,7 +19,7 @@ from etils import epath
 
 from configs import demo as demo_config
 from data.shapes_ovd import shapes_ovd
-from rkd_jax import precompute, report, visualize
+from rkd_jax import checksums, report, visualize
 from rkd_jax.checkpoint import latest_step
 from rkd_jax.clip import class_embeddings
 from rkd_jax.clip.load import load_clip
@@ -28,6 +28,9 @@ from rkd_jax.evaluation.evaluate import Detector, evaluate
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
+from rkd_jax.offline import pipeline
+from rkd_jax.offline.assess import assess
+from rkd_jax.offline.images import Options
 from rkd_jax.proposals import RegionGrowing
 from rkd_jax.train.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
@@ -106,11 +109,11 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
     class_embeddings.save(
       f"{root}/class_embeddings.npz", names, class_embeddings.TEMPLATE, embeddings
     )
-    proposer, options = RegionGrowing(), precompute.Options()
-    metadata = precompute.describe(proposer, options, precompute.checksum(clip.variables))
-    with precompute.process_pool() as pool:
+    proposer, options = RegionGrowing(), Options()
+    metadata = pipeline.describe(proposer, options, checksums.of_arrays(clip.variables))
+    with pipeline.process_pool() as pool:
       for split in RKD_SPLITS:
-        precompute.precompute(
+        pipeline.precompute(
           open_source(data_dir, "shapes_ovd/scenes", split),
           proposer,
           clip.region_encoder(320),
@@ -121,7 +124,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
         )
     source = open_source(data_dir, "shapes_ovd/scenes", "train_boxes")
     results = TeacherReader(f"{root}/teachers", "train_boxes")
-    recall = precompute.assess(source, results, proposer, options)["box_recall"]
+    recall = assess(source, results)["box_recall"]
     print(f"The top-5 proposals cover {recall:.1%} of the annotated (base) boxes.")
     shapes_ovd.build(
       data_dir,

@@ -43,9 +43,8 @@ from rkd_jax.clip.load import load_clip
 from rkd_jax.evaluation.coco import encode_masks
 from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.examples import BatchSpec, collate
+from rkd_jax.inputs.examples import BatchSpec, collate, picture_example
 from rkd_jax.inputs.sources import Source, open_source
-from rkd_jax.structures import Batch
 from rkd_jax.train.tasks import detector_specs
 from rkd_jax.visualize import Picture, draw_detections, png_bytes
 
@@ -196,7 +195,7 @@ def predict(
   readable = _decoded(files, skip_bad_images, results["skipped"])
   size = min(spec.batch_size, len(files))
   while chunk := [entry for _, entry in zip(range(size), readable)]:
-    examples = [_example(image, spec, str(files[index])) for index, image in chunk]
+    examples = [picture_example(image, spec, str(files[index])) for index, image in chunk]
     # The last batch is filled with copies: one compiled shape for all.
     examples += [examples[-1].replace(valid=np.array(False))] * (size - len(examples))
     found = detector.detect(collate(examples), embeddings)
@@ -268,21 +267,6 @@ def _decoded(
         raise
       skipped.append(str(file))
       logging.warning("Skipped bad image (%d so far): %s", len(skipped), error)
-
-
-def _example(image: Picture, spec: BatchSpec, name: str) -> Batch:
-  """One image as evaluation sees it: resized, then padded to the canvas."""
-  original = image.shape[:2]
-  view = transforms.View(
-    original, transforms.resized_size(original, spec.short_sides[0], spec.max_side)
-  )
-  return Batch(
-    images=transforms.pad_to_canvas(view.image(image), spec.canvas, name),
-    sizes=np.array(view.size, np.int32),
-    original_sizes=np.array(original, np.int32),
-    image_ids=np.array(0, np.int32),
-    valid=np.array(True),
-  )
 
 
 def _summary(labels: Sequence[str]) -> str:

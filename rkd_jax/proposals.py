@@ -12,7 +12,7 @@ NumPy and SciPy only, so that worker processes start without JAX.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -26,10 +26,46 @@ _IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
 
 class Proposer(Protocol):
-  """Whatever yields class-agnostic boxes: region growing, a multi-modal ViT, an RPN, a file."""
+  """Whatever yields class-agnostic boxes: region growing, a multi-modal ViT, an RPN.
+
+  Attributes:
+    in_workers: it is cheap to pickle and needs no accelerator, so that worker processes run it;
+      else it is called from several threads of the main process.
+  """
+
+  in_workers: bool
 
   def propose(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Proposed]:
     """Per image XYXY pixel boxes [k, 4] and scores [k] in [0, 1], best first; k varies, even 0."""
+
+  def describe(self) -> dict[str, Any]:
+    """Name, settings and checksums: JSON values that decide the proposals."""
+
+
+@runtime_checkable
+class Answerer(Protocol):
+  """A proposer that also finds named things, in the same look at the image."""
+
+  def answer(
+    self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]
+  ) -> tuple[Proposed, Proposed]:
+    """What `propose` gives, and for each name its best box with a score, 0 where there is none."""
+
+
+@runtime_checkable
+class Recorded(Protocol):
+  """Proposals that are known already, by image id."""
+
+  def recall(self, image_id: int) -> tuple[Proposed, "PseudoBoxes"]:
+    """The regions and the pseudo boxes of an image."""
+
+
+class PseudoBoxes(NamedTuple):
+  """Boxes for some of an image's labels."""
+
+  boxes: Float[np.ndarray, "p 4"]
+  labels: Int[np.ndarray, "p"]
+  scores: Float[np.ndarray, "p"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +90,8 @@ class RegionGrowing:
     candidates: boxes that enter non-maximum suppression.
   """
 
+  in_workers: ClassVar[bool] = True
+
   top: int = 20
   nms_threshold: float = 0.6
   hue_bins: int = 8
@@ -73,13 +111,10 @@ class RegionGrowing:
     Raises:
       ValueError: if `images` is not uint8 [n, h, w, 3].
     """
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-      raise ValueError(
-        f"propose() takes uint8 images [n, h, w, 3], got {images.dtype} {list(images.shape)}: "
-        "decode to RGB and add a batch axis."
-      )
-    return [self._propose(image) for image in images]
+    return [self._propose(image) for image in checked_images(images)]
+
+  def describe(self) -> dict[str, Any]:
+    return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
   def _propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
     side = np.sqrt(image.shape[0] * image.shape[1])
@@ -93,7 +128,7 @@ class RegionGrowing:
     overlaps = iou(boxes, boxes)
     agreeing = np.minimum((overlaps > 0.8).sum(1), 6) / 6
     scores = scores * np.sqrt(agreeing)
-    kept = _suppress(overlaps, scores, self.nms_threshold)[: self.top]
+    kept = suppress(overlaps, scores, self.nms_threshold)[: self.top]
     return boxes[kept], scores[kept].astype(np.float32)
 
   def _masks(
@@ -137,6 +172,21 @@ class RegionGrowing:
       * np.minimum(largest / size, 1) ** 2
       * 0.85**at_border
     )
+
+
+def checked_images(images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
+  """The argument of `propose`.
+
+  Raises:
+    ValueError: it is not uint8 [n, h, w, 3].
+  """
+  images = np.asarray(images)
+  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+    raise ValueError(
+      f"propose() takes uint8 images [n, h, w, 3], got {images.dtype} {list(images.shape)}: "
+      "decode to RGB and add a batch axis."
+    )
+  return images
 
 
 class _Regions(NamedTuple):
@@ -249,7 +299,7 @@ def _dilate(masks: Bool[np.ndarray, "m h w"], radius: int) -> Bool[np.ndarray, "
   return masks
 
 
-def _suppress(
+def suppress(
   overlaps: Float[np.ndarray, "k k"], scores: Float[np.ndarray, "k"], threshold: float
 ) -> list[int]:
   """Greedy non-maximum suppression; indices of what stays, best first."""

@@ -45,8 +45,11 @@ class FrozenClip:
   def embedding_dim(self) -> int:
     return self.model.config.embed_dim
 
-  def region_encoder(self, batch_size: int = 64) -> RegionEncoder:
-    return RegionEncoder(self.model, self.variables, batch_size)
+  def region_encoder(
+    self, batch_size: int = 64, devices: Sequence[jax.Device] = ()
+  ) -> RegionEncoder:
+    """See `RegionEncoder`."""
+    return RegionEncoder(self.model, self.variables, batch_size, devices)
 
   def embed_classes(
     self,

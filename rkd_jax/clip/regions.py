@@ -3,11 +3,12 @@
 These are I(r̃) of the region-based distillation (arXiv 2207.03482, section 3.2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 from PIL import Image
 
@@ -86,12 +87,31 @@ def crop_regions(
 
 
 class RegionEncoder:
-  """Embeds crops with a frozen CLIP image tower, compiled once for `batch_size` crops."""
+  """Embeds crops with a frozen CLIP image tower, compiled once for `batch_size` crops.
 
-  def __init__(self, model: Clip, variables: Mapping[str, Any], batch_size: int = 64):
+  Args:
+    model, variables: a CLIP.
+    batch_size: crops per call of the compiled function, rounded up to a multiple of the devices.
+    devices: among which each batch is split; by default one.
+  """
+
+  def __init__(
+    self,
+    model: Clip,
+    variables: Mapping[str, Any],
+    batch_size: int = 64,
+    devices: Sequence[jax.Device] = (),
+  ):
     self._model = model
     self._variables = variables
     self._batch_size = batch_size
+    self._place = lambda batch: batch
+    if len(devices) > 1:
+      mesh = Mesh(np.array(devices), ("crops",))
+      self._variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+      self._batch_size = -(-batch_size // len(devices)) * len(devices)
+      split = NamedSharding(mesh, PartitionSpec("crops"))
+      self._place = lambda batch: jax.device_put(batch, split)
     self._encode = jax.jit(
       lambda variables, images: model.apply(
         variables, normalize(images), method=Clip.encode_image
@@ -108,5 +128,7 @@ class RegionEncoder:
     if len(crops) == 0:
       return np.zeros((0, self._model.config.embed_dim), np.float32)
     return map_batches(
-      lambda batch: self._encode(self._variables, batch), np.asarray(crops), self._batch_size
+      lambda batch: self._encode(self._variables, self._place(batch)),
+      np.asarray(crops),
+      self._batch_size,
     )

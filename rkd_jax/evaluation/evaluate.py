@@ -18,7 +18,7 @@ from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.models import rcnn
-from rkd_jax.structures import Batch, Detections, Vocabulary
+from rkd_jax.structures import Batch, Detections, Proposals, Vocabulary
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
 
 
@@ -35,6 +35,7 @@ class Detector:
     self.model = rcnn.build(config)
     self.variables = {"params": restore_variables(checkpoint, expected)["params"]}
     self._detect = self._jit(self.model.detect)
+    self._propose = self._jit(self.model.propose_boxes)
     self._embed = self._jit(self.model.embed_regions)
 
   def _jit(self, method: Callable) -> Callable:
@@ -47,17 +48,26 @@ class Detector:
     that are wanted to the image (as detectron2's `detector_postprocess` does).
     """
     found = jax.device_get(self._detect(self.variables, batch, class_embeddings))
-    scale = np.asarray(batch.original_sizes, np.float32) / np.asarray(batch.sizes, np.float32)
-    height, width = np.split(np.asarray(batch.original_sizes, np.float32)[:, None], 2, axis=2)
-    limits = np.concatenate([width, height, width, height], axis=2)
-    boxes = np.clip(found.boxes * scale[:, None, [1, 0, 1, 0]], 0.0, limits)
-    full = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    valid = found.valid & full & np.asarray(batch.valid)[:, None]
-    return found.replace(boxes=boxes, valid=valid)
+    return _in_original(found, batch)
+
+  def propose(self, batch: Batch) -> Proposals:
+    """The RPN's proposals, best first; arrays and boxes as those of `detect`."""
+    return _in_original(jax.device_get(self._propose(self.variables, batch)), batch)
 
   def embed_regions(self, batch: Batch, boxes: Float[np.ndarray, "b k 4"]) -> np.ndarray:
     """Distilled region embeddings [b, k, e] of boxes in network-input pixels."""
     return jax.device_get(self._embed(self.variables, batch.images, batch.sizes, boxes))
+
+
+def _in_original(found: Detections | Proposals, batch: Batch):
+  """The same with boxes scaled to `original_sizes` and clipped; empty ones are not valid."""
+  scale = np.asarray(batch.original_sizes, np.float32) / np.asarray(batch.sizes, np.float32)
+  height, width = np.split(np.asarray(batch.original_sizes, np.float32)[:, None], 2, axis=2)
+  limits = np.concatenate([width, height, width, height], axis=2)
+  boxes = np.clip(found.boxes * scale[:, None, [1, 0, 1, 0]], 0.0, limits)
+  full = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+  valid = found.valid & full & np.asarray(batch.valid)[:, None]
+  return found.replace(boxes=boxes, valid=valid)
 
 
 def detections_of(

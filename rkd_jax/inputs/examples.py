@@ -215,6 +215,27 @@ def eval_example(
   return structures.Batch(**_picture(record, image, spec, transforms.View(original, size)))
 
 
+def picture_example(
+  image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, name: str
+) -> structures.Batch:
+  """An image without a record, resized and padded as `eval_example` does.
+
+  Raises:
+    ValueError: resized, it does not fit the canvas; `name` says which image.
+  """
+  original = image.shape[:2]
+  view = transforms.View(
+    original, transforms.resized_size(original, spec.short_sides[0], spec.max_side)
+  )
+  return structures.Batch(
+    images=transforms.pad_to_canvas(view.image(image), spec.canvas, name),
+    sizes=np.array(view.size, np.int32),
+    original_sizes=np.array(original, np.int32),
+    image_ids=np.array(0, np.int32),
+    valid=np.array(True),
+  )
+
+
 def caption_example(
   record: Record, image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, rng: np.random.Generator
 ) -> structures.CaptionedImages:

@@ -164,6 +164,7 @@ class TeacherWriter:
   Attributes:
     positions: image id by position in the source, of the records that were written with one.
     process_index, process_count: which of how many processes this one is.
+    complete: after the block, whether this process found the split complete.
   """
 
   def __init__(
@@ -208,6 +209,7 @@ class TeacherWriter:
     # Through JSON, so that tuples compare equal to the lists that a manifest gives back.
     self._metadata = json.loads(json.dumps(dict(metadata)))
     self._shard = None
+    self.complete = False
     path = self._folder / _MANIFEST
     manifest = _read_manifest(path) if path.exists() else None
     if manifest is not None:
@@ -236,10 +238,11 @@ class TeacherWriter:
 
   def __exit__(self, exception_type, exception, traceback):
     self._close_shard()
-    if self.process_count == 1:
-      self._commit(complete=exception_type is None)
-    elif exception_type is None and len(self._written()[0]) == self._total:
-      self._commit(complete=True)
+    self.complete = exception_type is None and (
+      self.process_count == 1 or len(self._written()[0]) == self._total
+    )
+    if self.complete or self.process_count == 1:
+      self._commit(self.complete)
 
   def write(
     self,

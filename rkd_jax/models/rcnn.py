@@ -382,6 +382,11 @@ class RCNN(nn.Module):
     vocabulary = jnp.zeros((1, self.config.classifier.embedding_dim))
     return self.roi_outputs(features, sizes, boxes, vocabulary)[2]
 
+  def propose_boxes(self, batch: Batch) -> Proposals:
+    """The RPN's proposals in network-input pixels, best first, as at test time."""
+    features = self.features(batch.images, batch.sizes)
+    return self.propose(self.rpn_outputs(features, batch.sizes), features, batch.sizes, train=False)
+
   def detect(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Detections:
     """Final detections in network-input pixels, best first.
 

@@ -1,21 +1,27 @@
-"""MAVL as a source of proposals: the class-agnostic boxes of RKD."""
+"""MAVL as a source of proposals: the class-agnostic boxes of RKD, the named ones of ILS."""
 
 import dataclasses
 import functools
+import threading
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
 
-from rkd_jax.mvit.infer import RKD_QUERIES, Mavl, select_regions
+from rkd_jax import checksums
+from rkd_jax.mvit.infer import RKD_QUERIES, Mavl, best_box, class_query, select_regions
 from rkd_jax.mvit.model import RELEASED, MvitConfig
-from rkd_jax.proposals import Proposed
+from rkd_jax.proposals import Proposed, checked_images
 
 _load = functools.lru_cache(maxsize=1)(Mavl.load)
+_loading = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class MvitProposer:
-  """A `Proposer` that pools MAVL's answers to several queries; see `select_regions`.
+  """A `Proposer` that pools MAVL's answers to several queries (see `select_regions`) and an
+  `Answerer`, which asks for every class by name.
 
   Holds settings only; the model is loaded on first use, once per process, so that the proposer
   itself is cheap to pickle and to describe.
@@ -33,6 +39,8 @@ class MvitProposer:
     config: sizes of the model.
   """
 
+  in_workers: ClassVar[bool] = False
+
   checkpoint: str
   vocabulary: str
   merges: str
@@ -47,19 +55,41 @@ class MvitProposer:
   @property
   def mavl(self) -> Mavl:
     """The model; see `Mavl.load` for what loading raises."""
-    return _load(self.checkpoint, self.vocabulary, self.merges, self.config, self.short_side)
+    # Of several threads only one may load it.
+    with _loading:
+      return _load(self.checkpoint, self.vocabulary, self.merges, self.config, self.short_side)
 
   def propose(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Proposed]:
     """At most `top` boxes per image, best first, not clipped to the image.
 
     Raises:
-      ValueError: if `images` is not uint8 [n, h, w, 3].
+      ValueError: if `images` is not uint8 [n, h, w, 3], or they are extremely long.
     """
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-      raise ValueError(
-        f"propose() takes uint8 images [n, h, w, 3], got {images.dtype} {list(images.shape)}: "
-        "decode to RGB and add a batch axis."
-      )
-    answers = (self.mavl.infer(image, self.queries, self.truncate) for image in images)
-    return [select_regions(a, self.per_query, self.nms_threshold, self.top) for a in answers]
+    return [self.answer(image, ())[0] for image in checked_images(images)]
+
+  def answer(
+    self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]
+  ) -> tuple[Proposed, Proposed]:
+    """Proposals, and MAVL's best box for "every <name>" of each name; the image is encoded once.
+
+    Raises:
+      ValueError: the image is not uint8 [h, w, 3], is empty or extremely long, or a name is too
+        long.
+    """
+    queries = [*self.queries, *(class_query(name) for name in names)]
+    answers = self.mavl.infer(image, queries, self.truncate)
+    general, named = answers[: len(self.queries)], answers[len(self.queries) :]
+    boxes, scores = np.zeros((len(names), 4), np.float32), np.zeros(len(names), np.float32)
+    for i, found in enumerate(best_box(answer, 0.0) for answer in named):
+      if found is not None:
+        boxes[i], scores[i] = found
+    proposed = select_regions(general, self.per_query, self.nms_threshold, self.top)
+    return proposed, (boxes, scores)
+
+  def describe(self) -> dict[str, Any]:
+    """Settings, and checksums in place of the files' paths."""
+    files = {key: checksums.of_file(getattr(self, key)) for key in _FILES}
+    return {"name": type(self).__name__, **dataclasses.asdict(self), **files}
+
+
+_FILES = ("checkpoint", "vocabulary", "merges")

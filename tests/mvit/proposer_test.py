@@ -1,13 +1,16 @@
 import dataclasses
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rkd_jax import checksums
 from rkd_jax.convert.torch_files import write_pth
 from rkd_jax.mvit import infer
 from rkd_jax.mvit.proposer import MvitProposer
-from rkd_jax.precompute import Options, describe
+from rkd_jax.offline.images import Options
+from rkd_jax.offline.pipeline import describe
 from tests.tiny_mvit import CONFIG, state_dict, tokenize
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 40, 52, 3), np.uint8)
@@ -18,9 +21,10 @@ def proposer(tmp_path, monkeypatch):
   """A tiny model from a file; the tokenizer, whose vocabulary is no part of the project, is not."""
   write_pth(tmp_path / "mavl.pth", state_dict())
   monkeypatch.setattr(infer, "Tokenizer", lambda *_: tokenize)
-  return MvitProposer(
-    str(tmp_path / "mavl.pth"), "vocab.json", "merges.txt", top=4, short_side=64, config=CONFIG
-  )
+  files = [str(tmp_path / name) for name in ("mavl.pth", "vocab.json", "merges.txt")]
+  for path in files[1:]:
+    Path(path).write_text(path)
+  return MvitProposer(*files, top=4, short_side=64, config=CONFIG)
 
 
 def test_proposals_are_the_regions_of_rkd(proposer):
@@ -36,6 +40,24 @@ def test_proposals_are_the_regions_of_rkd(proposer):
   assert not np.array_equal(proposed[0][0], proposed[1][0])
 
 
+def test_a_class_gets_the_best_box_of_its_query(proposer):
+  proposed, (boxes, scores) = proposer.answer(IMAGES[0], ["red fox", "dog"])
+  for name, box, score in zip(["red fox", "dog"], boxes, scores):
+    found, found_scores = proposer.mavl.infer(IMAGES[0], [f"every {name}"])[0]
+    assert score == pytest.approx(found_scores.max(), abs=1e-6)
+    np.testing.assert_allclose(box, found[found_scores.argmax()], atol=1)
+  [expected] = proposer.propose(IMAGES[:1])
+  np.testing.assert_array_equal(proposed[0], expected[0])
+
+
+def test_the_image_is_encoded_once_for_all_queries(proposer, monkeypatch):
+  calls = []
+  encode = proposer.mavl.encode
+  monkeypatch.setattr(proposer.mavl, "encode", lambda image: calls.append(1) or encode(image))
+  proposer.answer(IMAGES[0], ["red fox", "dog", "cat"])
+  assert len(calls) == 1
+
+
 def test_the_model_is_loaded_once_and_does_not_travel(proposer):
   assert proposer.mavl is dataclasses.replace(proposer, top=5).mavl
   assert len(pickle.dumps(proposer)) < 2000
@@ -47,6 +69,9 @@ def test_the_settings_are_recorded(proposer):
   assert recorded["name"] == "MvitProposer"
   assert recorded["queries"] == infer.RKD_QUERIES
   assert recorded["config"]["queries"] == 12
+  # Not where a file is but what is in it.
+  assert recorded["checkpoint"] == checksums.of_file(proposer.checkpoint)
+  assert len({recorded[key] for key in ("checkpoint", "vocabulary", "merges")}) == 3
 
 
 def test_other_arrays_than_batches_of_rgb_are_refused(proposer):
