@@ -220,7 +220,7 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
 
 
 def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
-  """The config of a run's folder, or of `.../checkpoints/<step>` in it; lists are tuples again.
+  """The config of a run's folder, or of `.../checkpoints/<step>` in it.
 
   Raises:
     CheckpointError: the folder has none.
@@ -230,8 +230,14 @@ def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
     raise CheckpointError(
       f"{file} is missing: expected the --workdir of a run, or the --output of rkd_jax.convert."
     )
-  frozen = ml_collections.FrozenConfigDict(json.loads(file.read_text()))
-  return ml_collections.ConfigDict(frozen).lock()
+  return ml_collections.ConfigDict(_with_tuples(json.loads(file.read_text()))).lock()
+
+
+def _with_tuples(value: Any) -> Any:
+  """JSON with tuples in place of lists, as configs are written."""
+  if isinstance(value, dict):
+    return {key: _with_tuples(inner) for key, inner in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _run_folder(path: str | os.PathLike) -> epath.Path:

@@ -97,7 +97,7 @@ def open_writer(
   return TeacherWriter(
     args.output,
     split,
-    teachers.class_embeddings.shape[1],
+    teachers.embedding_dim,
     teachers.metadata,
     args.records_per_shard,
     total=len(teachers.source),

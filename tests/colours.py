@@ -80,3 +80,8 @@ def record(image_id, classes=(0, 1, 2), labels=(2, 0)):
     pseudo_labels=np.zeros(0, np.int32),
     pseudo_scores=np.zeros(0, np.float32),
   )
+
+
+def damaged(record):
+  """The record with the end of its image cut off."""
+  return dataclasses.replace(record, image=record.image[:200])

@@ -15,8 +15,8 @@ from rkd_jax.train.state import TrainState
 VISION_LAYERS, VISION_WIDTH = (1, 1, 1), 16
 
 
-def write_run(workdir: Path) -> Path:
-  """Random parameters and batch statistics (positive variances); knows a few words only."""
+def write_run(workdir: Path, texts=("a photo of a dog", "one red cat")) -> Path:
+  """Random parameters and batch statistics (positive variances); knows words of `texts` only."""
   config = common.clip()
   config.clip.update(
     embed_dim=8,
@@ -30,7 +30,7 @@ def write_run(workdir: Path) -> Path:
     transformer_layers=1,
   )
   write_config(workdir, config)
-  tokenizer = Tokenizer.for_texts(["a photo of a dog", "one red cat"], 10)
+  tokenizer = Tokenizer.for_texts(texts, 10)
   (workdir / TOKENIZER_FILE).write_text(json.dumps(tokenizer.to_dict()))
   model = make_clip(config.clip.to_dict(), tokenizer)
   shapes = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))

@@ -163,7 +163,7 @@ def _usable(
 def result(
   image: Prepared,
   embeddings: Float[np.ndarray, "k d"],
-  class_embeddings: Float[np.ndarray, "c d"],
+  class_embeddings: Float[np.ndarray, "c d"] | None,
   options: Options,
 ) -> dict[str, np.ndarray]:
   """The teacher record of one image; see `rkd_jax.inputs.teachers.FIELDS`."""

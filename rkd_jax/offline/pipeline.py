@@ -13,9 +13,11 @@ import contextlib
 import multiprocessing
 import os
 import threading
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -23,9 +25,9 @@ from jaxtyping import Float, Float32, UInt8
 from tqdm import tqdm
 
 from rkd_jax.inputs.sources import Record, Source
-from rkd_jax.inputs.teachers import TeacherWriter
+from rkd_jax.inputs.teachers import ShardWriter, TeacherWriter
 from rkd_jax.offline.images import Options, Prepared, decode, prepare, result
-from rkd_jax.proposals import Proposer
+from rkd_jax.proposals import Answerer, Proposer, Recorded
 
 # Raised when a change to the code changes the results, so that no folder mixes the two.
 CODE_VERSION = 2
@@ -81,11 +83,11 @@ def precompute(
   source: Source,
   proposer: Proposer,
   encoder: Encoder,
-  class_embeddings: Float[np.ndarray, "c d"],
+  class_embeddings: Float[np.ndarray, "c d"] | None,
   writer: TeacherWriter,
   options: Options,
   executor: Executor | None = None,
-  images_per_group: int = GROUP,
+  images_per_group: int | None = None,
 ) -> None:
   """Runs the teachers over all images of a source that the writer does not hold yet.
 
@@ -96,18 +98,24 @@ def precompute(
     source: records by position.
     proposer: pickled to the workers or called here, as it says (`Proposer.in_workers`).
     encoder: CLIP's image tower; runs in this process, on the crops of several images at once.
-    class_embeddings: CLIP text embeddings, one row for each of `source.class_names`.
+    class_embeddings: CLIP text embeddings, one row for each of `source.class_names`; None will do
+      where CLIP does not choose the pseudo boxes (`clip_chooses`).
     writer: results go here; marked complete at the end.
     options: what decides the results.
     executor: where images are decoded, to be used for several splits; by default a
       `process_pool` of this call's own.
-    images_per_group: images whose crops go to the encoder in one call.
+    images_per_group: images whose crops go to the encoder in one call, by default `GROUP`.
 
   Raises:
     ValueError: `class_embeddings` does not have a row for each class, the results that are there
       belong to another order of the images, or the writer refuses.
   """
-  check_classes(source, class_embeddings)
+  images_per_group = images_per_group or GROUP
+  if clip_chooses(proposer) and len(class_embeddings) != len(source.class_names):
+    raise ValueError(
+      f"{len(class_embeddings)} class embeddings for the {len(source.class_names)} classes of "
+      "the data set: embed the source's class_names, in their order."
+    )
   _check_order(source, writer)
   mine = groups(len(source), images_per_group)[writer.process_index :: writer.process_count]
   missing = [group for group in mine if not all(i in writer.positions for i in group)]
@@ -147,7 +155,7 @@ def groups(count: int, size: int) -> list[range]:
 def results(
   images: Sequence[Prepared],
   encoder: Encoder,
-  class_embeddings: Float[np.ndarray, "c d"],
+  class_embeddings: Float[np.ndarray, "c d"] | None,
   options: Options,
 ) -> Iterator[dict[str, np.ndarray]]:
   """The records of a group of images, whose crops are embedded together."""
@@ -157,13 +165,51 @@ def results(
     yield result(image, rows, class_embeddings, options)
 
 
-def check_classes(source: Source, class_embeddings: Float[np.ndarray, "c d"]) -> None:
-  """ValueError unless there is a row for each class."""
-  if len(class_embeddings) != len(source.class_names):
-    raise ValueError(
-      f"{len(class_embeddings)} class embeddings for the {len(source.class_names)} classes of "
-      "the data set: embed the source's class_names, in their order."
-    )
+def clip_chooses(proposer: Proposer) -> bool:
+  """Whether the pseudo boxes are CLIP's choice among the proposals, which needs text embeddings."""
+  return not isinstance(proposer, Answerer | Recorded)
+
+
+def write_shard(
+  path: Path,
+  positions: range,
+  done: Collection[int],
+  source: Source,
+  proposer: Proposer,
+  encoder: Encoder,
+  class_embeddings: Float[np.ndarray, "c d"] | None,
+  embedding_dim: int,
+  options: Options,
+  images_per_group: int | None = None,
+) -> int:
+  """Writes the results of some images to a shard of its own, in this thread alone.
+
+  For engines that bring their own workers.  The shard appears when it is complete, so that an
+  engine may do this twice or at several places at once.  The bytes of each record are those of
+  `precompute` where `positions` begins at a multiple of `images_per_group`.
+
+  Args:
+    path: of the shard.
+    positions: of the images in the source.
+    done: those whose results are there already.
+    embedding_dim: width of the embeddings.
+
+  Returns:
+    The number of records written.
+  """
+  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+  shard = ShardWriter(path, partial, embedding_dim)
+  for group in groups(len(positions), images_per_group or GROUP):
+    group = positions[group.start : group.stop]
+    settings = (proposer, source.class_names, encoder.image_size, options)
+    images = [prepare(source[position], *settings) for position in group]
+    for position, image, record in zip(
+      group, images, results(images, encoder, class_embeddings, options)
+    ):
+      if position not in done:
+        shard.write(image.image_id, record, position, image.notes)
+  shard.close()
+  return len(shard)
 
 
 def _check_order(source: Source, writer: TeacherWriter) -> None:

@@ -16,7 +16,7 @@ from rkd_jax.inputs.teachers import TeacherReader
 from rkd_jax.mvit.proposer import MvitProposer
 from rkd_jax.offline.images import Options
 from rkd_jax.offline.owl_vit import OwlVit
-from rkd_jax.offline.pipeline import Encoder, check_classes, describe
+from rkd_jax.offline.pipeline import Encoder, clip_chooses, describe
 from rkd_jax.offline.proposers import DetectorProposer, StoredProposals
 from rkd_jax.proposals import Proposer, RegionGrowing
 
@@ -51,12 +51,13 @@ class Settings:
 
 
 class Teachers(NamedTuple):
-  """The arguments of `precompute` for one split, and the metadata of their results."""
+  """The first arguments of `precompute` for one split, and what a writer of results asks for."""
 
   source: Source
   proposer: Proposer
   encoder: Encoder
-  class_embeddings: Float[np.ndarray, "c d"]
+  class_embeddings: Float[np.ndarray, "c d"] | None
+  embedding_dim: int
   metadata: dict[str, Any]
 
 
@@ -71,10 +72,13 @@ def open_teachers(settings: Settings, split: str) -> Teachers:
   source = open_source(settings.data_dir, settings.dataset, split)
   proposer = make_proposer(settings, split)
   loaded = _load_clip(settings)
-  class_embeddings = loaded.clip.embed_classes(list(source.class_names))
-  check_classes(source, class_embeddings)
+  class_embeddings = None
+  if clip_chooses(proposer):
+    class_embeddings = loaded.clip.embed_classes(list(source.class_names))
   metadata = describe(proposer, settings.options, loaded.checksum)
-  return Teachers(source, proposer, loaded.encoder, class_embeddings, metadata)
+  return Teachers(
+    source, proposer, loaded.encoder, class_embeddings, loaded.clip.embedding_dim, metadata
+  )
 
 
 def make_proposer(settings: Settings, split: str) -> Proposer:

@@ -31,6 +31,8 @@ from tests.colours import (
   embed_colours,
 )
 
+GROWING = RegionGrowing()
+
 
 def _run(
   folder,
@@ -38,7 +40,7 @@ def _run(
   encoder=None,
   executor=None,
   options=OPTIONS,
-  proposer=RegionGrowing(),
+  proposer=GROWING,
   process=(0, 1),
   **settings,
 ):

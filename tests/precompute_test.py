@@ -1,0 +1,208 @@
+"""The command, as users start it, on a built data set with a tiny CLIP."""
+
+import functools
+import json
+
+import numpy as np
+import openai_clip
+import pytest
+import tiny_clip
+
+from rkd_jax import checksums, precompute
+from rkd_jax.clip.load import load_clip
+from rkd_jax.clip.model import ClipConfig
+from rkd_jax.clip.regions import crop_regions
+from rkd_jax.convert.torch_files import write_pth
+from rkd_jax.inputs.sources import decode_image, open_source
+from rkd_jax.inputs.teachers import FIELDS, TeacherReader
+from rkd_jax.mvit import infer
+from rkd_jax.mvit.proposer import MvitProposer
+from rkd_jax.offline import pipeline, teachers
+from rkd_jax.proposals import PseudoBoxes
+from tests import tiny, tiny_mvit
+
+ARCHIVE = openai_clip.GOLDEN.with_name("clip_tiny_jit_fp16.pt")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  root = tmp_path_factory.mktemp("data")
+  tiny.build_data(root)
+  return root / "data"
+
+
+@pytest.fixture(scope="module")
+def source(data):
+  return open_source(data, "shapes_ovd/scenes", "train_images")
+
+
+@pytest.fixture(scope="module")
+def clip_run(tmp_path_factory, source):
+  texts = [f"a photo of a {name}" for name in source.class_names]
+  return tiny_clip.write_run(tmp_path_factory.mktemp("clip"), texts)
+
+
+@pytest.fixture(scope="module")
+def command(data, tmp_path_factory):
+  """Runs the command in this process, in groups of 4 images; the split has 12."""
+  root = tmp_path_factory.mktemp("results")
+
+  def call(name, *arguments):
+    precompute.main(
+      [
+        f"--data_dir={data}",
+        "--dataset=shapes_ovd/scenes",
+        "--splits=train_images",
+        f"--output={root / name}",
+        "--workers=1",
+        "--batch_size=8",
+        *arguments,
+      ]
+    )
+    return root / name
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pipeline, "GROUP", 4)
+    yield call
+
+
+@pytest.fixture(scope="module")
+def first(command, clip_run):
+  return command("first", f"--clip={clip_run}")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+  """A state dict with OpenAI's names and the whole vocabulary."""
+  config = ClipConfig(
+    embed_dim=6,
+    image_resolution=16,
+    vision_layers=1,
+    vision_width=64,
+    vision_patch_size=8,
+    transformer_width=64,
+    transformer_heads=1,
+    transformer_layers=1,
+  )
+  rng = np.random.default_rng(0)
+  shapes = openai_clip.shapes(config).items()
+  path = tmp_path_factory.mktemp("published") / "clip.pt"
+  write_pth(path, {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes})
+  return path
+
+
+def _read(output):
+  return TeacherReader(output, "train_images")
+
+
+def _assert_embedded(results, source, clip, context, mode):
+  encoder = clip.region_encoder(4)
+  for index in range(len(source)):
+    record = source[index]
+    result = results[record.image_id]
+    boxes = result["regions/boxes"]
+    crops = crop_regions(decode_image(record), boxes, clip.image_size, context, mode)
+    expected = encoder.embed(crops)
+    np.testing.assert_allclose(result["regions/clip_embeddings"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_clip_run_embeds_square_crops_of_grown_regions(first, source, clip_run):
+  results = _read(first)
+  assert len(results) == 12
+  assert results.metadata["crop_mode"] == "square" and results.metadata["context"] == 0.12
+  assert results.metadata["proposer"]["name"] == "RegionGrowing"
+  clip = load_clip(clip_run)
+  assert results.metadata["clip_checksum"] == checksums.of_arrays(clip.variables)
+  _assert_embedded(results, source, clip, 0.12, "square")
+  report = json.loads((first / "train_images" / "report.json").read_text())
+  assert report["images"] == 12 and report["regions"] > 12 and report["pseudo_boxes"] > 12
+
+
+def test_published_weights_embed_crops_of_their_own_kind(command, source, published):
+  results = _read(command("published", f"--clip={published}", "--regions=3"))
+  metadata = results.metadata
+  assert (metadata["crop_mode"], metadata["context"], metadata["regions"]) == ("clip", 0.0, 3)
+  assert metadata["clip_checksum"] == checksums.of_file(published)
+  assert max(len(results[source[i].image_id]["regions/boxes"]) for i in range(12)) == 3
+  _assert_embedded(results, source, load_clip(published), 0.0, "clip")
+
+
+def test_mavl_proposes_and_answers(command, source, monkeypatch, tmp_path):
+  """With a CLIP that reads no text, since MAVL itself is asked for the classes."""
+  write_pth(tmp_path / "mavl.pth", tiny_mvit.state_dict())
+  for name in ("vocab.json", "merges.txt"):
+    (tmp_path / name).write_text(name)
+  monkeypatch.setattr(infer, "Tokenizer", lambda *_: tiny_mvit.tokenize)
+  small = functools.partial(MvitProposer, short_side=64, config=tiny_mvit.CONFIG)
+  monkeypatch.setattr(teachers, "MvitProposer", small)
+  arguments = [
+    f"--clip={ARCHIVE}",
+    "--proposals=mvit",
+    f"--checkpoint={tmp_path / 'mavl.pth'}",
+    f"--vocabulary={tmp_path / 'vocab.json'}",
+    f"--merges={tmp_path / 'merges.txt'}",
+  ]
+  results = _read(command("mvit", *arguments, "--pseudo_box_threshold=0.2"))
+  assert results.metadata["proposer"]["checkpoint"] == checksums.of_file(tmp_path / "mavl.pth")
+  proposer = small(*(str(tmp_path / name) for name in ("mavl.pth", "vocab.json", "merges.txt")))
+  dropped, found = 0, 0
+  for index in range(len(source)):
+    record = source[index]
+    result = results[record.image_id]
+    names = [source.class_names[label] for label in record.labels]
+    (boxes, _), (answers, answer_scores) = proposer.answer(decode_image(record), names)
+    dropped += len(boxes) - len(result["regions/boxes"])
+    places = [np.flatnonzero((boxes == box).all(1)).tolist() for box in result["regions/boxes"]]
+    assert all(places) and sorted(places) == places
+    for box, label, score in zip(*(result[f"pseudo_boxes/{k}"] for k in PseudoBoxes._fields)):
+      row = record.labels.tolist().index(label)
+      np.testing.assert_array_equal(box, answers[row])
+      assert score == pytest.approx(answer_scores[row], abs=1e-6) and score > 0.2
+      found += 1
+  notes = [note for n in results.notes.values() for note in n.get("dropped_boxes", ())]
+  assert dropped == sum(note.startswith("region") for note in notes)
+  assert found > 0
+  _assert_embedded(results, source, load_clip(ARCHIVE), 0.0, "clip")
+
+
+def test_another_clip_embeds_the_regions_of_an_earlier_run(first, command, source, published):
+  results = _read(command("second", f"--clip={published}", f"--proposals={first}"))
+  assert results.metadata["proposer"]["results"] == _read(first).metadata
+  for index in range(len(source)):
+    image_id = source[index].image_id
+    for key in FIELDS:
+      if key != "regions/clip_embeddings":
+        np.testing.assert_array_equal(results[image_id][key], _read(first)[image_id][key])
+  _assert_embedded(results, source, load_clip(published), 0.0, "clip")
+
+
+def test_two_processes_share_a_split(first, command, capsys, source, clip_run):
+  expected = _read(first)
+  shared = [f"--clip={clip_run}", "--process_count=2"]
+  capsys.readouterr()
+  command("shared", *shared, "--process_index=0")
+  assert "process 0 of 2 is done" in capsys.readouterr().out
+  results = _read(command("shared", *shared, "--process_index=1"))
+  for index in range(len(source)):
+    image_id = source[index].image_id
+    for key in FIELDS:
+      np.testing.assert_array_equal(results[image_id][key], expected[image_id][key])
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--proposals=mvit"], "--proposals=mvit needs --checkpoint=..., --vocabulary=..."),
+    (["--proposals=rpn"], "--proposals=rpn needs --checkpoint="),
+    (["--proposals=owl_vit", "--checkpoint=F"], "git clone https://github.com/google-research"),
+    (["--proposals=mvti"], "--proposals=mvti: expected regions, mvit, rpn"),
+    (["--regions=0"], "regions=0"),
+    (["--process_index=2", "--process_count=2"], "process 2 of 2"),
+    (["--splits=tain"], "no split 'tain'"),
+  ],
+)
+def test_mistakes_are_named(command, capsys, clip_run, arguments, message):
+  with pytest.raises(SystemExit) as raised:
+    command("out", f"--clip={clip_run}", *arguments)
+  assert raised.value.code == 1
+  assert message in capsys.readouterr().err
