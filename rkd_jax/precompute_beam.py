@@ -5,9 +5,9 @@
     --direct_running_mode=multi_processing
 
 Takes the flags of `rkd_jax.precompute`; all others go to Beam, which runs on Dataflow, Spark, Flink
-or the machine itself.  Results are those of `rkd_jax.precompute`, in the same folder: either command
-carries on where the other was stopped.  Data, weights and output must be at paths that all workers
-share.
+or the machine itself.  Results are those of `rkd_jax.precompute`, in the same folder: either
+command carries on where the other was stopped.  Data, weights and output must be at paths that all
+workers share.
 """
 
 from collections.abc import Sequence
