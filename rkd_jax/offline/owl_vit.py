@@ -25,8 +25,9 @@ from rkd_jax.proposals import Proposed, checked_images, iou, suppress
 
 _INSTALL = (
   "--proposals=owl_vit needs Google's Scenic, which is no package of an index: "
-  "git clone https://github.com/google-research/scenic, then set SCENIC_PATH to that folder, and "
-  "pip install clu tensorflow git+https://github.com/openai/CLIP.git, which it imports"
+  "git clone https://github.com/google-research/scenic, set SCENIC_PATH to that folder, and "
+  "pip install clu tensorflow git+https://github.com/google-research/big_vision.git "
+  "git+https://github.com/openai/CLIP.git, which it imports"
 )
 
 
@@ -40,9 +41,25 @@ def import_scenic() -> types.ModuleType:
   if path and path not in sys.path:
     sys.path.insert(0, path)
   try:
+    importlib.import_module("scenic.projects.owl_vit")
+    _stand_in_for_ott()
     return importlib.import_module("scenic.projects.owl_vit.models")
   except ImportError as error:
     raise ImportError(f"{_INSTALL}. ({error})") from error
+
+
+def _stand_in_for_ott() -> None:
+  """Scenic imports `ott` for its training alone, and the version that it asks for needs old jax."""
+  try:
+    importlib.import_module("ott.tools.transport")
+  except (ImportError, AttributeError):
+    for name, inner in (
+      ("ott", "geometry"),
+      ("ott.geometry", "geometry"),
+      ("ott.tools", "transport"),
+    ):
+      sys.modules[name] = types.ModuleType(name)
+      setattr(sys.modules[name], inner, None)
 
 
 class OwlVit:
