@@ -23,7 +23,8 @@ def detector() -> ml_collections.ConfigDict:
   c.skip_bad_images = False
   c.compilation_cache = ""
   c.class_embeddings = ""  # .npz or .npy, one row per class of the data set
-  c.image_counts = ""  # .json [{"name":, "image_count":}, ..] of all classes, for federated_classes
+  # .json [{"name":, "image_count":}, ..] of all classes, for federated_classes; "" asks the records
+  c.image_counts = ""
   # Regular expressions on parameter paths.  Weight decay must not reach frozen norms either.
   c.frozen = (r".*norm/(scale|bias|mean|var)",)
   c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
@@ -135,7 +136,9 @@ def detector_data() -> ml_collections.ConfigDict:
   """Which records form a batch, and their static shapes.
 
   `schedule` is the fixed interleaving of batch kinds, repeated.  max_regions=0
-  leaves the distillation terms out.
+  leaves the distillation terms out.  `records` takes only records with 'boxes', 'labels' or
+  'pseudo_boxes'.  Box batches show images of rare classes more often if repeat_threshold says so
+  (LVIS: 0.001), in one of the forms of `rkd_jax.inputs.repeats`.
   """
   return ml_collections.ConfigDict(
     dict(
@@ -146,16 +149,21 @@ def detector_data() -> ml_collections.ConfigDict:
       cache=False,  # keep decoded images in memory
       box=dict(
         split="train",
+        records="",
+        repeat_threshold=0.0,
+        repeat_form="stochastic",
         batch_size=16,
         canvas=(1344, 1344),
         short_sides=(800,),
         max_side=1333,
         flip=True,
         max_boxes=100,
+        max_vertices=0,  # of an object's polygons, for a mask head; 0 leaves masks out
         max_regions=0,
       ),
       image=dict(
         split="train",
+        records="",
         batch_size=64,
         canvas=(672, 672),
         short_sides=(400,),

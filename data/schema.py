@@ -12,24 +12,49 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 # Annotation tools round: a box may stick out of the image by this many pixels and is clipped.
 _ROUNDING = 1.0
 
+FEDERATED = ("negative_labels", "not_exhaustive_labels")
 
-def features(class_names: Sequence[str], embedding_dim: int) -> tfds.features.FeaturesDict:
+
+def features(
+  class_names: Sequence[str], embedding_dim: int, polygons: bool = False, federated: bool = False
+) -> tfds.features.FeaturesDict:
   """The schema for the given classes and width of the teacher's embeddings.
 
   `regions/boxes` and `pseudo_boxes/boxes` are XYXY pixels of the stored image;
   `regions/clip_embeddings` are not normalised; `pseudo_boxes` hold one row per
   image-level label for which a box was found.
+
+  Args:
+    class_names: in the order of their numbers.
+    embedding_dim: width D.
+    polygons: with the objects' masks: all polygons of the image one after the other in
+      `polygons/vertices` (XY pixels), how many vertices each has in `polygons/lengths`, and the
+      row of `objects` that each belongs to in `polygons/objects`.
+    federated: with what LVIS says of the classes of an image beside its objects:
+      `negative_labels` (looked for, not there) and `not_exhaustive_labels` (not all are boxed).
   """
   label = tfds.features.ClassLabel(names=list(class_names))
 
   def rows(*shape: int) -> tfds.features.Tensor:
     return tfds.features.Tensor(shape=(None, *shape), dtype=np.float32)
 
+  def numbers() -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=(None,), dtype=np.int64)
+
+  more = {}
+  if polygons:
+    more |= {
+      "polygons/vertices": rows(2),
+      "polygons/lengths": numbers(),
+      "polygons/objects": numbers(),
+    }
+  if federated:
+    more |= {name: tfds.features.Sequence(label) for name in FEDERATED}
   return tfds.features.FeaturesDict(
     {
       "image": tfds.features.Image(shape=(None, None, 3)),
@@ -52,8 +77,9 @@ def features(class_names: Sequence[str], embedding_dim: int) -> tfds.features.Fe
       "regions/clip_embeddings": rows(embedding_dim),
       "regions/scores": rows(),
       "pseudo_boxes/boxes": rows(4),
-      "pseudo_boxes/labels": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+      "pseudo_boxes/labels": numbers(),
       "pseudo_boxes/scores": rows(),
+      **more,
     }
   )
 
@@ -65,8 +91,13 @@ def metadata(
   splits_with_all_boxes: Sequence[str],
   embedding_dim: int,
   settings: Mapping[str, Any] | None = None,
+  image_counts: Sequence[int] | None = None,
+  frequencies: Sequence[str] | None = None,
 ) -> tfds.core.MetadataDict:
   """What a reader must know beside the records; `settings` are what they were built from (JSON).
+
+  Per class, where known: `image_counts`, the training images with a box of it, and
+  `frequencies`, LVIS' 'r', 'c' or 'f'.
 
   Raises:
     ValueError: `base` or `novel` names a class that is not in `class_names`, or both name it.
@@ -86,6 +117,8 @@ def metadata(
     splits_with_all_boxes=list(splits_with_all_boxes),
     embedding_dim=embedding_dim,
     settings=dict(settings or {}),
+    image_counts=None if image_counts is None else list(image_counts),
+    frequencies=None if frequencies is None else list(frequencies),
   )
 
 
@@ -105,6 +138,8 @@ def encode_record(
   captions: Sequence[str] = (),
   labels: Sequence[int] = (),
   teacher: Mapping[str, np.ndarray] | None = None,
+  polygons: Sequence[Sequence[np.ndarray]] | None = None,
+  federated: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
   """One example for a builder to yield, boxes given as XYXY pixels.
 
@@ -115,9 +150,12 @@ def encode_record(
     is_crowd: by default all False.
     labels: image-level labels, 0-based classes.
     teacher: the `regions/*` and `pseudo_boxes/*` arrays; by default no rows.
+    polygons: of each object, XY pixels [v, 2]; for schemas with `polygons`.
+    federated: classes by the names in FEDERATED; for schemas with `federated`.
 
   Raises:
-    ValueError: a box is not finite, has no positive size or lies outside the image.
+    ValueError: a box is not finite, has no positive size or lies outside the image, or another
+      number of classes or of objects with polygons than of boxes.
   """
   where = f"image {filename!r} (id {image_id})"
   xyxy = _checked_boxes(boxes, height, width, where)
@@ -133,6 +171,9 @@ def encode_record(
     "area": areas,
     "is_crowd": [False] * count if is_crowd is None else is_crowd,
   }
+  more = {} if polygons is None else _flat_polygons(polygons, count, where)
+  if federated is not None:
+    more |= {name: [int(label) for label in federated[name]] for name in FEDERATED}
   return {
     "image": io.BytesIO(image),
     "image/id": int(image_id),
@@ -143,6 +184,7 @@ def encode_record(
     "captions": list(captions),
     "labels": [int(label) for label in labels],
     **(no_teacher(embedding_dim) if teacher is None else teacher),
+    **more,
   }
 
 
@@ -164,6 +206,39 @@ def decode_boxes(
   """Normalised yxyx as stored back to XYXY pixels, float32."""
   scale = np.array([height, width, height, width], np.float64)
   return (np.asarray(bbox, np.float64).reshape(-1, 4) * scale)[:, [1, 0, 3, 2]].astype(np.float32)
+
+
+def decode_polygons(
+  vertices: Float[np.ndarray, "v 2"],
+  lengths: Int[np.ndarray, "p"],
+  objects: Int[np.ndarray, "p"],
+  count: int,
+) -> tuple[tuple[Float[np.ndarray, "_ 2"], ...], ...]:
+  """The polygons of each of `count` objects, float64 XY pixels.
+
+  Records hold single precision.  Annotation files have two decimals, and those come back exactly:
+  rasterising rounds to fifths of a pixel, so that the last bit can move a mask.
+  """
+  exact = np.asarray(vertices, np.float64).reshape(-1, 2)
+  decimal = np.round(exact, 2)
+  exact = np.where(decimal.astype(np.float32) == exact, decimal, exact)
+  parts = np.split(exact, np.cumsum(lengths)[:-1]) if len(lengths) else []
+  return tuple(
+    tuple(part for part, owner in zip(parts, objects) if owner == index) for index in range(count)
+  )
+
+
+def _flat_polygons(
+  polygons: Sequence[Sequence[np.ndarray]], count: int, where: str
+) -> dict[str, np.ndarray]:
+  if len(polygons) != count:
+    raise ValueError(f"{where}: {count} boxes but polygons of {len(polygons)} objects")
+  parts = [np.asarray(part, np.float32).reshape(-1, 2) for own in polygons for part in own]
+  return {
+    "polygons/vertices": np.concatenate([np.zeros((0, 2), np.float32), *parts]),
+    "polygons/lengths": np.array([len(part) for part in parts], np.int64),
+    "polygons/objects": np.repeat(np.arange(count), [len(own) for own in polygons]),
+  }
 
 
 def _checked_boxes(boxes: Any, height: int, width: int, where: str) -> np.ndarray:

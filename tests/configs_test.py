@@ -62,6 +62,7 @@ class _FakeSource:
       pseudo_boxes=box,
       pseudo_labels=np.array([2], np.int32),
       pseudo_scores=np.ones(1, np.float32),
+      polygons=((np.array([[10.0, 20], [50, 20], [30, 60]]),),),
     )
 
   def __len__(self):
@@ -80,14 +81,6 @@ def _abstract_batch(spec: examples.BatchSpec, record: Record):
   image = np.zeros((record.height, record.width, 3), np.uint8)
   example = make(record, image, spec, np.random.default_rng(0))
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((spec.batch_size, *x.shape), x.dtype), example)
-
-
-def _with_polygons(batch):
-  """Records hold no polygons yet; room for 8 vertices per instance."""
-  shape = (*batch.ground_truth.valid.shape, 8)
-  vertices = jax.ShapeDtypeStruct((*shape, 2), np.float32)
-  owners = jax.ShapeDtypeStruct(shape, np.int32)
-  return batch.replace(ground_truth=batch.ground_truth.replace(vertices=vertices, owners=owners))
 
 
 def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
@@ -114,8 +107,6 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
   for kind in dict.fromkeys(config.data.schedule):
     step = functools.partial(trainer._step, kind=kind)
     batch = _abstract_batch(task.specs[kind], source[0])
-    if kind == "box" and config.model.mask_head.layers:
-      batch = _with_polygons(batch)
     new, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
       lambda x: (x.shape, x.dtype), state

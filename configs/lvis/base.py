@@ -48,6 +48,7 @@ def get_config(argument: str | None = None, start: str = "imagenet"):
   c.data.name = "lvis_ovd/plain"
   c.data.box.short_sides = (640, 672, 704, 736, 768, 800)
   c.data.box.max_boxes = 300
+  c.data.box.max_vertices = 512
   return c
 
 

@@ -5,6 +5,7 @@ a data set is either right or refused before training.  Boxes leave as XYXY pixe
 classes as 0-based numbers, in the order of ascending category id.
 """
 
+import collections
 import dataclasses
 import difflib
 import json
@@ -26,7 +27,11 @@ _MAX_ID = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
-  """One entry of 'images' with its annotations; boxes XYXY pixels, inside the image."""
+  """One entry of 'images' with its annotations; boxes XYXY pixels, inside the image.
+
+  `polygons` are those of each object, XY pixels, none where the file has run lengths or nothing;
+  the labels are LVIS' neg_category_ids and not_exhaustive_category_ids as classes.
+  """
 
   image_id: int
   filename: str
@@ -38,15 +43,24 @@ class AnnotatedImage:
   object_ids: Int[np.ndarray, "g"]
   areas: Float[np.ndarray, "g"]
   is_crowd: Bool[np.ndarray, "g"]
+  polygons: tuple[tuple[Float[np.ndarray, "_ 2"], ...], ...]
+  negative_labels: tuple[int, ...] = ()
+  not_exhaustive_labels: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-  """A whole annotation file: class names by ascending category id, images in file order."""
+  """A whole annotation file: classes by ascending category id, images in file order.
+
+  `categories` are the entries of the file, one per class.  `repairs` counts what `repair` and
+  the dropping of polygons without area did.
+  """
 
   path: Path
   class_names: tuple[str, ...]
   images: tuple[AnnotatedImage, ...]
+  categories: tuple[Mapping[str, Any], ...] = ()
+  repairs: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -108,8 +122,13 @@ def _categories(content: Any, path: Path) -> dict[int, str]:
   return dict(sorted(names.items()))
 
 
-def _box(bbox: Any, height: int, width: int, where: str) -> list[float]:
-  """COCO's [x, y, width, height] as XYXY, clipped to the image if it is out by rounding only."""
+def _box(
+  bbox: Any, height: int, width: int, where: str, repairs: collections.Counter | None
+) -> list[float] | None:
+  """COCO's [x, y, width, height] as XYXY, clipped to the image if it is out by rounding only.
+
+  With `repairs`, boxes are clipped from anywhere, and None is one without area in the image.
+  """
   numbers = isinstance(bbox, list) and all(
     isinstance(value, int | float) and not isinstance(value, bool) for value in bbox
   )
@@ -118,13 +137,18 @@ def _box(bbox: Any, height: int, width: int, where: str) -> list[float]:
   if not all(map(math.isfinite, bbox)):
     raise ValueError(f"{where}: bbox {bbox} has a value that is not finite: correct or remove it.")
   x, y, w, h = bbox
+  outside = max(-x, -y, x + w - width, y + h - height)
+  clipped = [max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)]
+  if repairs is not None:
+    repairs["boxes clipped to the image"] += outside > _ROUNDING
+    empty = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
+    repairs["boxes without area left out"] += empty
+    return None if empty else clipped
   if w <= 0 or h <= 0:
     raise ValueError(
       f"{where}: bbox {bbox} has size {w} x {h} (width x height), expected more than 0: "
       "correct or remove it. The format is [x, y, width, height]."
     )
-  outside = max(-x, -y, x + w - width, y + h - height)
-  clipped = [max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)]
   if outside > _ROUNDING or clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
     raise ValueError(
       f"{where}: bbox {bbox} ([x, y, width, height]) reaches {outside:g} pixels out of the image "
@@ -133,8 +157,37 @@ def _box(bbox: Any, height: int, width: int, where: str) -> list[float]:
   return clipped
 
 
-def _objects(content: Any, path: Path, images: Mapping, class_of: Mapping) -> dict[int, list]:
-  """image id -> [(box, class, annotation id, area, is_crowd), ...]."""
+def _polygons(segmentation: Any, where: str, repairs: collections.Counter) -> tuple:
+  """The polygons of a 'segmentation', [v, 2] each; none for run lengths, which are crowds'."""
+  if segmentation is None or isinstance(segmentation, Mapping):
+    return ()
+  polygons = []
+  for number, flat in enumerate(segmentation if isinstance(segmentation, list) else [None]):
+    try:
+      vertices = np.array(flat).reshape(-1, 2).astype(np.float64, casting="safe")
+    except (TypeError, ValueError):
+      vertices = np.full((1, 2), np.nan)
+    if not np.isfinite(vertices).all():
+      raise ValueError(
+        f"{where}: segmentation[{number}] is {str(flat)[:80]}, expected a list x, y, x, y, ... of "
+        "finite numbers (or run lengths in place of the polygons): correct or remove it."
+      )
+    if len(vertices) >= 3:
+      polygons.append(vertices)
+    else:
+      repairs["polygons of less than three corners left out"] += 1
+  return tuple(polygons)
+
+
+def _objects(
+  content: Any,
+  path: Path,
+  images: Mapping,
+  class_of: Mapping,
+  repair: bool,
+  repairs: collections.Counter,
+) -> dict[int, list]:
+  """image id -> [(box, class, annotation id, area, is_crowd, polygons), ...]."""
   objects = {image_id: [] for image_id in images}
   seen = set()
   for number, entry in enumerate(_entries(content, "annotations", path)):
@@ -154,27 +207,60 @@ def _objects(content: Any, path: Path, images: Mapping, class_of: Mapping) -> di
         f"{where} of image {image_id} has category {category_id!r}, which is not in 'categories': "
         "add the category or remove the annotation."
       )
-    filename, height, width = images[image_id]
+    filename, height, width, _ = images[image_id]
     where = f"{where} of image {image_id} ({filename})"
-    box = _box(bbox, height, width, where)
+    box = _box(bbox, height, width, where, repairs if repair else None)
+    polygons = _polygons(entry.get("segmentation"), where, repairs)
+    if box is None:
+      continue
     area = entry.get("area", (box[2] - box[0]) * (box[3] - box[1]))
     if not isinstance(area, int | float) or not math.isfinite(area) or area < 0:
       raise ValueError(f"{where}: area is {area!r}, expected a number of at least 0.")
     crowd = bool(entry.get("iscrowd", 0))
-    objects[image_id].append((box, class_of[category_id], annotation_id, area, crowd))
+    objects[image_id].append((box, class_of[category_id], annotation_id, area, crowd, polygons))
   return objects
 
 
-def load_annotations(json_path: str | os.PathLike, image_dir: str | os.PathLike) -> Annotations:
+def _file_name(entry: Mapping, lvis: bool, where: str) -> str:
+  """'file_name'; LVIS v1 has none, there it is the end of 'coco_url', 'train2017/0….jpg'."""
+  (name,) = _required(entry, ("coco_url",) if lvis else ("file_name",), where)
+  return "/".join(str(name).split("/")[-2:]) if lvis else str(name)
+
+
+def _federated(entry: Mapping, class_of: Mapping, where: str) -> dict[str, tuple[int, ...]]:
+  """LVIS' classes that are not, or not all of them, annotated in an image."""
+  keys = ("neg_category_ids", "not_exhaustive_category_ids")
+  labels = {}
+  for key, ids in zip(keys, _required(entry, keys, where)):
+    if not isinstance(ids, list) or (unknown := [i for i in ids if i not in class_of]):
+      found = ids if not isinstance(ids, list) else unknown
+      raise ValueError(f"{where}: {key} has {found!r}, expected a list of ids in 'categories'.")
+    labels[key] = tuple(class_of[i] for i in ids)
+  return {"negative_labels": labels[keys[0]], "not_exhaustive_labels": labels[keys[1]]}
+
+
+def load_annotations(
+  json_path: str | os.PathLike,
+  image_dir: str | os.PathLike,
+  *,
+  lvis: bool = False,
+  repair: bool = False,
+) -> Annotations:
   """Reads a COCO instances file.
+
+  Polygons of less than three corners enclose nothing and are left out, as detectron2 does.
 
   Args:
     json_path: JSON with 'images', 'annotations' and 'categories'.
     image_dir: the folder that 'file_name' is relative to; it is not looked into here.
+    lvis: LVIS v1: files by 'coco_url', and what an image says of classes beside its objects.
+    repair: clip boxes that reach out of their image and leave out those without area (official
+      files have some) rather than refuse them.
 
   Raises:
     ValueError: missing or malformed file, missing keys, no images, unknown images or
-      categories, ids that occur twice, boxes that are not finite, empty, or outside.
+      categories, ids that occur twice, boxes that are not finite, empty, or outside, polygons
+      that are none.
   """
   path = Path(json_path)
   content = read_json(path)
@@ -183,20 +269,26 @@ def load_annotations(json_path: str | os.PathLike, image_dir: str | os.PathLike)
   images = {}
   for number, entry in enumerate(_entries(content, "images", path)):
     where = f"{path}: images[{number}]"
-    image_id, filename, height, width = _required(
-      entry, ("id", "file_name", "height", "width"), where
-    )
+    image_id, height, width = _required(entry, ("id", "height", "width"), where)
+    filename = _file_name(entry, lvis, where)
     _new(_integer(image_id, "id", where, high=_MAX_ID), images, "image id", path)
     where = f"{path}: image {image_id} ({filename})"
     _integer(height, "height", where, low=1)
     _integer(width, "width", where, low=1)
-    images[image_id] = (str(filename), height, width)
+    images[image_id] = (
+      filename,
+      height,
+      width,
+      _federated(entry, class_of, where) if lvis else {},
+    )
   if not images:
     raise ValueError(f"{path}: 'images' is empty: there is nothing to build.")
-  objects = _objects(content, path, images, class_of)
+  repairs = collections.Counter()
+  objects = _objects(content, path, images, class_of, repair, repairs)
   entries = []
-  for image_id, (filename, height, width) in images.items():
-    boxes, classes, ids, areas, crowds = zip(*objects[image_id]) if objects[image_id] else [()] * 5
+  for image_id, (filename, height, width, federated) in images.items():
+    columns = zip(*objects[image_id]) if objects[image_id] else [()] * 6
+    boxes, classes, ids, areas, crowds, polygons = columns
     entry = AnnotatedImage(
       image_id=image_id,
       filename=filename,
@@ -208,9 +300,18 @@ def load_annotations(json_path: str | os.PathLike, image_dir: str | os.PathLike)
       object_ids=np.array(ids, np.int64),
       areas=np.array(areas, np.float32),
       is_crowd=np.array(crowds, bool),
+      polygons=tuple(polygons),
+      **federated,
     )
     entries.append(entry)
-  return Annotations(path, tuple(categories.values()), tuple(entries))
+  by_id = {entry["id"]: entry for entry in content["categories"]}
+  return Annotations(
+    path,
+    tuple(categories.values()),
+    tuple(entries),
+    tuple(by_id[category_id] for category_id in categories),
+    {name: count for name, count in repairs.items() if count},
+  )
 
 
 def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:

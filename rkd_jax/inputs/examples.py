@@ -15,6 +15,7 @@ from jaxtyping import Int, UInt8
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.sources import Record
+from rkd_jax.ops.masks import pack_polygons, simplify_polygons
 
 KINDS = ("box", "image", "eval", "caption")
 Example = structures.Batch | structures.CaptionedImages
@@ -34,6 +35,8 @@ class BatchSpec:
     max_side: the longer side is never resized beyond this.
     flip: mirror half of the images.
     max_boxes: rows of ground truth; an image with more is an error.
+    max_vertices: of an object's polygons, which finer ones are simplified to (`ops.masks`); then
+      objects without polygons are left out.  0 leaves masks out of the batch.
     max_regions: the first so many teacher regions are used; 0 leaves regions out of the batch.
     max_labels: the first so many pseudo boxes are used; 0 leaves them out of the batch.
     embedding_dim: width of the teacher's embeddings.
@@ -48,6 +51,7 @@ class BatchSpec:
   max_side: int = 0
   flip: bool = False
   max_boxes: int = 0
+  max_vertices: int = 0
   max_regions: int = 0
   max_labels: int = 0
   embedding_dim: int = 0
@@ -64,6 +68,10 @@ class BatchSpec:
         raise ValueError("BatchSpec of kind 'caption' needs a tokenizer.")
       if not 0 <= self.crop < 1:
         raise ValueError(f"BatchSpec.crop is {self.crop}; expected a fraction in [0, 1).")
+    elif self.max_vertices and self.max_vertices < 3:
+      raise ValueError(
+        f"BatchSpec.max_vertices is {self.max_vertices}; expected 0 or at least 3, a triangle."
+      )
     elif not self.short_sides or min(self.short_sides) < 1 or self.max_side < 1:
       raise ValueError(
         f"BatchSpec of kind {self.kind!r} needs short_sides and max_side of at least 1 pixel, "
@@ -97,11 +105,20 @@ def _valid(count: int, length: int) -> np.ndarray:
   return np.arange(length) < count
 
 
-def _ground_truth(record: Record, view: transforms.View, max_boxes: int) -> structures.GroundTruth:
-  real = ~np.asarray(record.is_crowd, bool)
-  boxes, classes = view.boxes(record.boxes[real]), np.asarray(record.classes, np.int32)[real]
-  keep = transforms.nonempty(boxes)
-  boxes, classes = boxes[keep], classes[keep]
+def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> structures.GroundTruth:
+  max_boxes = spec.max_boxes
+  boxes = view.boxes(record.boxes)
+  keep = ~np.asarray(record.is_crowd, bool) & transforms.nonempty(boxes)
+  masks = {}
+  if spec.max_vertices:
+    if record.polygons is None:
+      raise ValueError(
+        f"Image {_name(record)} comes from a data set without polygons, but max_vertices is "
+        f"{spec.max_vertices}: set it to 0 (no mask head), or use a data set with polygons."
+      )
+    keep &= np.array([len(own) > 0 for own in record.polygons], bool)
+    masks = _masks([record.polygons[i] for i in np.flatnonzero(keep)], view, spec)
+  boxes, classes = boxes[keep], np.asarray(record.classes, np.int32)[keep]
   if len(boxes) > max_boxes:
     raise ValueError(
       f"Image {_name(record)} has {len(boxes)} ground-truth boxes, more than "
@@ -111,7 +128,21 @@ def _ground_truth(record: Record, view: transforms.View, max_boxes: int) -> stru
     boxes=_pad(boxes, max_boxes, "objects/bbox", record),
     classes=_pad(classes, max_boxes, "objects/label", record),
     valid=_valid(len(boxes), max_boxes),
+    **masks,
   )
+
+
+def _masks(
+  objects: Sequence[Sequence[np.ndarray]], view: transforms.View, spec: BatchSpec
+) -> dict[str, np.ndarray]:
+  """Vertices and owners of all rows of the ground truth; rows beyond max_boxes are left to it."""
+  vertices = np.zeros((spec.max_boxes, spec.max_vertices, 2), np.float32)
+  owners = np.full((spec.max_boxes, spec.max_vertices), -1, np.int32)
+  for row, polygons in enumerate(objects[: spec.max_boxes]):
+    fitting = simplify_polygons(view.polygons(polygons), spec.max_vertices)
+    flat = [polygon.ravel() for polygon in fitting]
+    vertices[row], owners[row] = pack_polygons(flat, spec.max_vertices)
+  return {"vertices": vertices, "owners": owners}
 
 
 def _regions(record: Record, view: transforms.View, spec: BatchSpec) -> structures.Regions | None:
@@ -185,7 +216,7 @@ def box_example(
   view = _view(record, spec, rng)
   return structures.Batch(
     **_picture(record, image, spec, view),
-    ground_truth=_ground_truth(record, view, spec.max_boxes),
+    ground_truth=_ground_truth(record, view, spec),
     regions=_regions(record, view, spec),
   )
 

@@ -5,6 +5,7 @@ builder's code and without TensorFlow.  Images stay encoded until `decode_image`
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int, UInt8
 
 from data import schema
+from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs import transforms
 
 
@@ -22,7 +24,8 @@ class Record:
 
   `source` says where the record comes from, for messages.  Splits without boxes
   have g = 0, splits without captions l = 0; teachers that have not run leave
-  k = 0 regions and p = 0 pseudo boxes.
+  k = 0 regions and p = 0 pseudo boxes.  `polygons` of each object (float64 XY pixels, perhaps
+  none) and LVIS' classes without or with missing boxes are None for data sets that lack them.
   """
 
   image: bytes
@@ -44,10 +47,17 @@ class Record:
   pseudo_labels: Int[np.ndarray, "p"]
   pseudo_scores: Float[np.ndarray, "p"]
   source: str = ""
+  polygons: tuple[tuple[Float[np.ndarray, "_ 2"], ...], ...] | None = None
+  negative_labels: Int[np.ndarray, "n"] | None = None
+  not_exhaustive_labels: Int[np.ndarray, "e"] | None = None
 
 
 class Source:
-  """The records of one split, by position; safe to share between threads."""
+  """The records of one split, by position; safe to share between threads.
+
+  `image_counts` (training images per class) and `frequencies` (LVIS: r, c or f per class) are
+  None where the data set does not say.
+  """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, name: str, split: str):
     """See `open_source`."""
@@ -58,10 +68,22 @@ class Source:
     self.novel: tuple[str, ...] = tuple(metadata["novel"])
     self.has_all_boxes: bool = split in metadata["splits_with_all_boxes"]
     self.embedding_dim: int = metadata["embedding_dim"]
+    self.image_counts: tuple[int, ...] | None = _optional_tuple(metadata, "image_counts")
+    self.frequencies: tuple[str, ...] | None = _optional_tuple(metadata, "frequencies")
+    self._folder, self._split = Path(builder.data_dir), split
     self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
   def __len__(self) -> int:
     return len(self._records)
+
+  @functools.cached_property
+  def index(self) -> index_lib.Index:
+    """The split's index; where no builder has written one, all records are read for it."""
+    if index_lib.file_of(self._folder, self._split).exists():
+      return index_lib.load(self._folder, self._split)
+    return index_lib.make(
+      (r.height, r.width, r.classes[~r.is_crowd], len(r.labels), len(r.pseudo_labels)) for r in self
+    )
 
   def __getitem__(self, index: int) -> Record:
     """The record at a position.
@@ -73,6 +95,45 @@ class Source:
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
     return _record(self._records[index], self.name, self.embedding_dim)
+
+
+class Selection:
+  """Some records of a source, as a source."""
+
+  def __init__(self, source: Source, positions: Int[np.ndarray, "k"]):
+    """The records at `positions`, in that order."""
+    self._source = source
+    self._positions = positions
+    self.index = source.index.take(positions)
+
+  def __len__(self) -> int:
+    return len(self._positions)
+
+  def __getitem__(self, index: int) -> Record:
+    """As `Source`; the index is one of the selection."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"record {index} of {len(self)} selected ones of {self.name}")
+    return self._source[int(self._positions[index])]
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
+
+
+def select(source: Source, rule: str) -> "Source | Selection":
+  """The records that have what `index.Index.matching` understands by `rule`; '' is all.
+
+  Raises:
+    ValueError: an unknown rule, or no record is left.
+  """
+  if rule == "":
+    return source
+  positions = np.flatnonzero(source.index.matching(rule))
+  if not len(positions):
+    raise ValueError(
+      f"none of the {len(source)} records of {source.name} has {rule.replace('_', ' ')}: choose "
+      "another split or data set, or records='' to take all of them"
+    )
+  return Selection(source, positions)
 
 
 def open_source(data_dir: str | Path, name: str, split: str) -> Source:
@@ -122,6 +183,10 @@ def _name(record: Record) -> str:
   return f"image {record.filename!r} (id {record.image_id}, {record.source or 'no source'})"
 
 
+def _optional_tuple(metadata: Any, name: str) -> tuple | None:
+  return tuple(metadata[name]) if metadata.get(name) else None
+
+
 def _found(data_dir: Path) -> str:
   found = {
     path.parent.parent.relative_to(data_dir).as_posix()
@@ -140,6 +205,13 @@ def _build_command(data_dir: str | Path, name: str) -> str:
 def _rows(values: Any, dtype: type, *shape: int) -> np.ndarray:
   """A list of rows, perhaps empty, as an array [n, *shape]."""
   return np.asarray(values, dtype).reshape(-1, *shape)
+
+
+def _polygons(example: dict[str, Any], count: int) -> tuple | None:
+  if "polygons/lengths" not in example:
+    return None
+  columns = (np.asarray(example[f"polygons/{name}"]) for name in ("vertices", "lengths", "objects"))
+  return schema.decode_polygons(*columns, count)
 
 
 def _record(example: dict[str, Any], source: str, embedding_dim: int) -> Record:
@@ -165,6 +237,8 @@ def _record(example: dict[str, Any], source: str, embedding_dim: int) -> Record:
     pseudo_labels=_rows(example["pseudo_boxes/labels"], np.int32),
     pseudo_scores=_rows(example["pseudo_boxes/scores"], np.float32),
     source=source,
+    polygons=_polygons(example, len(objects["label"])),
+    **{name: _rows(example[name], np.int32) for name in schema.FEDERATED if name in example},
   )
   for title, columns in (
     ("regions", (record.region_boxes, record.region_embeddings, record.region_scores)),

@@ -124,6 +124,12 @@ class View:
       moved = flip_boxes(moved, self.size[1])
     return clip_boxes(moved, self.size).astype(np.float32)
 
+  def polygons(self, polygons: Sequence[Float[np.ndarray, "_ 2"]]) -> list[np.ndarray]:
+    """Polygons (XY) of the original picture in the view, not clipped (float64)."""
+    (old_height, old_width), (height, width) = self.original, self.size
+    moved = [np.asarray(p, np.float64) * (width / old_width, height / old_height) for p in polygons]
+    return [p * (-1, 1) + (width, 0) for p in moved] if self.flip else moved
+
 
 def random_view(
   original: Size,

@@ -123,8 +123,8 @@ def _mask_terms(outputs: Outputs, batch: Batch):
   truth = batch.ground_truth
   if truth.vertices is None:
     raise ValueError(
-      "The model has a mask head, but the ground truth has no polygons: set "
-      "model.mask_head.layers=0, or use a data set with polygons."
+      "The model has a mask head, but the ground truth has no polygons: set data.box.max_vertices "
+      "(and use a data set with polygons), or model.mask_head.layers=0."
     )
   count, size = outputs.mask_logits.shape[1:3]
   rois = jax.tree.map(lambda x: x[:, :count], outputs.rois)

@@ -60,6 +60,49 @@ def pack_polygons(
   return vertices, owners
 
 
+def simplify_polygons(
+  polygons: Sequence[Float[np.ndarray, "_ 2"]], capacity: int
+) -> list[Float[np.ndarray, "_ 2"]]:
+  """The polygons of one instance with at most `capacity` vertices, on the host.
+
+  Polygons that fit stay as they are.  Otherwise the vertex that spans the smallest triangle with
+  its neighbours goes, again and again (Visvalingam and Whyatt, 1993); a polygon keeps three, and
+  where even those do not fit, the polygons of the smallest area go.
+
+  Args:
+    polygons: XY.
+    capacity: at least 3.
+  """
+  parts = [np.asarray(polygon).reshape(-1, 2) for polygon in polygons]
+  excess = sum(map(len, parts)) - capacity
+  if excess <= 0:
+    return parts
+  if len(parts) > capacity // 3:
+    largest = sorted(range(len(parts)), key=lambda i: -_polygon_area(parts[i]))[: capacity // 3]
+    parts = [parts[i] for i in sorted(largest)]
+    excess = sum(map(len, parts)) - capacity
+  triangles = [_triangles(part) for part in parts]
+  for _ in range(excess):
+    smallest = min(range(len(parts)), key=lambda i: triangles[i].min())
+    parts[smallest] = np.delete(parts[smallest], triangles[smallest].argmin(), axis=0)
+    triangles[smallest] = _triangles(parts[smallest])
+  return parts
+
+
+def _polygon_area(polygon):
+  x, y = polygon.T
+  return abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+def _triangles(polygon):
+  """Area of the triangle of each vertex and its neighbours; infinite if it must stay."""
+  if len(polygon) <= 3:
+    return np.full(len(polygon), np.inf)
+  back = np.roll(polygon, 1, axis=0) - polygon
+  ahead = np.roll(polygon, -1, axis=0) - polygon
+  return np.abs(back[:, 0] * ahead[:, 1] - back[:, 1] * ahead[:, 0]) / 2
+
+
 def rasterize(
   vertices: Float[Arr, "v 2"], owners: Int[Arr, "v"], box: Float[Arr, "4"], size: int = 28
 ) -> Bool[Array, "{size} {size}"]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data.coco_json import annotations, coco_json
 from data.coco_json.coco_json import Files
+from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs.sources import decode_image, open_source
 from rkd_jax.inputs.teachers import TeacherWriter
 
@@ -94,6 +95,47 @@ def test_training_keeps_base_boxes_and_validation_keeps_novel_ones_too(folder):
   validation = open_source(folder / "built", "coco_json/plain", "validation")
   assert validation[0].classes.tolist() == [0, 2, 0]
   assert validation.has_all_boxes and not train.has_all_boxes
+
+
+SQUARE = [2.5, 3.1, 10, 3.1, 10, 9.99, 2.5, 9.99]
+
+
+def _with_segmentations(folder, *segmentations):
+  content = copy.deepcopy(CONTENT)
+  for entry, segmentation in zip(content["annotations"], segmentations):
+    entry["segmentation"] = segmentation
+  (folder / "train.json").write_text(json.dumps(content))
+
+
+def test_polygons_are_kept_to_the_last_decimal_and_run_lengths_are_not(folder):
+  runs = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
+  _with_segmentations(folder, [SQUARE, [1.01, 2.22, 7, 7, 9, 2]], [SQUARE, [1, 2, 3, 4]], runs)
+  _build(folder)
+  record = open_source(folder / "built", "coco_json/plain", "validation")[0]
+  cat, fox, crowd = record.polygons
+  assert [polygon.ravel().tolist() for polygon in cat] == [SQUARE, [1.01, 2.22, 7, 7, 9, 2]]
+  assert [polygon.ravel().tolist() for polygon in fox] == [SQUARE]  # a line encloses nothing
+  assert crowd == () and record.is_crowd[2]
+
+
+@pytest.mark.parametrize(
+  "segmentation", [[[1, 2, 3]], [[1, 2, "3", 4, 5, 6]], [[1, 2, 3, float("nan"), 5, 6]], "abc", [7]]
+)
+def test_bad_polygons_are_named(folder, segmentation):
+  _with_segmentations(folder, [SQUARE], segmentation)
+  with pytest.raises(ValueError, match=r"annotation 2 of image 9 \(a\.jpg\): segmentation\[0\] is"):
+    coco_json.CocoJson(data_dir=folder / "built", train=_files(folder))
+
+
+def test_the_index_says_what_records_hold_without_reading_them(folder):
+  files = _files(folder, captions=folder / "captions.json", tags=folder / "tags.json")
+  _build(folder, train=files)
+  source = open_source(folder / "built", "coco_json/plain", "train")
+  assert index_lib.file_of(folder / "built/coco_json/plain/1.1.0", "train").exists()
+  assert source.index.classes.tolist() == [0] and source.index.starts.tolist() == [0, 1, 1]
+  assert source.index.num_labels.tolist() == [1, 2]
+  assert source.index.heights.tolist() == [HEIGHT] * 2 and source.index.widths[0] == WIDTH
+  assert source.image_counts == (1, 0, 0, 0) and source.frequencies is None
 
 
 def test_labels_come_from_captions_and_tags(folder):
@@ -325,7 +367,8 @@ def _run(monkeypatch, folder, *arguments):
 def test_dry_run_counts_and_stores_nothing(folder, monkeypatch, capsys):
   _run(monkeypatch, folder, "--novel=red fox,zebra", "--dry_run")
   output = capsys.readouterr().out
-  assert "train: 2 images, 2 boxes: {'cat': 2}" in output and "No problem found" in output
+  assert "train: 2 images, 1 with boxes, 0 with labels; 2 boxes of 1 classes: {'cat': 2}" in output
+  assert "No problem found" in output
   assert not (folder / "built").exists()
 
 

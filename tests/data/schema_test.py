@@ -74,3 +74,36 @@ def test_metadata_refuses_names_that_are_no_class():
     schema.metadata(["cat", "dog"], ["cat"], ["zebra"], [], 4)
   with pytest.raises(ValueError, match=r"\['cat'\] are listed as base and as novel"):
     schema.metadata(["cat", "dog"], ["cat"], ["cat"], [], 4)
+
+
+def test_polygons_keep_their_objects_and_two_decimals():
+  rng = np.random.default_rng(0)
+  polygons = [
+    [np.round(rng.uniform(-3, 999, (5, 2)), 2), np.round(rng.uniform(0, 9, (3, 2)), 2)],
+    [],
+    [rng.integers(0, 5000, (4, 2)).astype(float)],
+  ]
+  example = _encode(boxes=[[1, 1, 9, 9]] * 3, classes=[0] * 3, polygons=polygons)
+  assert example["polygons/vertices"].dtype == np.float32
+  columns = (example[f"polygons/{name}"] for name in ("vertices", "lengths", "objects"))
+  decoded = schema.decode_polygons(*columns, 3)
+  assert [len(own) for own in decoded] == [2, 0, 1]
+  for own, back in zip(polygons, decoded):
+    for polygon, again in zip(own, back):
+      np.testing.assert_array_equal(again, polygon)
+
+
+def test_other_polygons_come_back_in_single_precision():
+  polygon = np.random.default_rng(1).uniform(0, 999, (50, 2))
+  example = _encode(polygons=[[polygon]])
+  columns = (example[f"polygons/{name}"] for name in ("vertices", "lengths", "objects"))
+  ((back,),) = schema.decode_polygons(*columns, 1)
+  np.testing.assert_allclose(back, polygon, rtol=6e-8)
+
+
+def test_optional_fields_are_in_the_schema_when_asked_for():
+  labels = {"negative_labels": [1], "not_exhaustive_labels": []}
+  example = _encode(polygons=[[]], federated=labels)
+  assert set(schema.features(["a", "b"], 4, polygons=True, federated=True)) == set(example)
+  with pytest.raises(ValueError, match="1 boxes but polygons of 2 objects"):
+    _encode(polygons=[[], []])

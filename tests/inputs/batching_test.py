@@ -192,6 +192,52 @@ def test_empty_ground_truth_is_dropped():
   assert batch.ground_truth.classes[0, 0] == 1
 
 
+TRIANGLE = np.array([[1.0, 2], [9, 2], [9, 12]])
+
+
+def _masks(batch):
+  """Polygons of each valid row of a batch of one."""
+  truth = batch.ground_truth
+  rows = zip(truth.vertices[0], truth.owners[0], truth.valid[0])
+  return [
+    [vertices[owners == i].tolist() for i in range(owners.max() + 1)]
+    for vertices, owners, valid in rows
+    if valid
+  ]
+
+
+def test_polygons_go_with_their_boxes():
+  """Box 1 is a crowd; without polygons an object is left out, as detectron2 does."""
+  two = (TRIANGLE, TRIANGLE[:, ::-1])
+  batch = _one("box", _record(1, polygons=((TRIANGLE,), (), two)), max_vertices=8)
+  assert batch.ground_truth.vertices.shape == (1, 5, 8, 2)
+  assert _masks(batch) == [[TRIANGLE.tolist()], [polygon.tolist() for polygon in two]]
+  assert (batch.ground_truth.owners[0, 2:] == -1).all()
+  batch = _one("box", _record(1, polygons=((), (), two)), max_vertices=8)
+  assert batch.ground_truth.classes[0, 0] == 2 and len(_masks(batch)) == 1
+  assert _one("box", _record(1, polygons=((), (), two))).ground_truth.vertices is None
+
+
+def test_polygons_move_with_the_picture():
+  corners = np.array([[1.0, 2], [9, 2], [9, 12], [1, 12]])
+  record = _record(0, polygons=((corners,), (), (corners,)))
+  image, seen = decode_image(record), set()
+  for seed in range(12):
+    spec = _spec(max_vertices=4)
+    truth = examples.box_example(record, image, spec, np.random.default_rng(seed)).ground_truth
+    found = [*truth.vertices[0].min(0), *truth.vertices[0].max(0)]
+    np.testing.assert_allclose(found, truth.boxes[0], rtol=1e-6)
+    seen.add(tuple(truth.boxes[0].tolist()))
+  assert len(seen) == 4
+
+
+def test_masks_need_polygons_and_room_for_a_triangle():
+  with pytest.raises(ValueError, match=r"1\.png \(id 101\).*without polygons.*max_vertices"):
+    _one("box", max_vertices=8)
+  with pytest.raises(ValueError, match="max_vertices is 2"):
+    _spec(max_vertices=2)
+
+
 def test_caption_batch_pairs_images_with_tokens():
   (_, _, batch), *_ = [entry for entry in _batches() if entry[1] == "caption"]
   assert batch.images.shape == (4, 16, 16, 3)

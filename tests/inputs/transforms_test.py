@@ -53,6 +53,22 @@ def test_view_resizes_flips_and_clips_boxes_like_detectron2():
   np.testing.assert_allclose(boxes, GOLDEN["map_boxes_out"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_polygons_move_as_boxes_do(flip):
+  """The corners of a box (detectron2's numbers), and beyond the image, where boxes are clipped."""
+  view = transforms.View((97, 143), (64, 94), flip=flip)
+  x1, y1, x2, y2 = GOLDEN["map_boxes_in"][0]
+  corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+  beyond = np.array([[-5.0, -3], [150, 99], [0, 50]])
+  moved, outside = view.polygons([corners, beyond])
+  assert moved.dtype == np.float64
+  expected = GOLDEN["map_boxes_out"][0] if flip else view.boxes([[x1, y1, x2, y2]])[0]
+  np.testing.assert_allclose([*moved.min(0), *moved.max(0)], expected, rtol=1e-6)
+  x = np.array([-5, 150, 0]) * 94 / 143
+  np.testing.assert_allclose(outside[:, 0], 94 - x if flip else x, rtol=1e-12)
+  np.testing.assert_allclose(outside[:, 1], np.array([-3, 99, 50]) * 64 / 97, rtol=1e-12)
+
+
 def test_boxes_stay_on_the_pixels_they_were_drawn_around():
   image = np.zeros((20, 40, 3), np.uint8)
   image[4:8, 10:18] = 255

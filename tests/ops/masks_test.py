@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rkd_jax.ops.masks import pack_polygons, paste
+from rkd_jax.ops.masks import pack_polygons, paste, simplify_polygons
 from rkd_jax.ops.masks import rasterize as rasterize_one
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_masks.npz")
@@ -215,3 +215,39 @@ def test_paste_by_hand():
 )
 def test_paste_outside_or_without_extent_is_empty(box):
   assert not paste(np.ones((4, 4), np.float32), np.array(box, np.float32), 12, 16).any()
+
+
+def test_polygons_that_fit_are_not_simplified():
+  polygons = [np.array([[0.0, 0], [9, 0], [9, 9]]), np.array([[1.0, 1], [2, 1], [2, 2], [1, 2]])]
+  for same, polygon in zip(simplify_polygons(polygons, 7), polygons, strict=True):
+    np.testing.assert_array_equal(same, polygon)
+
+
+def test_the_flattest_corners_go_first():
+  """A square whose sides have a bump each: of 0.1, 0.3, 0.2 and 0.4 pixels."""
+  square = [[0, 0], [5, -0.1], [10, 0], [10.3, 5], [10, 10], [5, 10.2], [0, 10], [-0.4, 5]]
+  polygon = np.array(square)
+  (seven,), (six,), (four,) = (simplify_polygons([polygon], n) for n in (7, 6, 4))
+  assert seven.tolist() == np.delete(polygon, 1, axis=0).tolist()
+  assert six.tolist() == np.delete(polygon, [1, 5], axis=0).tolist()
+  assert four.tolist() == polygon[::2].tolist()
+
+
+def test_small_polygons_go_where_triangles_do_not_fit():
+  large, small = np.array([[0.0, 0], [9, 0], [9, 9], [0, 9]]), np.array([[1.0, 1], [2, 1], [2, 2]])
+  middle = small * 3
+  kept = simplify_polygons([small, large, middle], 8)
+  assert [len(polygon) for polygon in kept] == [4, 3]
+  np.testing.assert_array_equal(kept[1], middle)
+
+
+def test_a_simplified_outline_covers_nearly_the_same_pixels():
+  angles = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+  radius = 100 + 10 * np.sin(5 * angles)
+  outline = 150 + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+  box = np.array([30, 30, 270, 270], np.float32)
+  full, coarse = (
+    np.asarray(rasterize(*pack_polygons([p.ravel() for p in polygons], 400), box, size=28))
+    for polygons in ([outline], simplify_polygons([outline], 48))
+  )
+  assert full.sum() > 300 and (full != coarse).sum() <= 4
