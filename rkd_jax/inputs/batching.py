@@ -15,7 +15,7 @@ from absl import logging
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, Example, collate
-from rkd_jax.inputs.sampler import Sampler, host_rows
+from rkd_jax.inputs.sampler import Repeats, Sampler, host_rows
 from rkd_jax.inputs.sources import Record, Source, decode_image
 
 
@@ -84,10 +84,11 @@ def make_sampler(
   schedule: Sequence[str],
   sources: Mapping[str, Source],
   specs: Mapping[str, BatchSpec],
+  repeats: Mapping[str, Repeats] | None = None,
 ) -> Sampler:
   """Sampler over the given sources with the batch sizes of the specs."""
   sizes = {kind: (len(sources[kind]), specs[kind].batch_size) for kind in set(schedule)}
-  return Sampler(seed, tuple(schedule), sizes)
+  return Sampler(seed, tuple(schedule), sizes, repeats or {})
 
 
 def train_batches(

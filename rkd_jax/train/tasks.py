@@ -20,11 +20,16 @@ from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, make_clip
 from rkd_jax.clip.preprocess import normalize
 from rkd_jax.clip.tokenizer import Tokenizer
 from rkd_jax.inputs.examples import BatchSpec
-from rkd_jax.inputs.sources import Source, open_source
+from rkd_jax.inputs.repeats import repeat_factors
+from rkd_jax.inputs.sampler import Repeats
+from rkd_jax.inputs.sources import Source, open_source, select
 from rkd_jax.losses.contrastive import contrastive_loss
 from rkd_jax.models import rcnn
 from rkd_jax.structures import Vocabulary
 from rkd_jax.train.step import Loss, detector_loss
+
+# The fields of a kind of batch in the config that say which records it takes, not their shapes.
+_SELECTION = ("split", "records", "repeat_threshold", "repeat_form")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Task:
     constants: arrays the loss needs and training does not change.
     sources: records per kind of batch.
     specs: shapes and augmentation per kind of batch.
+    repeats: repeat factors, for the kinds of batch whose records come unevenly.
   """
 
   init: Callable[[jax.Array], tuple[Any, Any]]
@@ -45,6 +51,7 @@ class Task:
   constants: Any
   sources: Mapping[str, Source]
   specs: Mapping[str, BatchSpec]
+  repeats: Mapping[str, Repeats] = dataclasses.field(default_factory=dict)
 
 
 def make_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
@@ -57,9 +64,21 @@ def make_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
 
 
 def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source]:
-  """The data sources of the kinds that the schedule names."""
+  """The data sources of the kinds that the schedule names, less the records not asked for."""
   data = config.data
-  return {k: open_source(data.dir, data.name, data[k].split) for k in set(data.schedule)}
+  return {
+    kind: select(open_source(data.dir, data.name, data[kind].split), data[kind].get("records", ""))
+    for kind in set(data.schedule)
+  }
+
+
+def box_repeats(config: ml_collections.ConfigDict, sources: Mapping[str, Source]) -> dict:
+  """Repeat factors of the records of box batches, if `data.box.repeat_threshold` asks for them."""
+  box = config.data.box
+  if "box" not in sources or not box.repeat_threshold:
+    return {}
+  factors = repeat_factors(sources["box"].index, box.repeat_threshold)
+  return {"box": Repeats(factors, box.repeat_form)}
 
 
 def detector_specs(config: ml_collections.ConfigDict) -> dict[str, BatchSpec]:
@@ -67,7 +86,7 @@ def detector_specs(config: ml_collections.ConfigDict) -> dict[str, BatchSpec]:
   embedding_dim = config.model.classifier.embedding_dim
   specs = {}
   for kind in {*config.data.schedule, "eval"}:
-    fields = {k: v for k, v in config.data[kind].items() if k != "split"}
+    fields = {k: v for k, v in config.data[kind].items() if k not in _SELECTION}
     if kind != "eval":
       fields["embedding_dim"] = embedding_dim
     specs[kind] = BatchSpec(kind=kind, **fields)
@@ -99,12 +118,18 @@ def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabu
   return Vocabulary(
     embeddings=embeddings,
     has_boxes=has_boxes,
-    image_counts=_image_counts(config.image_counts, source) if config.image_counts else None,
+    image_counts=_image_counts(config.image_counts, source),
   )
 
 
-def _image_counts(path: str, source: Source) -> np.ndarray:
-  """Number of training images per class, in the order of the data set's classes."""
+def _image_counts(path: str, source: Source) -> np.ndarray | None:
+  """Number of training images per class, in the order of the data set's classes.
+
+  From the file, or else what the data set says, if it does.
+  """
+  if not path:
+    counts = getattr(source, "image_counts", None)
+    return None if counts is None else np.array(counts, np.float32)
   try:
     entries = json.loads(epath.Path(path).read_text())
     counts = {entry["name"]: float(entry["image_count"]) for entry in entries}
@@ -128,14 +153,15 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
   if loss_config.federated_classes and vocabulary.image_counts is None:
     raise ValueError(
       "loss.federated_classes draws classes by their number of training images: set "
-      "config.image_counts to the file that has them."
+      "config.image_counts to the file that has them (lvis_ovd and coco_ovd records say it)."
     )
 
   def init(key):
     return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
 
   loss = detector_loss(model, loss_config)
-  return Task(init, loss, vocabulary, sources, detector_specs(config))
+  repeats = box_repeats(config, sources)
+  return Task(init, loss, vocabulary, sources, detector_specs(config), repeats)
 
 
 def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:

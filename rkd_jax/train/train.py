@@ -87,7 +87,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   write_config(workdir, config)
   task = make_task(config, workdir)
   trainer = Trainer(config, task)
-  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs)
+  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs, task.repeats)
   checkpointer = Checkpointer(workdir, config.checkpoint.keep)
   start = checkpointer.latest_step()
   if start is None:
