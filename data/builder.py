@@ -160,6 +160,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     novel: Sequence[str],
     settings: Mapping[str, Any],
     frequencies: Sequence[str] | None = None,
+    totals: Sequence[str] = (),
     teachers: str | os.PathLike | None = None,
     embedding_dim: int = 512,
     **kwargs: Any,
@@ -172,6 +173,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       novel: classes that are only evaluated.
       settings: what the splits were made from, as JSON values.
       frequencies: LVIS' 'r', 'c' or 'f' of each class.
+      totals: lines of the description, see `compared`.
       teachers: folder written by `rkd_jax.precompute` for `train`; config `rkd` only.
       embedding_dim: width D of `regions/clip_embeddings`.
       **kwargs: those of every TFDS builder (`data_dir`, `config`, ...).
@@ -190,6 +192,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     self._embedding_dim = embedding_dim
     self._base, self._novel = tuple(base), tuple(novel)
     self._frequencies = frequencies
+    self._totals = tuple(totals)
     self._settings = {
       **settings,
       "teachers": None if self._teacher is None else self._teacher.metadata,
@@ -202,8 +205,8 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     return self._settings
 
   def describe(self) -> str:
-    """What the splits hold, for people."""
-    lines = []
+    """What the splits hold, and how that compares to the official files, for people."""
+    lines = list(self._totals)
     for name, split in self.splits.items():
       counts = split.num_boxes()
       boxed = sum(bool(split.keep(image).any()) for image in split.images)
@@ -276,6 +279,38 @@ def _shortened(counts: Mapping[str, int], most: int = 100) -> str:
     return str(dict(counts))
   few = sorted(counts.items(), key=lambda item: -item[1])[:5]
   return ", ".join(f"{name} {count}" for name, count in few) + ", ..."
+
+
+def images_with_boxes(
+  content: annotations.Annotations, names: Sequence[str]
+) -> list[annotations.AnnotatedImage]:
+  """The images with an object, crowds included, of one of the classes."""
+  wanted = np.array([name in set(names) for name in content.class_names])
+  return [image for image in content.images if wanted[image.classes].any()]
+
+
+def compared(
+  counted: Mapping[str, Mapping[str, int]], official: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+  """Lines that say which file has other totals than the official one.
+
+  Args:
+    counted: file -> {what: number}, as read.
+    official: the same of the official files.
+  """
+  lines = []
+  for file, expected in official.items():
+    differing = [
+      f"{counted[file][what]:,} {what} (official: {number:,})"
+      for what, number in expected.items()
+      if counted[file][what] != number
+    ]
+    if differing:
+      lines.append(f"{file} is not the official file, or cut: {', '.join(differing)}")
+    else:
+      same = ", ".join(f"{number:,} {what}" for what, number in expected.items())
+      lines.append(f"{file} has the official totals: {same}")
+  return lines
 
 
 def checksum(path: str | os.PathLike) -> str:

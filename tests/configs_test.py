@@ -12,6 +12,7 @@ import pytest
 from configs import common
 from rkd_jax.clip import class_embeddings
 from rkd_jax.inputs import examples
+from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs.sources import Record
 from rkd_jax.train import tasks
 from rkd_jax.train.train import Trainer
@@ -40,6 +41,7 @@ class _FakeSource:
 
   class_names = ("square", "circle", "star")
   base = ("square", "star")
+  index = index_lib.make([(80, 100, [2], 1, 1)])
 
   def __init__(self, embedding_dim: int):
     box = np.array([[10, 20, 50, 60]], np.float32)

@@ -3,7 +3,7 @@
   python -m rkd_jax.main --config=configs/coco/base.py --workdir=runs/coco/base
 
 Arguments (`base.py:root=DIR,seed=1`): root, under which the records (root/data, built by
-`python -m data.coco_json.coco_json` with the 48 / 17 class names), the class embeddings
+`python -m data.coco_ovd.coco_ovd --data_dir=root/data --coco=FOLDER`), the class embeddings
 (root/class_embeddings.npz, 512 wide, CLIP ViT-B/32) and the other rows lie; seed.
 The run starts from `root/imagenet`, the ImageNet R-50 of MSRA made by `rkd_jax.convert`.
 
@@ -28,13 +28,14 @@ def get_config(argument: str | None = None, start: str = "imagenet"):
   c.init.checkpoint = f"{args.root}/{start}"
   c.init.allow_missing = NEW_HEADS if start == "imagenet" else ()
   c.data.dir = f"{args.root}/data"
-  c.data.name = "coco_json/plain"
+  c.data.name = "coco_ovd/plain"
+  c.data.box.records = "boxes"
   return c
 
 
 def add_rkd(c):
   """L_1 and L_irm on the five regions of each image (common.loss has the published weights)."""
-  c.data.name = "coco_json/rkd"
+  c.data.name = "coco_ovd/rkd"
   c.data.box.max_regions = c.data.image.max_regions = 5
 
 
@@ -43,6 +44,7 @@ def add_ils(c):
 
   The original's data sets are mixed 1:4 with 2 and 8 images a GPU: as many batches of each.
   """
-  c.data.name = "coco_json/rkd"
+  c.data.name = "coco_ovd/rkd"
   c.data.schedule = ("box", "image")
+  c.data.image.records = "pseudo_boxes"
   c.data.image.max_labels = 32

@@ -3,9 +3,10 @@
   python -m rkd_jax.main --config=configs/lvis/base.py --workdir=runs/lvis/base
 
 Arguments (`base.py:root=DIR,seed=1`): root, under which the records (root/data), the class
-embeddings (root/class_embeddings.npz, 512 wide, CLIP ViT-B/32), the numbers of training images
-(root/image_counts.json) and the other rows lie; seed.  The run starts from `root/imagenet`, the
-ImageNet R-50 of MSRA made by `rkd_jax.convert`.  Training needs records with polygons.
+embeddings (root/class_embeddings.npz, 512 wide, CLIP ViT-B/32) and the other rows lie; seed.
+`python -m data.lvis_ovd.lvis_ovd --data_dir=root/data --lvis=FOLDER --coco=FOLDER` builds the
+records, which also say how many training images each class has.  The run starts from
+`root/imagenet`, the ImageNet R-50 of MSRA made by `rkd_jax.convert`.
 
 Published (mask APr / APc / APf / AP on LVIS v1 val): 12.2 / 19.4 / 26.4 / 20.9.  The original took
 4.5 hours on 8 A100 (16 images a step, 11 images/s each); not timed here.
@@ -24,7 +25,6 @@ def get_config(argument: str | None = None, start: str = "imagenet"):
   c.seed = args.seed
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
-  c.image_counts = f"{args.root}/image_counts.json"
   c.frozen += ("backbone/(stem|res2)/.*",)
   c.init.checkpoint = f"{args.root}/{start}"
   c.init.allow_missing = NEW_PARTS if start == "imagenet" else ()
@@ -47,6 +47,7 @@ def get_config(argument: str | None = None, start: str = "imagenet"):
   c.data.dir = f"{args.root}/data"
   c.data.name = "lvis_ovd/plain"
   c.data.box.short_sides = (640, 672, 704, 736, 768, 800)
+  c.data.box.update(records="boxes", repeat_threshold=0.001)
   c.data.box.max_boxes = 300
   c.data.box.max_vertices = 512
   return c
@@ -63,4 +64,7 @@ def add_ils(c):
   """Image steps of 64 ImageNet images at 400 pixels, one label each, as many as box steps."""
   c.data.name = "lvis_ovd/rkd"
   c.data.schedule = ("box", "image")
+  # The original's sampler over both data sets, which keeps the images without boxes.
+  c.data.box.update(records="", repeat_form="fractional")
+  c.data.image.records = "pseudo_boxes"
   c.data.image.max_labels = 1

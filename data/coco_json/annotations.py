@@ -23,6 +23,8 @@ from jaxtyping import Bool, Float, Int
 _ROUNDING = 1.0
 # Image ids travel through 32-bit integers on accelerators.
 _MAX_ID = 2**31 - 1
+# What `Annotations.repairs` calls them.
+LEFT_OUT = "boxes without area left out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _box(
   if repairs is not None:
     repairs["boxes clipped to the image"] += outside > _ROUNDING
     empty = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
-    repairs["boxes without area left out"] += empty
+    repairs[LEFT_OUT] += empty
     return None if empty else clipped
   if w <= 0 or h <= 0:
     raise ValueError(
@@ -413,8 +415,12 @@ def split_classes(
   return tuple(dict.fromkeys(base)), tuple(dict.fromkeys(novel))
 
 
-def load_captions(path: str | os.PathLike, annotations: Annotations) -> dict[int, tuple[str, ...]]:
+def load_captions(
+  path: str | os.PathLike, annotations: Annotations, strip: bool = True
+) -> dict[int, tuple[str, ...]]:
   """Image id -> captions, from a COCO captions file; captions of other images are left out.
+
+  With `strip`, without the spaces and line ends around them that COCO's captions often have.
 
   Raises:
     ValueError: missing or malformed, or no caption belongs to any of the images.
@@ -426,7 +432,7 @@ def load_captions(path: str | os.PathLike, annotations: Annotations) -> dict[int
     if not isinstance(caption, str):
       raise ValueError(f"{where}: caption is {caption!r}, expected a text.")
     if image_id in captions:
-      captions[image_id] += (caption.strip(),)
+      captions[image_id] += (caption.strip() if strip else caption,)
   if not any(captions.values()):
     raise ValueError(f"{path}: no caption belongs to an image of {annotations.path}.")
   return captions

@@ -1,0 +1,142 @@
+"""TFDS builder of OV-COCO from the official files of COCO 2017.
+
+    python -m data.coco_ovd.coco_ovd --data_dir=DIR --coco=FOLDER [--limit=N] [--dry_run]
+
+FOLDER is as the downloads unpack: annotations/instances_train2017.json,
+annotations/instances_val2017.json, annotations/captions_train2017.json, train2017/*.jpg and
+val2017/*.jpg.
+
+Split `train` holds all training images with the boxes of the 48 base classes, their captions,
+and as image-level labels the classes (of all 80) that the captions name.  `validation` holds the
+images with a box of the 65 base and novel classes, and those boxes.  The 80 classes keep their
+order.  Base and RKD train on the records with boxes (`data.box.records="boxes"`), ILS also on
+those with labels (`data.image.records`).
+
+The config `plain` is what the files say; `rkd` (--config=rkd --teachers=FOLDER) adds to `train`
+the frozen teachers' results that `rkd_jax.precompute` made from `plain`.
+Everything is checked before it is stored; --dry_run checks and stores nothing.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data import builder
+from data.coco_json import annotations
+from data.coco_ovd import tags, vocabulary
+
+TRAIN_JSON = "annotations/instances_train2017.json"
+VALIDATION_JSON = "annotations/instances_val2017.json"
+CAPTIONS_JSON = "annotations/captions_train2017.json"
+
+OFFICIAL = {
+  TRAIN_JSON: {"images": 118_287, "images with a base box": 107_761},
+  VALIDATION_JSON: {"images": 5_000, "images with a box of the 65 classes": 4_836},
+  CAPTIONS_JSON: {"images": 118_287},
+}
+
+
+class CocoOvd(builder.CocoFormatBuilder):
+  """Open-vocabulary COCO; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(
+    self,
+    *,
+    coco: str | os.PathLike,
+    limit: int | None = None,
+    skip_bad_images: bool = False,
+    **kwargs: Any,
+  ):
+    """Reads and checks the JSON files; images are read by `download_and_prepare`.
+
+    Args:
+      coco: the folder of the official files.
+      limit: only the first so many images of each split.
+      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
+        `data.builder.CocoFormatBuilder`.
+
+    Raises:
+      ValueError: a problem with the files or the teachers' results.
+    """
+    builder.checked_limit(limit)
+    folder = Path(coco)
+    base, novel = vocabulary.BASE, vocabulary.NOVEL
+    train = _load(folder / TRAIN_JSON, folder / "train2017")
+    validation = _load(folder / VALIDATION_JSON, folder / "val2017")
+    captions = annotations.load_captions(folder / CAPTIONS_JSON, train, strip=False)
+    boxed = builder.images_with_boxes(train, base)
+    evaluated = builder.images_with_boxes(validation, (*base, *novel))
+
+    images = train.images[:limit]
+    numbers = {name: number for number, name in enumerate(train.class_names)}
+    synonyms = {name: vocabulary.SYNONYMS[name] for name in train.class_names}
+    labels = {
+      image.image_id: [numbers[name] for name in tags.tags(captions[image.image_id], synonyms)]
+      for image in images
+    }
+    stripped = {key: [caption.strip() for caption in own] for key, own in captions.items()}
+    splits = {
+      "train": builder.Split(
+        train, base, images, stripped, labels, skip_bad_images=skip_bad_images
+      ),
+      "validation": builder.Split(
+        validation, (*base, *novel), evaluated[:limit], skip_bad_images=skip_bad_images
+      ),
+    }
+    counted = {
+      TRAIN_JSON: {"images": len(train.images), "images with a base box": len(boxed)},
+      VALIDATION_JSON: {
+        "images": len(validation.images),
+        "images with a box of the 65 classes": len(evaluated),
+      },
+      CAPTIONS_JSON: {"images": sum(bool(own) for own in captions.values())},
+    }
+    files = (TRAIN_JSON, VALIDATION_JSON, CAPTIONS_JSON)
+    settings = {
+      **{name: builder.checksum(folder / name) for name in files},
+      "limit": limit,
+      "skip_bad_images": skip_bad_images,
+    }
+    super().__init__(
+      splits=splits,
+      base=base,
+      novel=novel,
+      settings=settings,
+      totals=builder.compared(counted, OFFICIAL),
+      **kwargs,
+    )
+
+
+def _load(path: Path, images: Path) -> annotations.Annotations:
+  """The annotations, with COCO's 80 classes.
+
+  Raises:
+    ValueError: as `load_annotations`, or other classes.
+  """
+  content = annotations.load_annotations(path, images, repair=True)
+  if content.class_names != tuple(vocabulary.SYNONYMS):
+    differing = sorted(set(content.class_names) ^ set(vocabulary.SYNONYMS))
+    raise ValueError(
+      f"{path}: 'categories' are not the 80 of COCO in their order ({differing[:10]} differ): "
+      "use the official file, or data.coco_json for other classes."
+    )
+  return content
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = builder.argument_parser(__doc__)
+  parser.add_argument("--coco", required=True, help="folder of the official files")
+  args = parser.parse_args()
+  builder.run(
+    parser, lambda: CocoOvd(coco=args.coco, **builder.shared_settings(args)), args.dry_run
+  )
+
+
+if __name__ == "__main__":
+  main()

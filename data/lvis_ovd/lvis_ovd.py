@@ -1,0 +1,164 @@
+"""TFDS builder of OV-LVIS from the official files of LVIS v1 and the images of COCO 2017.
+
+    python -m data.lvis_ovd.lvis_ovd --data_dir=DIR --lvis=FOLDER --coco=FOLDER \\
+      [--limit=N] [--dry_run]
+
+The LVIS folder holds lvis_v1_train.json and lvis_v1_val.json, the COCO folder train2017/*.jpg
+and val2017/*.jpg; images are found by the end of their 'coco_url'.
+
+Split `train` keeps the boxes and polygons of the 866 frequent and common classes, `validation`
+those of all 1203; the 337 rare ones are novel.  Both keep which classes LVIS looked for in vain
+in an image and which it did not annotate exhaustively, for its federated evaluation.  The number
+of training images of each class, 0 for the rare, is stored for the federated loss.
+
+The config `plain` is what the files say; `rkd` (--config=rkd --teachers=FOLDER) adds to `train`
+the frozen teachers' results that `rkd_jax.precompute` made from `plain`.
+Everything is checked before it is stored; --dry_run checks and stores nothing.
+"""
+
+import collections
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data import builder
+from data.coco_json import annotations
+
+TRAIN_JSON = "lvis_v1_train.json"
+VALIDATION_JSON = "lvis_v1_val.json"
+
+OFFICIAL = {
+  TRAIN_JSON: {
+    "images": 100_170,
+    "annotations": 1_270_141,
+    "rare classes": 337,
+    "common and frequent classes": 866,
+    "classes with another image_count than their annotations": 0,
+  },
+  VALIDATION_JSON: {"images": 19_809, "annotations": 244_707},
+}
+
+
+class LvisOvd(builder.CocoFormatBuilder):
+  """Open-vocabulary LVIS v1; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(
+    self,
+    *,
+    lvis: str | os.PathLike,
+    coco: str | os.PathLike,
+    limit: int | None = None,
+    skip_bad_images: bool = False,
+    **kwargs: Any,
+  ):
+    """Reads and checks the JSON files; images are read by `download_and_prepare`.
+
+    Args:
+      lvis: the folder of the annotations.
+      coco: the folder of the images.
+      limit: only the first so many images of each split.
+      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
+        `data.builder.CocoFormatBuilder`.
+
+    Raises:
+      ValueError: a problem with the files or the teachers' results.
+    """
+    builder.checked_limit(limit)
+    folder = Path(lvis)
+    train, validation = (
+      annotations.load_annotations(folder / name, coco, lvis=True, repair=True)
+      for name in (TRAIN_JSON, VALIDATION_JSON)
+    )
+    frequencies = _frequencies(train)
+    if validation.class_names != train.class_names:
+      raise ValueError(f"{validation.path} has other categories than {train.path}.")
+    novel = [name for name, f in zip(train.class_names, frequencies) if f == "r"]
+    base = [name for name, f in zip(train.class_names, frequencies) if f != "r"]
+    splits = {
+      "train": builder.Split(
+        train, base, train.images[:limit], federated=True, skip_bad_images=skip_bad_images
+      ),
+      "validation": builder.Split(
+        validation,
+        train.class_names,
+        validation.images[:limit],
+        federated=True,
+        skip_bad_images=skip_bad_images,
+      ),
+    }
+    counted = {
+      TRAIN_JSON: {
+        "images": len(train.images),
+        "annotations": _num_objects(train),
+        "rare classes": len(novel),
+        "common and frequent classes": len(base),
+        "classes with another image_count than their annotations": _wrong_counts(train),
+      },
+      VALIDATION_JSON: {
+        "images": len(validation.images),
+        "annotations": _num_objects(validation),
+      },
+    }
+    settings = {
+      **{name: builder.checksum(folder / name) for name in (TRAIN_JSON, VALIDATION_JSON)},
+      "limit": limit,
+      "skip_bad_images": skip_bad_images,
+    }
+    super().__init__(
+      splits=splits,
+      base=base,
+      novel=novel,
+      settings=settings,
+      frequencies=frequencies,
+      totals=builder.compared(counted, OFFICIAL),
+      **kwargs,
+    )
+
+
+def _frequencies(content: annotations.Annotations) -> list[str]:
+  """'r', 'c' or 'f' of each class; ValueError naming the category that lacks it."""
+  frequencies = []
+  for entry in content.categories:
+    frequency = entry.get("frequency")
+    if frequency not in ("r", "c", "f"):
+      raise ValueError(
+        f"{content.path}: category {entry['id']} ({entry['name']}) has frequency {frequency!r}, "
+        "expected 'r', 'c' or 'f': use the official LVIS v1 file."
+      )
+    frequencies.append(frequency)
+  return frequencies
+
+
+def _num_objects(content: annotations.Annotations) -> int:
+  left_out = content.repairs.get(annotations.LEFT_OUT, 0)
+  return sum(len(image.classes) for image in content.images) + left_out
+
+
+def _wrong_counts(content: annotations.Annotations) -> int:
+  """Classes whose 'image_count' is not the number of images with an annotation of them."""
+  counts = collections.Counter(
+    number for image in content.images for number in set(image.classes.tolist())
+  )
+  return sum(
+    entry.get("image_count", counts[number]) != counts[number]
+    for number, entry in enumerate(content.categories)
+  )
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = builder.argument_parser(__doc__)
+  parser.add_argument("--lvis", required=True, help="folder of lvis_v1_train.json and _val.json")
+  parser.add_argument("--coco", required=True, help="folder of train2017 and val2017")
+  args = parser.parse_args()
+  settings = builder.shared_settings(args)
+  builder.run(parser, lambda: LvisOvd(lvis=args.lvis, coco=args.coco, **settings), args.dry_run)
+
+
+if __name__ == "__main__":
+  main()
