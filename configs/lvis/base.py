@@ -43,6 +43,7 @@ def get_config(argument: str | None = None, start: str = "imagenet"):
   m.classifier.bias = -4.6
   m.test.update(score_threshold=1e-4, detections=300, candidates=4_000)
   c.loss.federated_classes = 50
+  c.evaluation.protocol = "lvis"
 
   c.data.dir = f"{args.root}/data"
   c.data.name = "lvis_ovd/plain"

@@ -82,7 +82,7 @@ class CocoEvaluator:
     if image_id in self._images:
       raise ValueError(f"image {image_id} was added twice; give every image once")
     columns = len(self._class_names)
-    truth = _checked(
+    truth = check_arrays(
       f"image {image_id}, ground truth",
       columns,
       boxes=gt_boxes,
@@ -90,7 +90,7 @@ class CocoEvaluator:
       areas=gt_areas,
       is_crowd=gt_is_crowd,
     )
-    found = _checked(
+    found = check_arrays(
       f"image {image_id}, detections",
       columns,
       boxes=det_boxes,
@@ -131,7 +131,7 @@ class CocoEvaluator:
       }
     groups = {"novel": self._novel, "base": self._base, "all": (*self._base, *self._novel)}
     means = {
-      f"{metric}_{group}": _mean(per_class[name][metric] for name in names)
+      f"{metric}_{group}": mean_of_counted(per_class[name][metric] for name in names)
       for metric in ("AP50", "AP")
       for group, names in groups.items()
     }
@@ -263,8 +263,14 @@ def _check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequenc
     raise ValueError(f"classes {both} are both base and novel; keep each in one list")
 
 
-def _checked(what: str, columns: int, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-  """The arrays as NumPy, or a ValueError that says which of them is wrong."""
+def check_arrays(what: str, columns: int, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+  """The arrays as NumPy, or a ValueError that says which of them is wrong.
+
+  Args:
+    what: whose they are, for the message.
+    columns: the number of classes.
+    **arrays: rows that belong together; `boxes` [n, 4], `classes`, and others [n].
+  """
   arrays = {name: np.asarray(array) for name, array in arrays.items()}
   count = len(arrays["boxes"])
   for name, array in arrays.items():
@@ -287,7 +293,8 @@ def _checked(what: str, columns: int, **arrays: np.ndarray) -> dict[str, np.ndar
   return {**arrays, "classes": classes.astype(np.int64)}
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of_counted(values: Iterable[float | None]) -> float | None:
+  """The mean of those that are not None; None if there is none."""
   counted = [value for value in values if value is not None]
   return float(np.mean(counted)) if counted else None
 

@@ -15,6 +15,7 @@ from rkd_jax.checkpoint import check_model, restore_variables
 from rkd_jax.clip.load import load_clip
 from rkd_jax.clip.regions import crop_regions
 from rkd_jax.evaluation.coco import CocoEvaluator
+from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.models import rcnn
@@ -101,10 +102,30 @@ def detections_of(
 def evaluate_detector(
   config: ml_collections.ConfigDict, checkpoint: str, description: str = "evaluating"
 ) -> dict[str, Any]:
-  """AP over novel, base and all classes on `config.data.eval.split`."""
+  """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names.
+
+  'coco' gives box AP over novel, base and all classes (`evaluation.coco`), 'lvis' federated AP of
+  boxes and, with a mask head, masks (`evaluation.lvis`).
+
+  Raises:
+    ValueError: another protocol, or the data set does not hold what LVIS' asks for.
+  """
+  protocols = {"coco": _coco_results, "lvis": _lvis_results}
+  if config.evaluation.protocol not in protocols:
+    raise ValueError(
+      f"evaluation.protocol is {config.evaluation.protocol!r}; expected one of {list(protocols)}."
+    )
   source = open_source(config.data.dir, config.data.name, config.data.eval.split)
   vocabulary = load_vocabulary(config, source)
   detector = Detector(config, checkpoint)
+  found = detections_of(detector, source, vocabulary, config, description)
+  return protocols[config.evaluation.protocol](config, source, found)
+
+
+Found = Iterator[tuple[int, dict[str, np.ndarray]]]
+
+
+def _coco_results(config: ml_collections.ConfigDict, source: Source, detections: Found) -> dict:
   evaluator = CocoEvaluator(
     source.class_names,
     source.base,
@@ -112,7 +133,7 @@ def evaluate_detector(
     engine=config.evaluation.engine,
     max_detections=config.model.test.detections,
   )
-  for index, found in detections_of(detector, source, vocabulary, config, description):
+  for index, found in detections:
     record = source[index]
     evaluator.add(
       record.image_id,
@@ -125,6 +146,34 @@ def evaluate_detector(
       found["boxes"],
       found["scores"],
       found["classes"],
+    )
+  return evaluator.compute()
+
+
+def _lvis_results(config: ml_collections.ConfigDict, source: Source, detections: Found) -> dict:
+  if source.frequencies is None:
+    raise ValueError(
+      f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
+      "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
+    )
+  masks = config.model.mask_head.layers > 0
+  detections_per_image = config.model.test.detections
+  evaluator = LvisEvaluator(source.class_names, source.frequencies, masks, detections_per_image)
+  for index, found in detections:
+    record = source[index]
+    evaluator.add(
+      record.image_id,
+      record.height,
+      record.width,
+      record.boxes,
+      record.classes,
+      record.polygons,
+      record.negative_labels,
+      record.not_exhaustive_labels,
+      found["boxes"],
+      found["scores"],
+      found["classes"],
+      found.get("masks"),
     )
   return evaluator.compute()
 

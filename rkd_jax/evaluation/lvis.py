@@ -1,0 +1,235 @@
+"""The LVIS v1 protocol: federated box and mask AP over rare, common and frequent classes.
+
+In an image only the classes count that LVIS has looked for there: those with an object and the
+"negative" ones; other detections are dropped, after the cut to the 300 best of the image.  An
+unmatched detection of a class that is not exhaustively annotated in the image is no error.
+hotcoco is the engine (its numbers are those of the lvis package).  Images are matched as they
+come: memory holds the outcomes of matching, not the masks of all images.
+All APs are in percent, as in the paper's tables.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import hotcoco
+import numpy as np
+from jaxtyping import Float, Int
+from pycocotools import mask as pycocotools_mask
+
+from rkd_jax.evaluation.coco import check_arrays, encode_masks, mean_of_counted
+
+FREQUENCIES = ("r", "c", "f")
+_IOU_TYPES = {"box": "bbox", "mask": "segm"}
+
+
+class LvisEvaluator:
+  """Collects detections image by image, then computes LVIS AP.
+
+  Args:
+    class_names: the C names of the vocabulary; classes index this list.
+    frequencies: 'r', 'c' or 'f' of each.
+    masks: evaluate masks beside boxes.
+    max_detections: the best so many of an image count.
+
+  Raises:
+    ValueError: a frequency for each class is missing or unknown.
+  """
+
+  def __init__(
+    self,
+    class_names: Sequence[str],
+    frequencies: Sequence[str],
+    masks: bool = True,
+    max_detections: int = 300,
+  ):
+    if len(frequencies) != len(class_names) or not set(frequencies) <= set(FREQUENCIES):
+      raise ValueError(
+        f"{len(class_names)} classes have frequencies {sorted(set(frequencies))} "
+        f"({len(frequencies)} of them); expected 'r', 'c' or 'f' for each: build lvis_ovd again"
+      )
+    self._class_names = tuple(class_names)
+    self._frequencies = tuple(frequencies)
+    self._max_detections = max_detections
+    self._num_gt = np.zeros(len(class_names), np.int64)
+    self._seen: set[int] = set()
+    categories = [
+      {"id": index + 1, "name": name, "frequency": frequency}
+      for index, (name, frequency) in enumerate(zip(class_names, frequencies))
+    ]
+    self._streams = {
+      name: hotcoco.StreamingEval(
+        categories, iou_type, lvis_style=True, params=_params(iou_type, max_detections)
+      )
+      for name, iou_type in _IOU_TYPES.items()
+      if name == "box" or masks
+    }
+
+  def add(
+    self,
+    image_id: int,
+    height: int,
+    width: int,
+    gt_boxes: Float[np.ndarray, "g 4"],
+    gt_classes: Int[np.ndarray, "g"],
+    gt_polygons: Sequence[Sequence[Float[np.ndarray, "_ 2"]]] | None,
+    negative: Int[np.ndarray, "n"],
+    not_exhaustive: Int[np.ndarray, "e"],
+    det_boxes: Float[np.ndarray, "d 4"],
+    det_scores: Float[np.ndarray, "d"],
+    det_classes: Int[np.ndarray, "d"],
+    det_masks: Float[np.ndarray, "d m m"] | None = None,
+  ) -> None:
+    """Adds one image; boxes are XYXY in pixels of the original image.
+
+    Args:
+      image_id: of the image; also the order of equally scored detections.
+      height, width: of the image.
+      gt_boxes, gt_classes: the annotated objects.
+      gt_polygons: of each object, XY pixels; needed for masks.
+      negative: classes looked for in the image that are not there.
+      not_exhaustive: classes that have objects without annotation in the image.
+      det_boxes, det_scores, det_classes: the detections, in any order.
+      det_masks: probabilities in the frames of `det_boxes`; needed for masks.
+
+    Raises:
+      ValueError: the image id was added before, array lengths differ, masks or polygons are
+        missing, a class is not a column, or a box or score is not finite.
+    """
+    image_id = int(image_id)
+    if image_id in self._seen:
+      raise ValueError(f"image {image_id} was added twice; give every image once")
+    columns = len(self._class_names)
+    truth = check_arrays(
+      f"image {image_id}, ground truth", columns, boxes=gt_boxes, classes=gt_classes
+    )
+    found = check_arrays(
+      f"image {image_id}, detections",
+      columns,
+      boxes=det_boxes,
+      classes=det_classes,
+      scores=det_scores,
+    )
+    for name, given, count in (
+      ("gt_polygons", gt_polygons, len(truth["boxes"])),
+      ("det_masks", det_masks, len(found["boxes"])),
+    ):
+      if "mask" in self._streams and (given is None or len(given) != count):
+        raise ValueError(
+          f"image {image_id}: {name} has {None if given is None else len(given)} rows, expected "
+          f"{count}: use records with polygons and a detector with a mask head, or masks=False"
+        )
+    self._seen.add(image_id)
+    np.add.at(self._num_gt, truth["classes"], 1)
+    counted = self._counted(found, {*truth["classes"].tolist(), *np.asarray(negative).tolist()})
+    image = {
+      "id": image_id,
+      "height": int(height),
+      "width": int(width),
+      "neg_category_ids": [int(c) + 1 for c in negative],
+      "not_exhaustive_category_ids": [int(c) + 1 for c in not_exhaustive],
+    }
+    objects = _entries(image_id, truth, range(len(truth["boxes"])))
+    detections = _entries(image_id, found, counted)
+    for name, stream in self._streams.items():
+      if name == "mask":
+        outlines = [_outline(own, height, width) for own in gt_polygons]
+        runs = encode_masks(det_masks[counted], found["boxes"][counted], height, width)
+        objects = [o | {"segmentation": s} for o, s in zip(objects, outlines)]
+        detections = [
+          {k: v for k, v in d.items() if k != "bbox"} | {"segmentation": s}
+          for d, s in zip(detections, runs)
+        ]
+      stream.update([image], objects, detections)
+
+  def _counted(self, found: dict[str, np.ndarray], classes: set[int]) -> Int[np.ndarray, "k"]:
+    """Detections among the best of the image whose class is one of those looked for there."""
+    best = np.argsort(-found["scores"], kind="stable")[: self._max_detections]
+    return best[np.isin(found["classes"][best], list(classes))]
+
+  def compute(self) -> dict[str, Any]:
+    """AP averaged over IoU 0.5:0.95, in percent, of boxes and (if evaluated) masks.
+
+    Call it once, after the last image.
+
+    Returns:
+      For each of box and mask {'box_AP', 'box_APr', 'box_APc', 'box_APf', 'box_AP50',
+      'box_AP75'}, and 'per_class': {name: {'frequency', 'num_gt', 'box_AP', 'mask_AP'}}.
+      A class without ground truth has None and is left out of the means; a mean over no
+      class is None.
+
+    Raises:
+      ValueError: no image was added.
+    """
+    if not self._seen:
+      raise ValueError("no image was added; nothing to evaluate")
+    per_class = {
+      name: {"frequency": frequency, "num_gt": int(count)}
+      for name, frequency, count in zip(self._class_names, self._frequencies, self._num_gt)
+    }
+    means = {}
+    for name, stream in self._streams.items():
+      precision = _precision(stream)
+      aps = [self._ap(precision, column) for column in range(len(self._class_names))]
+      for entry, ap in zip(per_class.values(), aps):
+        entry[f"{name}_AP"] = ap
+      means[f"{name}_AP"] = mean_of_counted(aps)
+      for group in FREQUENCIES:
+        own = [ap for ap, frequency in zip(aps, self._frequencies) if frequency == group]
+        means[f"{name}_AP{group}"] = mean_of_counted(own)
+      for percent, threshold in ((50, 0), (75, 5)):
+        columns = range(len(self._class_names))
+        at_one = [self._ap(precision[threshold : threshold + 1], column) for column in columns]
+        means[f"{name}_AP{percent}"] = mean_of_counted(at_one)
+    return {**means, "per_class": per_class}
+
+  def _ap(self, precision: Float[np.ndarray, "iou recall c"], column: int) -> float | None:
+    return 100.0 * float(precision[:, :, column].mean()) if self._num_gt[column] else None
+
+
+def _params(iou_type: str, max_detections: int) -> hotcoco.Params:
+  """LVIS' parameters, of all areas together."""
+  params = hotcoco.Params(iou_type)
+  params.area_rng, params.area_rng_lbl = [[0.0, 1e10]], ["all"]
+  params.max_dets = [max_detections]
+  return params
+
+
+def _precision(stream: hotcoco.StreamingEval) -> Float[np.ndarray, "iou recall c"]:
+  with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    # Of the number of detections and the areas, which differ from COCO's on purpose.
+    warnings.simplefilter("ignore")
+    evaluation = stream.finalize()
+    evaluation.accumulate()
+  return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+
+
+def _entries(
+  image_id: int, arrays: dict[str, np.ndarray], rows: Sequence[int]
+) -> list[dict[str, Any]]:
+  """COCO annotation dicts (xywh) of some rows."""
+  boxes = arrays["boxes"].astype(np.float64)
+  sizes = boxes[:, 2:] - boxes[:, :2]
+  entries = []
+  for number, row in enumerate(rows, start=1):
+    entry = {
+      "image_id": image_id,
+      "category_id": int(arrays["classes"][row]) + 1,
+      "bbox": [*boxes[row, :2].tolist(), *sizes[row].tolist()],
+    }
+    if "scores" in arrays:
+      entry["score"] = float(arrays["scores"][row])
+    else:
+      entry |= {"id": number, "area": float(sizes[row].prod()), "iscrowd": 0}
+    entries.append(entry)
+  return entries
+
+
+def _outline(polygons: Sequence[np.ndarray], height: int, width: int) -> Any:
+  """The polygons as COCO has them; an object without any covers nothing."""
+  if polygons:
+    return [polygon.ravel().tolist() for polygon in polygons]
+  runs = pycocotools_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+  return {"size": [height, width], "counts": runs["counts"].decode("ascii")}
