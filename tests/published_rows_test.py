@@ -1,0 +1,150 @@
+"""The published rows on built data: official files to records to a training step and evaluation.
+
+Data and networks are tiny, the settings of the configs otherwise their own.
+"""
+
+import importlib
+
+import jax
+import numpy as np
+import official_files
+import pytest
+
+from data import builder
+from data.coco_ovd.coco_ovd import CocoOvd
+from data.lvis_ovd.lvis_ovd import LvisOvd
+from rkd_jax.checkpoint import Checkpointer
+from rkd_jax.clip import class_embeddings
+from rkd_jax.evaluation.evaluate import evaluate_detector
+from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.inputs.sources import open_source
+from rkd_jax.inputs.teachers import TeacherWriter
+from rkd_jax.train.tasks import make_task
+from rkd_jax.train.train import Trainer
+
+DIM = 8
+ROWS = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_ils_weight_transfer_8x")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Both data sets, plain and with the results of an invented teacher, and class embeddings."""
+  path = tmp_path_factory.mktemp("published")
+  official_files.write_coco(path / "coco")
+  official_files.write_lvis(path / "lvis", path / "coco")
+  builders = {
+    "coco": (CocoOvd, {"coco": path / "coco"}),
+    "lvis": (LvisOvd, {"coco": path / "coco", "lvis": path / "lvis"}),
+  }
+  for name, (make, files) in builders.items():
+    common = {"data_dir": path / name / "data", "embedding_dim": DIM, **files}
+    builder.prepare(make(config="plain", **common))
+    source = open_source(path / name / "data", f"{name}_ovd/plain", "train")
+    teachers = path / name / "teachers"
+    _invent_teacher(teachers, source)
+    builder.prepare(make(config="rkd", teachers=teachers, **common))
+    rows = np.random.default_rng(0).normal(size=(len(source.class_names), DIM)).astype(np.float32)
+    file = path / name / "class_embeddings.npz"
+    class_embeddings.save(file, source.class_names, class_embeddings.TEMPLATE, rows)
+  jax.config.update("jax_disable_most_optimizations", True)  # they take most of the time
+  yield path
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _invent_teacher(folder, source):
+  """Two regions and one pseudo box of each image."""
+  with TeacherWriter(folder, "train", DIM, {}) as writer:
+    for record in source:
+      rng = np.random.default_rng(record.image_id)
+      writer.write(
+        record.image_id,
+        {
+          "regions/boxes": np.array([[4, 4, 30, 30], [20, 10, 50, 36]], np.float32),
+          "regions/scores": np.ones(2, np.float32),
+          "regions/clip_embeddings": rng.normal(size=(2, DIM)).astype(np.float32),
+          "pseudo_boxes/boxes": np.array([[5, 5, 40, 30]], np.float32),
+          "pseudo_boxes/labels": np.array([2]),
+          "pseudo_boxes/scores": np.ones(1, np.float32),
+        },
+      )
+
+
+def _config(root, dataset, row):
+  """The row's config for 64-pixel canvases and a network of a few thousand weights."""
+  module = importlib.import_module(f"configs.{dataset}.{row}")
+  c = module.get_config(f"root={root / dataset}")
+  c.compilation_cache = c.init.checkpoint = ""
+  c.num_steps = 2
+  m = c.model
+  m.backbone.update(
+    stage_blocks=(1,) * len(m.backbone.stage_blocks), width=8, stem_width=8, expansion=1
+  )
+  m.fpn.channels = min(m.fpn.channels, 8)
+  m.rpn.channels = 8
+  m.rpn.train.update(pre_nms=32, post_nms=16)
+  m.rpn.test.update(pre_nms=32, post_nms=16)
+  m.roi.update(resolution=3, batch_size_per_image=8)
+  m.box_head.update(layers=1, width=16)
+  m.mask_head.update(layers=min(m.mask_head.layers, 1), channels=8)
+  m.classifier.embedding_dim = DIM
+  if m.classifier.weight_transfer:
+    m.classifier.weight_transfer = (DIM, 16)
+  m.test.update(candidates=24, detections=10, score_threshold=0.0)
+  c.loss.rpn.batch_size_per_image = 16
+  c.loss.federated_classes = min(c.loss.federated_classes, 3)
+  c.loss.images_per_group.update(box=2, image=2)
+  size = {"canvas": (64, 64), "short_sides": (32, 40), "max_side": 64}
+  c.data.threads = 1
+  c.data.box.update(size, batch_size=2, max_boxes=4, max_vertices=4 if m.mask_head.layers else 0)
+  c.data.image.update(size, batch_size=2)
+  c.data.eval.update(size, short_sides=(40,), batch_size=2)
+  return c.lock()
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("dataset", ["coco", "lvis"])
+def test_every_row_finds_its_records(root, dataset, row):
+  config = _config(root, dataset, row)
+  task = make_task(config, "")
+  sampler = make_sampler(0, config.data.schedule, task.sources, task.specs, task.repeats)
+  batches = {kind: b for _, kind, b in train_batches(task.sources, task.specs, sampler, 0, 2)}
+  assert set(batches) == set(config.data.schedule)
+  ids = [record.image_id for record in task.sources["box"]]
+  with_boxes = [9, 30] if dataset == "coco" else [9, 25]
+  assert ids == ([9, 25, 30] if dataset == "lvis" and "ils" in row else with_boxes)
+  assert (dataset == "lvis") == ("box" in task.repeats)
+  assert (batches["box"].regions is not None) == ("rkd" in row)
+  assert (batches["box"].ground_truth.vertices is not None) == (dataset == "lvis")
+  if "ils" in row:
+    assert batches["image"].pseudo_boxes.valid.any()
+
+
+def test_a_row_with_masks_trains_and_is_evaluated(root, tmp_path):
+  config = _config(root, "lvis", "base")
+  task = make_task(config, "")
+  trainer = Trainer(config, task, jax.devices()[:1])
+  sampler = make_sampler(0, config.data.schedule, task.sources, task.specs, task.repeats)
+  state = trainer.create(0)
+  before = jax.device_get(state.params)
+  for _, kind, batch in train_batches(task.sources, task.specs, sampler, 0, 2):
+    state, metrics = trainer.step(state, batch, kind)
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert {"mask", "cls", "rpn_cls"} < set(metrics)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
+  assert int(state.step) == 2 and any(jax.tree.leaves(moved["mask_head"]))
+
+  checkpointer = Checkpointer(str(tmp_path), 1)
+  checkpointer.save(state)
+  checkpointer.close()
+  results = evaluate_detector(config, str(tmp_path))
+  counts = {name: entry["num_gt"] for name, entry in results["per_class"].items()}
+  assert counts == {"aerosol_can": 0, "bat_(animal)": 1, "cat": 2, "zoo": 0}
+  assert results["mask_APc"] is None
+  assert 0 <= results["mask_APf"] <= 100 and 0 <= results["box_APr"] <= 100
+
+
+def test_the_lvis_protocol_needs_lvis_data(root):
+  config = _config(root, "coco", "base").unlock()
+  with pytest.raises(ValueError, match=r"protocol is 'oid'; expected one of \['coco', 'lvis'\]"):
+    config.evaluation.protocol = "oid"
+    evaluate_detector(config, "nowhere")
