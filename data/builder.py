@@ -73,9 +73,14 @@ class Split:
     return np.bincount(classes, minlength=len(self.content.class_names)).tolist()
 
   def examples(
-    self, embedding_dim: int, teacher: TeacherReader | None = None
+    self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     """TFDS examples in the order of the JSON, with their positions as keys.
+
+    Args:
+      embedding_dim: width D of `regions/clip_embeddings`.
+      polygons: store those of the objects.
+      teacher: results by image id.
 
     Raises:
       ValueError: an image is missing, damaged, or of another size than the JSON says, or
@@ -94,12 +99,17 @@ class Split:
         logging.warning("Skipped bad image (%d so far): %s", skipped, error)
         continue
       results = None if teacher is None else teacher[image.image_id]
-      yield position, self._example(image, data, embedding_dim, results)
+      yield position, self._example(image, data, embedding_dim, polygons, results)
     if skipped == len(self.images):
       raise ValueError(f"{path}: none of its {skipped} images can be decoded.")
 
   def _example(
-    self, image: annotations.AnnotatedImage, data: bytes, embedding_dim: int, teacher: dict | None
+    self,
+    image: annotations.AnnotatedImage,
+    data: bytes,
+    embedding_dim: int,
+    polygons: bool,
+    teacher: dict | None,
   ) -> dict[str, Any]:
     keep = self.keep(image)
     return schema.encode_record(
@@ -117,7 +127,7 @@ class Split:
       labels=self.labels.get(image.image_id, ()),
       teacher=teacher,
       embedding_dim=embedding_dim,
-      polygons=[image.polygons[i] for i in np.flatnonzero(keep)],
+      polygons=[image.polygons[i] for i in np.flatnonzero(keep)] if polygons else None,
       federated={name: getattr(image, name) for name in schema.FEDERATED}
       if self.federated
       else None,
@@ -188,6 +198,10 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         "belong together: give both or neither."
       )
     self.splits = dict(splits)
+    # Files of boxes alone must not look like objects whose masks are empty.
+    self._polygons = any(
+      own for split in splits.values() for image in split.content.images for own in image.polygons
+    )
     self._teacher = TeacherReader(teachers, "train", embedding_dim) if rkd else None
     self._embedding_dim = embedding_dim
     self._base, self._novel = tuple(base), tuple(novel)
@@ -233,9 +247,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
-      features=schema.features(
-        names, self._embedding_dim, polygons=True, federated=train.federated
-      ),
+      features=schema.features(names, self._embedding_dim, self._polygons, train.federated),
       metadata=schema.metadata(
         names,
         self._base,
@@ -254,7 +266,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     teacher = self._teacher if split == "train" else None
-    return self.splits[split].examples(self._embedding_dim, teacher)
+    return self.splits[split].examples(self._embedding_dim, self._polygons, teacher)
 
   def _indexed_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The examples; once all have been taken, their index lies in the folder being written."""

@@ -17,7 +17,6 @@ from rkd_jax.train.optimizer import parameter_paths
 
 OBJECTS = 15
 _POLYGON_CORNERS = 24
-_POLYGON_CAPACITY = 64
 # LVIS and COCO; the federated loss is for vocabularies like LVIS'.
 _LARGE_VOCABULARY, _VOCABULARY = 1203, 80
 
@@ -128,7 +127,8 @@ def _ground_truth(config, size, canvas, num_classes, rng) -> GroundTruth:
   angles = np.linspace(0, 2 * np.pi, _POLYGON_CORNERS, endpoint=False)
   circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
   low, high = truth.boxes[..., None, :2], truth.boxes[..., None, 2:]
-  vertices = np.zeros((size, rows, _POLYGON_CAPACITY, 2), np.float32)
+  capacity = max(config.data.box.max_vertices, _POLYGON_CORNERS)
+  vertices = np.zeros((size, rows, capacity, 2), np.float32)
   vertices[:, :, :_POLYGON_CORNERS] = (low + high) / 2 + circle * (high - low) / 2
-  owners = np.where(np.arange(_POLYGON_CAPACITY) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
+  owners = np.where(np.arange(capacity) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
   return truth.replace(vertices=vertices, owners=np.tile(owners, (size, rows, 1)))

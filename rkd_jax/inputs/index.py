@@ -70,18 +70,19 @@ class Index:
 
 def make(rows: Iterable[tuple[int, int, Sequence[int], int, int]]) -> Index:
   """The index of rows (height, width, classes of the boxes, number of labels, of pseudo boxes)."""
-  heights, widths, classes, labels, pseudo = [], [], [], [], []
+  heights, widths, classes, starts, labels, pseudo = [], [], [], [0], [], []
   for height, width, found, num_labels, num_pseudo in rows:
     heights.append(height)
     widths.append(width)
-    classes.append(np.unique(np.asarray(found, np.int32)))
+    classes.extend(sorted({int(number) for number in found}))
+    starts.append(len(classes))
     labels.append(num_labels)
     pseudo.append(num_pseudo)
   return Index(
     np.array(heights, np.int32),
     np.array(widths, np.int32),
-    np.concatenate([np.zeros(0, np.int32), *classes]),
-    np.concatenate([[0], np.cumsum([len(own) for own in classes])]).astype(np.int64),
+    np.array(classes, np.int32),
+    np.array(starts, np.int64),
     np.array(labels, np.int32),
     np.array(pseudo, np.int32),
   )

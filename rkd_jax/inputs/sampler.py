@@ -67,6 +67,15 @@ def _rounded_epoch(seed: int, kind: str, epoch: int, own: Repeats) -> Int[np.nda
   return order
 
 
+@functools.lru_cache(maxsize=16)
+def _independent_draws(seed: int, kind: str, block: int, own: Repeats) -> Int[np.ndarray, "m"]:
+  """A block of draws of the fractional form."""
+  numbers = _generator(seed, f"draws of {kind}", block).random(_BLOCK)
+  # Rounding may leave the last of the shares a little below 1.
+  draws = np.searchsorted(own.cumulative, numbers, side="right")
+  return np.minimum(draws, len(own.factors) - 1)
+
+
 @functools.cache
 def _epoch_start(seed: int, kind: str, epoch: int, own: Repeats) -> int:
   """Number of draws before an epoch of the stochastic form.  Asked for in ascending order."""
@@ -162,8 +171,7 @@ class Sampler:
       return _permutation(self.seed, kind, epoch, num_records), first
     if own.form == "fractional":
       block, first = divmod(position, _BLOCK)
-      numbers = _generator(self.seed, f"draws of {kind}", block).random(_BLOCK)
-      return np.searchsorted(own.cumulative, numbers, side="right"), first
+      return _independent_draws(self.seed, kind, block, own), first
     epoch = 0
     while _epoch_start(self.seed, kind, epoch + 1, own) <= position:
       epoch += 1

@@ -118,6 +118,11 @@ def test_polygons_are_kept_to_the_last_decimal_and_run_lengths_are_not(folder):
   assert crowd == () and record.is_crowd[2]
 
 
+def test_a_file_of_boxes_alone_has_no_polygons_rather_than_empty_ones(folder):
+  _build(folder)
+  assert open_source(folder / "built", "coco_json/plain", "train")[0].polygons is None
+
+
 @pytest.mark.parametrize(
   "segmentation", [[[1, 2, 3]], [[1, 2, "3", 4, 5, 6]], [[1, 2, 3, float("nan"), 5, 6]], "abc", [7]]
 )
