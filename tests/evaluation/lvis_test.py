@@ -109,7 +109,7 @@ def test_an_object_without_polygons_is_never_found_by_a_mask():
   assert evaluate(arrays)["mask_AP"] == 0
 
 
-# --- The protocol once more, plainly, after the paper and the rules of the LVIS challenge. ---
+# The protocol once more, plainly, after the paper and the rules of the LVIS challenge.
 
 
 def plain_aps(scenes, kind, max_detections):
