@@ -148,3 +148,6 @@ def test_the_lvis_protocol_needs_lvis_data(root):
   with pytest.raises(ValueError, match=r"protocol is 'oid'; expected one of \['coco', 'lvis'\]"):
     config.evaluation.protocol = "oid"
     evaluate_detector(config, "nowhere")
+  with pytest.raises(ValueError, match="coco_ovd/plain/validation does not say which classes are"):
+    config.evaluation.protocol = "lvis"
+    evaluate_detector(config, "nowhere")

@@ -23,6 +23,10 @@ from rkd_jax.structures import Batch, Detections, Proposals, Vocabulary
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
 
 
+# Record index and the detections of that record.
+Found = Iterator[tuple[int, dict[str, np.ndarray]]]
+
+
 class Detector:
   """A detector with its weights: batches in, detections in pixels of the original images out.
 
@@ -77,7 +81,7 @@ def detections_of(
   vocabulary: Vocabulary,
   config: ml_collections.ConfigDict,
   description: str = "detecting",
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+) -> Found:
   """Yields (record index, {'boxes', 'scores', 'classes'}) for every record of a source.
 
   Detectors with a mask head also give 'masks', in the frames of the boxes (`coco.encode_masks`).
@@ -116,13 +120,15 @@ def evaluate_detector(
       f"evaluation.protocol is {config.evaluation.protocol!r}; expected one of {list(protocols)}."
     )
   source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  if config.evaluation.protocol == "lvis" and source.frequencies is None:
+    raise ValueError(
+      f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
+      "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
+    )
   vocabulary = load_vocabulary(config, source)
   detector = Detector(config, checkpoint)
   found = detections_of(detector, source, vocabulary, config, description)
   return protocols[config.evaluation.protocol](config, source, found)
-
-
-Found = Iterator[tuple[int, dict[str, np.ndarray]]]
 
 
 def _coco_results(config: ml_collections.ConfigDict, source: Source, detections: Found) -> dict:
@@ -151,11 +157,6 @@ def _coco_results(config: ml_collections.ConfigDict, source: Source, detections:
 
 
 def _lvis_results(config: ml_collections.ConfigDict, source: Source, detections: Found) -> dict:
-  if source.frequencies is None:
-    raise ValueError(
-      f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
-      "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
-    )
   masks = config.model.mask_head.layers > 0
   detections_per_image = config.model.test.detections
   evaluator = LvisEvaluator(source.class_names, source.frequencies, masks, detections_per_image)
