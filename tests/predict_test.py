@@ -17,6 +17,7 @@ from rkd_jax.evaluation.evaluate import Detector, detections_of, evaluate
 from rkd_jax.inputs.sources import open_source
 from rkd_jax.inputs.transforms import BadImageError
 from rkd_jax.predict import class_vocabulary, find_images, predict
+from rkd_jax.structures import Batch
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
 from rkd_jax.visualize import BASE_COLOUR, NOVEL_COLOUR
 from tests import tiny_coco
@@ -98,6 +99,40 @@ def test_predictions_are_those_of_the_evaluation(root, config, detector, run, tm
     assert all(d["category"] == tiny_coco.NAMES[d["category_id"]] for d in found)
     with Image.open(tmp_path / "out" / entry["picture"]) as picture:
       assert picture.width * height == picture.height * width
+
+
+@pytest.mark.parametrize(
+  "sizes, cut_to",
+  [
+    ([(60, 90), (50, 64)], (64, 128)),
+    ([(90, 60)], (128, 64)),
+    ([(60, 90), (90, 60)], (128, 128)),
+  ],
+)
+def test_lying_and_standing_images_take_a_part_of_a_square_canvas(
+  root, config, monkeypatch, sizes, cut_to
+):
+  config = config.copy_and_resolve_references()
+  config.data.eval.short_sides = (60,)
+  detector = Detector(config, str(root / "run"))
+  rng = np.random.default_rng(0)
+  images = np.zeros((len(sizes), 128, 128, 3), np.uint8)
+  for image, (height, width) in zip(images, sizes, strict=True):
+    image[:height, :width] = rng.integers(0, 256, (height, width, 3))
+  shape = np.array(sizes, np.int32)
+  batch = Batch(images, shape, shape, np.arange(len(sizes)), np.ones(len(sizes), bool))
+  _, embeddings = class_vocabulary(config, None)
+
+  seen, detect = [], detector._detect
+  monkeypatch.setattr(detector, "_detect", lambda *args: seen.append(args[1]) or detect(*args))
+  found = detector.detect(batch, embeddings)
+  assert seen[0].images.shape[1:3] == cut_to
+  expected = detect(detector.variables, batch, embeddings)
+  assert expected.valid.any()
+  np.testing.assert_array_equal(found.valid, expected.valid)
+  np.testing.assert_array_equal(found.classes, expected.classes)
+  np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+  np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
 def test_classes_outside_the_base_list_have_another_colour(root, run, tmp_path):

@@ -14,16 +14,19 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from rkd_jax.models.conv import Conv
 from rkd_jax.structures import Arr
 
 
-def _conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1) -> Conv:
-  return Conv(features, 3, stride, use_bias=False, dtype=dtype, name=name)
+def _conv3x3(features: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
+  # Explicit padding: "SAME" would shift a strided convolution by one pixel.
+  pad = ((1, 1), (1, 1))
+  return nn.Conv(
+    features, (3, 3), (stride, stride), padding=pad, use_bias=False, dtype=dtype, name=name
+  )
 
 
-def _conv1x1(features: int, dtype: jnp.dtype, name: str) -> Conv:
-  return Conv(features, 1, use_bias=False, dtype=dtype, name=name)
+def _conv1x1(features: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+  return nn.Conv(features, (1, 1), use_bias=False, dtype=dtype, name=name)
 
 
 def _pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:

@@ -39,6 +39,8 @@ class Detector:
     check_model(checkpoint, config)
     self.model = rcnn.build(config)
     self.variables = {"params": restore_variables(checkpoint, expected)["params"]}
+    # A multiple of the strides of all configs.
+    self._short_side = -(-max(config.data.eval.short_sides) // 64) * 64
     self._detect = self._jit(self.model.detect)
     self._propose = self._jit(self.model.propose_boxes)
     self._embed = self._jit(self.model.embed_regions)
@@ -52,12 +54,25 @@ class Detector:
     Masks stay in the frames of the boxes, as scaled and clipped: `coco.encode_masks` brings those
     that are wanted to the image (as detectron2's `detector_postprocess` does).
     """
+    images = self._cropped(np.asarray(batch.images), np.asarray(batch.sizes))
+    batch = batch.replace(images=images)
     found = jax.device_get(self._detect(self.variables, batch, class_embeddings))
     return _in_original(found, batch)
 
   def propose(self, batch: Batch) -> Proposals:
     """The RPN's proposals, best first; arrays and boxes as those of `detect`."""
     return _in_original(jax.device_get(self._propose(self.variables, batch)), batch)
+
+  def _cropped(self, images, sizes):
+    """Cuts a canvas that takes lying and standing images where all of a batch lie, or all stand.
+
+    Four shapes at most are compiled, and the canvas changes no result.
+    """
+    shape = [
+      self._short_side if np.max(sizes[:, axis]) <= self._short_side else images.shape[1 + axis]
+      for axis in range(2)
+    ]
+    return images[:, : shape[0], : shape[1]]
 
   def embed_regions(self, batch: Batch, boxes: Float[np.ndarray, "b k 4"]) -> np.ndarray:
     """Distilled region embeddings [b, k, e] of boxes in network-input pixels."""

@@ -1,4 +1,7 @@
-"""Convolution layer of the convolutional networks, by `ops.conv`."""
+"""Convolution layer of the detectors, by `ops.conv`.
+
+The small maps of CLIP's tower in the demo gain nothing by it and keep `nn.Conv`.
+"""
 
 from collections.abc import Callable
 

@@ -39,8 +39,10 @@ def match(
   # The comparison with the row maximum below is for equality: both sides must read the same bits,
   # which XLA does not promise if it fuses the computation of `iou` into each of them.
   iou = jax.lax.optimization_barrier(jnp.where(gt_valid[:, None], iou, -1.0))
-  gt_index = jnp.argmax(iou, axis=0).astype(jnp.int32)
   best = jnp.max(iou, axis=0)
+  # The first row that reaches it, as two plain reductions: XLA's argmax is slow on a CPU.
+  rows = jnp.arange(iou.shape[0], dtype=jnp.int32)[:, None]
+  gt_index = jnp.min(jnp.where(iou == best, rows, iou.shape[0] - 1), axis=0)
   label = jnp.where(best >= high, 1, jnp.where(best < low, 0, -1))
   if allow_low_quality:
     claimed = (iou == jnp.max(iou, axis=1, keepdims=True)) & gt_valid[:, None]
