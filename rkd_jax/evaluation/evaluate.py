@@ -22,7 +22,6 @@ from rkd_jax.models import rcnn
 from rkd_jax.structures import Batch, Detections, Proposals, Vocabulary
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
 
-
 # Record index and the detections of that record.
 Found = Iterator[tuple[int, dict[str, np.ndarray]]]
 
