@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rkd_jax.models.conv import Conv
-from rkd_jax.ops.padding import Extents, zero_beyond
+from rkd_jax.ops.padding import Extents, cells_inside, zero_beyond, zero_outside
 
 MSRA_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -42,12 +42,18 @@ class FrozenBatchNorm(nn.Module):
     return x * factor.astype(x.dtype) + offset.astype(x.dtype)
 
 
-def normalization(kind: str, name: str) -> nn.Module:
-  """`frozen` for published checkpoints, `group` for networks trained from scratch."""
+def normalize(
+  kind: str, name: str, x: Float[Array, "b h w c"], inside: Bool[Array, "b h w 1"] | None = None
+) -> Float[Array, "b h w c"]:
+  """`frozen` for published checkpoints, `group` for networks trained from scratch.
+
+  Statistics of groups are those of the cells `inside` the image: no canvas changes them.
+  """
   if kind == "frozen":
-    return FrozenBatchNorm(name=name)
+    return FrozenBatchNorm(name=name)(x)
   if kind == "group":
-    return nn.GroupNorm(num_groups=None, group_size=16, name=name)
+    mask = None if inside is None else jnp.broadcast_to(inside, x.shape)
+    return nn.GroupNorm(num_groups=None, group_size=16, name=name)(x, mask=mask)
   raise ValueError(f"model.backbone.norm is {kind!r}; expected 'frozen' or 'group'.")
 
 
@@ -68,16 +74,20 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
   return x
 
 
-def _zero_beyond(extents: Extents | None, stride: int, x: Array, finer: int) -> Array:
-  return zero_beyond(x, extents, stride // finer)
+# (map, how many times as fine as the output it is) -> which of its cells lie in the image.
+Inside = Callable[[Array, int], Array | None]
+
+
+def _everywhere(x: Array, finer: int) -> None:
+  return None
+
+
+def _inside(extents: Extents | None, stride: int, x: Array, finer: int) -> Array | None:
+  return cells_inside(x, extents, stride // finer)
 
 
 class Bottleneck(nn.Module):
-  """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes.
-
-  `crop(x, finer)` zeroes what lies beyond the image in a map that is `finer` times as fine as
-  the output.
-  """
+  """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes."""
 
   width: int
   stride: int = 1
@@ -88,9 +98,9 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], crop: Callable[[Array, int], Array] = lambda x, _: x
+    self, x: Float[Array, "b h w c"], inside: Inside = _everywhere
   ) -> Float[Array, "b h2 w2 c2"]:
-    def conv(y, features, kernel, stride, name):
+    def conv(y, features, kernel, stride, name, finer=1):
       y = Conv(
         features,
         kernel,
@@ -100,12 +110,13 @@ class Bottleneck(nn.Module):
         dtype=self.dtype,
         name=name,
       )(y)
-      return normalization(self.norm, f"{name}_norm")(y)
+      return normalize(self.norm, f"{name}_norm", y, inside(y, finer))
 
     out = self.expansion * self.width
     first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-    y = nn.relu(conv(x, self.width, 1, first, "conv1"))
-    y = nn.relu(conv(crop(y, second), self.width, 3, second, "conv2"))
+    y = nn.relu(conv(x, self.width, 1, first, "conv1", finer=second))
+    y = zero_outside(y, inside(y, second))
+    y = nn.relu(conv(y, self.width, 3, second, "conv2"))
     y = conv(y, out, 1, 1, "conv3")
     if x.shape[-1] != out or self.stride != 1:
       x = conv(x, out, 1, self.stride, "shortcut")
@@ -125,7 +136,7 @@ class ResStage(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], crop: Callable[[Array, int], Array] = lambda x, _: x
+    self, x: Float[Array, "b h w c"], inside: Inside = _everywhere
   ) -> Float[Array, "b h2 w2 c2"]:
     for i in range(self.blocks):
       stride = self.stride if i == 0 else 1
@@ -137,7 +148,7 @@ class ResStage(nn.Module):
         self.dtype,
         self.stride_in_1x1,
         name=f"block{i}",
-      )(x, crop)
+      )(x, inside)
     return x
 
 
@@ -170,9 +181,10 @@ class ResNet(nn.Module):
       dtype=self.dtype,
       name="stem",
     )(zero_beyond(images, extents, 1))
-    x = nn.relu(normalization(self.norm, "stem_norm")(x))
+    inside = cells_inside(x, extents, 2)
+    x = nn.relu(normalize(self.norm, "stem_norm", x, inside))
     # After the ReLU, zeros are as good as the pool's own padding of -inf.
-    x = max_pool(zero_beyond(x, extents, 2))
+    x = max_pool(zero_outside(x, inside))
     features = {}
     for i, blocks in enumerate(self.stage_blocks):
       stage = ResStage(
@@ -185,6 +197,6 @@ class ResNet(nn.Module):
         self.stride_in_1x1,
         name=f"res{i + 2}",
       )
-      x = stage(x, functools.partial(_zero_beyond, extents, 2 ** (i + 2)))
+      x = stage(x, functools.partial(_inside, extents, 2 ** (i + 2)))
       features[f"res{i + 2}"] = x
     return features

@@ -1,12 +1,24 @@
 """The canvas beyond an image: what makes a larger one change nothing."""
 
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from rkd_jax.structures import Arr
 
 # Where each image of a batch ends for the network, (height, width) in image pixels.
 Extents = Int[Arr, "b 2"]
+
+
+def cells_inside(
+  x: Float[Arr, "b h w c"], extents: Extents | None, stride: int
+) -> Bool[Arr, "b h w 1"] | None:
+  """Which cells of a map of this stride lie at least partly within `extents`; None: all."""
+  if extents is None:
+    return None
+  rows, columns = (
+    jnp.arange(x.shape[axis + 1]) < -(-extents[:, axis, None] // stride) for axis in (0, 1)
+  )
+  return (rows[:, :, None] & columns[:, None, :])[..., None]
 
 
 def zero_beyond(
@@ -17,7 +29,11 @@ def zero_beyond(
   A convolution then sees there what its own padding would give at the border of an image of
   that size.  None keeps everything.
   """
-  if extents is None:
-    return x
-  inside = [jnp.arange(x.shape[axis + 1]) < -(-extents[:, axis, None] // stride) for axis in (0, 1)]
-  return jnp.where((inside[0][:, :, None] & inside[1][:, None, :])[..., None], x, 0)
+  return zero_outside(x, cells_inside(x, extents, stride))
+
+
+def zero_outside(
+  x: Float[Arr, "b h w c"], inside: Bool[Arr, "b h w 1"] | None
+) -> Float[Arr, "b h w c"]:
+  """`x` where `inside` and zero elsewhere; None keeps everything."""
+  return x if inside is None else jnp.where(inside, x, 0)
