@@ -61,7 +61,8 @@ def clip(args):
   c.clip.transformer_heads = 4
   c.clip.transformer_layers = 2
   c.clip.initial_logit_scale = 20.0
-  c.optimizer = common.adamw(learning_rate=6e-3, warmup_steps=100)
+  # With 6e-3 it is a matter of rounding which shapes stay confused: 73 to 87 % of crops right.
+  c.optimizer = common.adamw(learning_rate=3e-3, warmup_steps=100)
   c.data.dir = f"{args.root}/data"
   c.data.name = "shapes_ovd/scenes"
   c.data.caption.split = "clip"

@@ -2,7 +2,7 @@
 
 Splits, after open-vocabulary COCO:
 
-    clip           captioned scenes of 64×64 to train a CLIP on; no boxes
+    clip           captioned scenes of 48×48 to train a CLIP on; no boxes
     train_boxes    boxes of base classes only; novel objects are in view, not annotated
     train_images   captions and the labels found in them; no boxes
     tune           boxes of base and novel classes, to choose settings on
