@@ -8,13 +8,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from configs import common
 from rkd_jax.clip import class_embeddings
+from rkd_jax.convert import detectron2
 from rkd_jax.inputs import examples
 from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs.sources import Record
+from rkd_jax.models.rcnn import abstract_params
 from rkd_jax.train import tasks
+from rkd_jax.train.optimizer import frozen_mask
 from rkd_jax.train.train import Trainer
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -207,3 +211,29 @@ def test_later_stages_start_from_earlier_ones_of_the_same_seed(stage):
   config = demo.get_config(f"{stage},seed=2,root=r")
   assert config.init.checkpoint == f"r/{demo.INITIAL_STAGE[stage]}/seed2"
   assert config.seed == 2
+
+
+_STEM_AND_RES2 = [
+  "stem.conv1",
+  "res2.0.shortcut",
+  *(f"res2.{block}.conv{i}" for block in range(3) for i in (1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(
+  "dataset, backbone, trained", [("coco", "backbone", 60), ("lvis", "backbone.bottom_up", 93)]
+)
+def test_weight_transfer_trains_the_parameters_of_the_reference_optimizer(
+  dataset, backbone, trained
+):
+  """Their number and what is frozen beside the norms, as the reference trainer logs them."""
+  config = _load(f"{dataset}/rkd_ils_weight_transfer.py").get_config()
+  params = abstract_params(config)
+  frozen = traverse_util.flatten_dict(frozen_mask(params, config.frozen), sep="/")
+  names = detectron2.names(params)
+  assert len(names) - sum(frozen.values()) == trained
+  projection = "roi_heads.box_predictor.cls_score.linear"
+  assert {names[path] for path, stop in frozen.items() if stop and ".norm." not in names[path]} == {
+    *(f"{backbone}.{name}.weight" for name in _STEM_AND_RES2),
+    *(f"{projection}.{name}" for name in ("weight", "bias")),
+  }
