@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import sys
 
@@ -7,9 +6,6 @@ import pytest
 
 from rkd_jax.mvit.tokenizer import Tokenizer, pad_rows
 
-needs_tokenizers = pytest.mark.skipif(
-  importlib.util.find_spec("tokenizers") is None, reason="the extra `mvit` is not installed"
-)
 # "Ġ" is how the byte-level encoding writes a space.
 MERGES = ["a l", "al l", "Ġ d", "o g", "Ġd og", "Ġ c", "a t", "Ġc at"]
 
@@ -30,7 +26,6 @@ def ids(files, *tokens):
   return [vocabulary[token] for token in tokens]
 
 
-@needs_tokenizers
 def test_words_keep_their_leading_space_and_rows_their_marks(files):
   tokens = Tokenizer(*files)(["all dog", "cat_dog", "all cat dog"])
   rows = [ids.tolist()[: valid.sum()] for ids, valid in zip(*tokens)]
@@ -41,7 +36,6 @@ def test_words_keep_their_leading_space_and_rows_their_marks(files):
   assert (tokens.ids[~tokens.valid] == 1).all()
 
 
-@needs_tokenizers
 def test_a_query_that_is_too_long_is_named(files):
   tokenizer = Tokenizer(*files, max_length=6)
   assert tokenizer(["all dog dog dog"]).valid.sum() == 6
@@ -49,7 +43,6 @@ def test_a_query_that_is_too_long_is_named(files):
     tokenizer(["all dog dog dog dog"])
 
 
-@needs_tokenizers
 def test_other_files_are_refused(files):
   files[0].write_text(json.dumps({"<s>": 0, "</s>": 1, "<pad>": 2}))
   files[1].write_text("#version: 0.2\n")
