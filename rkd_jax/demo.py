@@ -19,7 +19,7 @@ from etils import epath
 
 from configs import demo as demo_config
 from data.shapes_ovd import shapes_ovd
-from rkd_jax import checksums, report, visualize
+from rkd_jax import checksums, figures, report
 from rkd_jax.checkpoint import latest_step
 from rkd_jax.clip import class_embeddings
 from rkd_jax.clip.load import load_clip
@@ -204,7 +204,7 @@ def similarity_matrices(root: str, seed: int, source: Source, images: int = 128)
     batch = _batch(source, range(images), detector_specs(config)["eval"])
     embeddings[METHODS[stage]] = detector.embed_regions(batch, boxes)[shown]
   return {
-    name: visualize.class_similarities(rows, classes[shown], novel)
+    name: figures.class_similarities(rows, classes[shown], novel)
     for name, rows in embeddings.items()
   }
 

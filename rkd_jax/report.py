@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from rkd_jax import visualize
+from rkd_jax import figures, visualize
 
 METRICS = ("AP50_novel", "AP50_base", "AP50_all")
 _HEADINGS = ("novel", "base", "all")
@@ -124,7 +124,7 @@ def write_report(
     curves: stage to the records of its metrics file (`read_metrics`).
     predictions: one mapping per image, caption to picture (`prediction_row`).
     similarities: model to the matrix of its class-mean region embeddings
-      (`visualize.class_similarities`), CLIP first.
+      (`figures.class_similarities`), CLIP first.
     similarity_names: the classes of these matrices.
     notes: plain-text paragraphs under the table: data, seeds, time.
     curve_keys: the metrics to draw; by default all.
@@ -139,7 +139,7 @@ def write_report(
   if similarities:
     sections.append(_similarities_section(similarities, similarity_names))
   if curves:
-    figure = visualize.curves_figure(curves, curve_keys)
+    figure = figures.curves_figure(curves, curve_keys)
     sections.append(
       _section(
         "Training curves",
@@ -216,7 +216,7 @@ def _similarities_section(similarities: Mapping[str, np.ndarray], names: Sequenc
     f"pattern is to {reference}'s, the better its embedding space has kept the teacher's "
     "relations between classes; r is the correlation of the entries off the diagonal."
   )
-  figure = visualize.similarity_figure(similarities, names)
+  figure = figures.similarity_figure(similarities, names)
   return _section("Region similarities", summary, _image(figure, "similarity matrices", "wide"))
 
 
