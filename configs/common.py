@@ -140,6 +140,10 @@ def detector_data() -> ml_collections.ConfigDict:
   leaves the distillation terms out.  `records` takes only records with 'boxes', 'labels' or
   'pseudo_boxes'.  Box batches show images of rare classes more often if repeat_threshold says so
   (LVIS: 0.001), in one of the forms of `rkd_jax.inputs.repeats`.
+
+  `image.dir` and `image.name` are another data set for the image batches; '' is that of all
+  others.  Its classes must be the same, unless `image.class_embeddings` gives those of its own,
+  which then are the columns of the classifier in image steps.
   """
   return ml_collections.ConfigDict(
     dict(
@@ -163,6 +167,9 @@ def detector_data() -> ml_collections.ConfigDict:
         max_regions=0,
       ),
       image=dict(
+        dir="",
+        name="",
+        class_embeddings="",
         split="train",
         records="",
         batch_size=64,

@@ -45,7 +45,7 @@ from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.examples import BatchSpec, collate, picture_example
 from rkd_jax.inputs.sources import Source, open_source
-from rkd_jax.train.tasks import detector_specs
+from rkd_jax.train.tasks import detector_specs, place
 from rkd_jax.visualize import Picture, draw_detections, png_bytes
 
 RESULTS_FILE = "predictions.json"
@@ -85,10 +85,11 @@ def find_images(pattern: str) -> list[Path]:
 
 def training_source(config: ml_collections.ConfigDict) -> Source | None:
   """The records that the detector was trained on, or None where they are not built here."""
-  data = config.data
-  if not (Path(data.dir) / data.name).is_dir():
+  kinds = config.data.schedule
+  folder, name, split = place(config.data, "box" if "box" in kinds else kinds[0])
+  if not (Path(folder) / name).is_dir():
     return None
-  return open_source(data.dir, data.name, data[data.schedule[0]].split)
+  return open_source(folder, name, split)
 
 
 def class_vocabulary(

@@ -57,6 +57,7 @@ class Batch:
   `sizes` (height, width) says where the picture ends.  The model normalises
   and zeroes the padding on the device, so that padding equals the pixel mean.
   `valid` is False for rows that only fill up the last batch of an evaluation.
+  `image_ids` are the lowest 31 bits of the records' ids: accelerators count in 32.
   """
 
   images: UInt8[Arr, "b h w 3"]
@@ -152,8 +153,10 @@ class Vocabulary:
   """The classes to detect: their text embeddings (rows of T), and which have training boxes.
 
   `image_counts` is the number of training images of each class, for the federated loss.
+  `image_embeddings` are those of image steps, where their classes are others (strict setting).
   """
 
   embeddings: Float[Arr, "c e"]
   has_boxes: Bool[Arr, "c"]
   image_counts: Float[Arr, "c"] | None = None
+  image_embeddings: Float[Arr, "d e"] | None = None

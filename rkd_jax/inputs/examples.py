@@ -18,6 +18,8 @@ from rkd_jax.inputs.sources import Record
 from rkd_jax.ops.masks import pack_polygons, simplify_polygons
 
 KINDS = ("box", "image", "eval", "caption")
+# Of an image's id in a batch; ImageNet's ids are longer.
+_ID_BITS = 2**31 - 1
 Example = structures.Batch | structures.CaptionedImages
 
 
@@ -189,7 +191,7 @@ def _picture(record: Record, image: np.ndarray, spec: BatchSpec, view: transform
     "images": transforms.pad_to_canvas(view.image(image), spec.canvas, _name(record)),
     "sizes": np.array(view.size, np.int32),
     "original_sizes": np.array(view.original, np.int32),
-    "image_ids": np.array(record.image_id, np.int32),
+    "image_ids": np.array(record.image_id & _ID_BITS, np.int32),
     "valid": np.array(True),
   }
 

@@ -42,7 +42,9 @@ def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
         outputs, batch, vocabulary, jax.random.split(rpn_key, count), config
       )
     else:
-      outputs = model.apply(variables, batch, vocabulary.embeddings, method=model.image_step)
+      embeddings = vocabulary.image_embeddings
+      embeddings = vocabulary.embeddings if embeddings is None else embeddings
+      outputs = model.apply(variables, batch, embeddings, method=model.image_step)
       losses = losses_lib.image_losses(outputs, batch, config)
     return losses_lib.total(losses), (losses, model_state)
 

@@ -5,6 +5,7 @@ The loop (train.py) is the same for CLIP and for every stage of the detector.
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,7 +30,15 @@ from rkd_jax.structures import Vocabulary
 from rkd_jax.train.step import Loss, detector_loss
 
 # The fields of a kind of batch in the config that say which records it takes, not their shapes.
-_SELECTION = ("split", "records", "repeat_threshold", "repeat_form")
+_SELECTION = (
+  "dir",
+  "name",
+  "class_embeddings",
+  "split",
+  "records",
+  "repeat_threshold",
+  "repeat_form",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +72,17 @@ def make_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
   raise ValueError(f"task is {config.task!r}; expected 'detector' or 'clip'.")
 
 
+def place(data: ml_collections.ConfigDict, kind: str) -> tuple[str, str, str]:
+  """Folder, data set and split of a kind of batch; `data` is `config.data`."""
+  own = data[kind]
+  return own.get("dir") or data.dir, own.get("name") or data.name, own.split
+
+
 def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source]:
   """The data sources of the kinds that the schedule names, less the records not asked for."""
   data = config.data
   return {
-    kind: select(open_source(data.dir, data.name, data[kind].split), data[kind].get("records", ""))
+    kind: select(open_source(*place(data, kind)), data[kind].get("records", ""))
     for kind in set(data.schedule)
   }
 
@@ -99,27 +114,73 @@ def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabu
   Raises:
     ValueError: no such file, other classes, or another width than the model's.
   """
-  path = config.class_embeddings
+  base = set(source.base)
+  return Vocabulary(
+    embeddings=_class_embeddings(config.class_embeddings, "class_embeddings", source, config),
+    has_boxes=np.array([name in base for name in source.class_names]),
+    image_counts=_image_counts(config.image_counts, source),
+  )
+
+
+def _class_embeddings(
+  path: str, key: str, source: Source, config: ml_collections.ConfigDict
+) -> np.ndarray:
   if not path or not epath.Path(path).exists():
     raise ValueError(
-      f"class_embeddings: there is no file {path!r}. Make one with "
-      "`python -m rkd_jax.clip.embed_classes`, or set config.class_embeddings to a .npy of "
+      f"{key}: there is no file {path!r}. Make one with "
+      f"`python -m rkd_jax.clip.embed_classes`, or set config.{key} to a .npy of "
       f"{len(source.class_names)} rows in the order of the data set's classes."
     )
   embeddings = class_embeddings_lib.load(path, source.class_names).embeddings
   width = config.model.classifier.embedding_dim
   if embeddings.shape[1] != width:
     raise ValueError(
-      f"class_embeddings {path} are {embeddings.shape[1]} wide, "
+      f"{key} {path} are {embeddings.shape[1]} wide, "
       f"model.classifier.embedding_dim is {width}: set it to {embeddings.shape[1]}."
     )
-  base = set(source.base)
-  has_boxes = np.array([name in base for name in source.class_names])
-  return Vocabulary(
-    embeddings=embeddings,
-    has_boxes=has_boxes,
-    image_counts=_image_counts(config.image_counts, source),
-  )
+  return embeddings
+
+
+def training_vocabulary(
+  config: ml_collections.ConfigDict, sources: Mapping[str, Source]
+) -> Vocabulary:
+  """The vocabulary of the box steps, with that of the image steps where it is another.
+
+  Image steps have classes of their own if `data.image.class_embeddings` says so (the strict
+  setting); else their data set must have the classes of the other.
+
+  Raises:
+    ValueError: as `load_vocabulary`, or the classes of the two data sets differ.
+  """
+  main = sources["box"] if "box" in sources else next(iter(sources.values()))
+  vocabulary = load_vocabulary(config, main)
+  if "image" not in sources:
+    return vocabulary
+  path = config.data.image.get("class_embeddings")
+  if path:
+    key = "data.image.class_embeddings"
+    return vocabulary.replace(
+      image_embeddings=_class_embeddings(path, key, sources["image"], config)
+    )
+  _check_same_classes(main, sources["image"])
+  return vocabulary
+
+
+def _check_same_classes(first: Source, second: Source) -> None:
+  pairs = itertools.zip_longest(first.class_names, second.class_names)
+  for number, (a, b) in enumerate(pairs):
+    if a != b:
+      raise ValueError(
+        f"{first.name} and {second.name} have different classes: class {number} is "
+        f"{_named(a)} in the one and {_named(b)} in the other "
+        f"({len(first.class_names)} and {len(second.class_names)} classes). Build them from the "
+        "same list of classes, or give the image steps embeddings of their own classes: "
+        "data.image.class_embeddings."
+      )
+
+
+def _named(name: str | None) -> str:
+  return "missing" if name is None else repr(name)
 
 
 def _image_counts(path: str, source: Source) -> np.ndarray | None:
@@ -149,7 +210,7 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
   model = rcnn.build(config)
   loss_config = config.loss
   sources = open_sources(config)
-  vocabulary = load_vocabulary(config, next(iter(sources.values())))
+  vocabulary = training_vocabulary(config, sources)
   if loss_config.federated_classes and vocabulary.image_counts is None:
     raise ValueError(
       "loss.federated_classes draws classes by their number of training images: set "

@@ -122,6 +122,11 @@ def _one(kind, record=None, **changes):
   return examples.collate([make(record, image, spec, np.random.default_rng(0))])
 
 
+def test_ids_longer_than_31_bits_keep_the_lowest():
+  batch = _one("image", dataclasses.replace(_record(1), image_id=5 * 2**31 + 7))
+  assert batch.image_ids.dtype == np.int32 and batch.image_ids.tolist() == [7]
+
+
 def test_box_batch_holds_ground_truth_without_crowds_and_regions_in_order():
   batch = _one("box")
   record = _record(1)

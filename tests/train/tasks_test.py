@@ -1,0 +1,118 @@
+"""Box steps and image steps with records of two data sets."""
+
+import types
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import common
+from rkd_jax.clip import class_embeddings
+from rkd_jax.structures import Batch, Outputs, PseudoBoxes, Vocabulary
+from rkd_jax.train import tasks
+from rkd_jax.train.step import detector_loss
+
+
+def _source(name, class_names, base=(), image_counts=None):
+  return types.SimpleNamespace(
+    name=name, class_names=class_names, base=base, image_counts=image_counts
+  )
+
+
+@pytest.fixture
+def config(tmp_path):
+  c = common.detector()
+  c.model.classifier.embedding_dim = 2
+  c.class_embeddings = _embeddings(tmp_path / "classes.npz", ("cat", "dog"))
+  return c
+
+
+def _embeddings(path, names):
+  rows = np.arange(2 * len(names), dtype=np.float32).reshape(-1, 2) + 1
+  class_embeddings.save(path, names, class_embeddings.TEMPLATE, rows)
+  return str(path)
+
+
+def test_image_steps_may_read_another_data_set():
+  data = common.detector_data()
+  data.update(dir="a", name="lvis_ovd/rkd")
+  assert tasks.place(data, "image") == ("a", "lvis_ovd/rkd", "train")
+  data.image.name = "imagenet_lvis/rkd"
+  assert tasks.place(data, "image") == ("a", "imagenet_lvis/rkd", "train")
+  data.image.dir = "b"
+  assert tasks.place(data, "image") == ("b", "imagenet_lvis/rkd", "train")
+  assert tasks.place(data, "box") == ("a", "lvis_ovd/rkd", "train")
+  assert tasks.place(data, "eval") == ("a", "lvis_ovd/rkd", "validation")
+
+
+@pytest.mark.parametrize("order", [("box", "image"), ("image", "box")])
+def test_counts_and_base_classes_are_those_of_the_boxes(config, order):
+  found = {
+    "box": _source("boxes/train", ("cat", "dog"), base=("dog",), image_counts=(3, 5)),
+    "image": _source("images/train", ("cat", "dog"), base=("cat", "dog")),
+  }
+  vocabulary = tasks.training_vocabulary(config, {kind: found[kind] for kind in order})
+  assert vocabulary.has_boxes.tolist() == [False, True]
+  assert vocabulary.image_counts.tolist() == [3, 5]
+  assert vocabulary.image_embeddings is None
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    (("dog", "cat"), r"boxes/train and images/train.*class 0 is 'cat' in the one and 'dog' in the"),
+    (("cat",), r"class 1 is 'dog' in the one and missing in the other \(2 and 1 classes\)"),
+    (("cat", "dog", "emu"), r"class 2 is missing in the one and 'emu' in the other"),
+  ],
+)
+def test_other_classes_are_refused(config, names, message):
+  sources = {"box": _source("boxes/train", ("cat", "dog")), "image": _source("images/train", names)}
+  with pytest.raises(ValueError, match=message):
+    tasks.training_vocabulary(config, sources)
+
+
+def test_image_steps_may_have_classes_of_their_own(config, tmp_path):
+  names = ("emu", "fox", "gnu")
+  sources = {"box": _source("boxes/train", ("cat", "dog")), "image": _source("images/train", names)}
+  config.data.image.class_embeddings = _embeddings(tmp_path / "own.npz", names)
+  vocabulary = tasks.training_vocabulary(config, sources)
+  assert vocabulary.embeddings.shape == (2, 2)
+  assert vocabulary.image_embeddings.tolist() == [[1, 2], [3, 4], [5, 6]]
+  config.data.image.class_embeddings = config.class_embeddings
+  with pytest.raises(ValueError, match=r"classes\.npz"):
+    tasks.training_vocabulary(config, sources)
+  config.data.image.class_embeddings = "nowhere.npz"
+  with pytest.raises(ValueError, match=r"data\.image\.class_embeddings: there is no file"):
+    tasks.training_vocabulary(config, sources)
+
+
+@pytest.mark.parametrize("own", [None, np.ones((5, 2), np.float32)])
+def test_the_columns_of_an_image_step_are_its_classes(own):
+  vocabulary = Vocabulary(np.ones((3, 2), np.float32), np.ones(3, bool), image_embeddings=own)
+  seen = []
+
+  class Model:
+    image_step = "image_step"
+
+    def apply(self, variables, batch, embeddings, method):
+      seen.append((method, embeddings.shape))
+      logits = jax.numpy.zeros((1, 1, len(embeddings) + 1))
+      return Outputs(pseudo_box_logits=logits)
+
+  batch = Batch(
+    images=np.zeros((1, 8, 8, 3), np.uint8),
+    sizes=np.array([[8, 8]]),
+    original_sizes=np.array([[8, 8]]),
+    image_ids=np.array([1]),
+    valid=np.array([True]),
+    pseudo_boxes=PseudoBoxes(
+      boxes=np.ones((1, 1, 4), np.float32), classes=np.array([[2]]), valid=np.array([[True]])
+    ),
+  )
+  loss = detector_loss(Model(), ml_collections.ConfigDict({"ils": {"weight": 1.0}}))
+  batch = jax.tree.map(jax.numpy.asarray, batch)
+  value, _ = loss({}, {}, vocabulary, batch, jax.random.key(0), "image")
+  columns = 3 if own is None else 5
+  assert seen == [("image_step", (columns, 2))]
+  np.testing.assert_allclose(value, (columns + 1) * np.log(2), rtol=1e-6)
