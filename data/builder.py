@@ -1,81 +1,54 @@
-"""What the builders of COCO-format data sets share: splits, records, the index, the command line.
+"""What the builders share: records of splits, the index beside them, the command line.
 
 A builder (`data/<name>/<name>.py`) says which files make its splits and which boxes and labels
 are kept; the rest is here.
 """
 
 import argparse
-import dataclasses
-import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
 from data import schema
-from data.coco_json import annotations
 from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.teachers import TeacherReader
 
 CONFIGS = ("plain", "rkd")
 
+_Entry = TypeVar("_Entry")
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """One split, read and checked; `examples` decodes the images.
+
+class Split(Protocol):
+  """One split, its files read and checked; `examples` decodes the images.
 
   Attributes:
-    content: what its JSON says.
-    kept: names of the classes whose boxes are stored.
-    images: those of `content` that are stored.
-    captions: image id -> captions; images may be missing.
-    labels: image id -> image-level labels (classes).
-    federated: store LVIS' negative and not exhaustive classes of each image.
-    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+    class_names: in the order of their numbers.
+    has_polygons: whether any object has one.
+    federated: whether LVIS' negative and not exhaustive classes of each image are stored.
   """
 
-  content: annotations.Annotations
-  kept: Sequence[str]
-  images: Sequence[annotations.AnnotatedImage]
-  captions: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
-  labels: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
-  federated: bool = False
-  skip_bad_images: bool = False
+  class_names: Sequence[str]
+  has_polygons: bool
+  federated: bool
 
-  @functools.cached_property
-  def _is_kept(self) -> np.ndarray:
-    kept = set(self.kept)
-    return np.array([name in kept for name in self.content.class_names])
+  def describe(self, name: str) -> list[str]:
+    """What the split `name` holds, in lines for people."""
 
-  def keep(self, image: annotations.AnnotatedImage) -> np.ndarray:
-    """Which objects of an image are stored."""
-    return self._is_kept[image.classes]
-
-  def num_boxes(self) -> dict[str, int]:
-    """Class name -> number of boxes that are kept, crowds included."""
-    names = self.content.class_names
-    classes = np.concatenate([np.zeros(0, np.int64), *(i.classes for i in self.images)])
-    counts = np.bincount(classes, minlength=len(names)) * self._is_kept
-    return {name: int(count) for name, count in zip(names, counts) if count}
-
-  def image_counts(self) -> list[int]:
-    """The number of images with a box that is kept, of each class."""
-    found = [np.unique(image.classes[self.keep(image)]) for image in self.images]
-    classes = np.concatenate([np.zeros(0, np.int64), *found])
-    return np.bincount(classes, minlength=len(self.content.class_names)).tolist()
+  def image_counts(self) -> list[int] | None:
+    """The number of images with a box that is kept, of each class; None where none has boxes."""
 
   def examples(
     self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
   ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """TFDS examples in the order of the JSON, with their positions as keys.
+    """TFDS examples in the order of the files, with their positions as keys.
 
     Args:
       embedding_dim: width D of `regions/clip_embeddings`.
@@ -83,78 +56,49 @@ class Split:
       teacher: results by image id.
 
     Raises:
-      ValueError: an image is missing, damaged, or of another size than the JSON says, or
-        no image is left; the teachers' results of an image are missing.
+      ValueError: an image is missing or damaged, or none is left; the teachers' results of an
+        image are missing.
     """
-    path, skipped = self.content.path, 0
-    bar = tqdm(self.images, f"reading {path.name}", unit=" images")
-    # TFDS stores records by ascending key: positions keep the order of the JSON.
-    for position, image in enumerate(bar):
-      try:
-        data = _read_image(image, path)
-      except transforms.BadImageError as error:
-        if not self.skip_bad_images:
-          raise
-        skipped += 1
-        logging.warning("Skipped bad image (%d so far): %s", skipped, error)
-        continue
-      results = None if teacher is None else teacher[image.image_id]
-      yield position, self._example(image, data, embedding_dim, polygons, results)
-    if skipped == len(self.images):
-      raise ValueError(f"{path}: none of its {skipped} images can be decoded.")
-
-  def _example(
-    self,
-    image: annotations.AnnotatedImage,
-    data: bytes,
-    embedding_dim: int,
-    polygons: bool,
-    teacher: dict | None,
-  ) -> dict[str, Any]:
-    keep = self.keep(image)
-    return schema.encode_record(
-      image=data,
-      image_id=image.image_id,
-      filename=image.filename,
-      height=image.height,
-      width=image.width,
-      boxes=image.boxes[keep],
-      classes=image.classes[keep],
-      object_ids=image.object_ids[keep],
-      areas=image.areas[keep],
-      is_crowd=image.is_crowd[keep],
-      captions=self.captions.get(image.image_id, ()),
-      labels=self.labels.get(image.image_id, ()),
-      teacher=teacher,
-      embedding_dim=embedding_dim,
-      polygons=[image.polygons[i] for i in np.flatnonzero(keep)] if polygons else None,
-      federated={name: getattr(image, name) for name in schema.FEDERATED}
-      if self.federated
-      else None,
-    )
 
 
-def _read_image(image: annotations.AnnotatedImage, json_path: Path) -> bytes:
-  """The encoded bytes of an image, which has been decoded once to see that it is whole."""
-  name = f"{image.path} (image id {image.image_id} of {json_path})"
-  try:
-    data = image.path.read_bytes()
-  except OSError as error:
-    raise ValueError(
-      f"Cannot read {name}: {error.strerror}. The name is taken relative to the folder of "
-      "images: check that folder, or remove the image from the JSON."
-    ) from error
-  height, width = transforms.decode_image(data, name).shape[:2]
-  if (height, width) != (image.height, image.width):
-    raise ValueError(
-      f"{name} is {width} x {height} (width x height, upright as its EXIF orientation asks), but "
-      f"the JSON says {image.width} x {image.height}: the boxes would be wrong. Use the images "
-      "that were annotated, or correct the JSON."
-    )
-  return data
+def examples_of(
+  entries: Iterable[_Entry],
+  make: Callable[[_Entry], dict[str, Any]],
+  *,
+  total: int,
+  source: str,
+  skip_bad_images: bool,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """The example of each entry, with its position as key, behind a progress bar.
+
+  Args:
+    entries: one per image; only one at a time is held.
+    make: entry -> example; decodes the image.
+    total: number of entries.
+    source: the file or folder they come from.
+    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+
+  Raises:
+    ValueError: of `make`; or every image is left out.
+  """
+  skipped = taken = 0
+  # TFDS stores records by ascending key: positions keep the order.
+  for position, entry in enumerate(tqdm(entries, f"reading {source}", total, unit=" images")):
+    taken += 1
+    try:
+      example = make(entry)
+    except transforms.BadImageError as error:
+      if not skip_bad_images:
+        raise
+      skipped += 1
+      logging.warning("Skipped bad image (%d so far): %s", skipped, error)
+      continue
+    yield position, example
+  if skipped == taken:
+    raise ValueError(f"{source}: none of its {taken} images can be decoded.")
 
 
-class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Base of the builders: records of some splits, and their indices beside the shards."""
 
   BUILDER_CONFIGS = [
@@ -178,7 +122,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     """Takes splits that have been read; images are read by `download_and_prepare`.
 
     Args:
-      splits: `train`, and perhaps `validation`.
+      splits: `train`, `validation`, or both; of the same classes.
       base: classes to train on.
       novel: classes that are only evaluated.
       settings: what the splits were made from, as JSON values.
@@ -199,9 +143,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       )
     self.splits = dict(splits)
     # Files of boxes alone must not look like objects whose masks are empty.
-    self._polygons = any(
-      own for split in splits.values() for image in split.content.images for own in image.polygons
-    )
+    self._polygons = any(split.has_polygons for split in splits.values())
     self._teacher = TeacherReader(teachers, "train", embedding_dim) if rkd else None
     self._embedding_dim = embedding_dim
     self._base, self._novel = tuple(base), tuple(novel)
@@ -222,17 +164,7 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     """What the splits hold, and how that compares to the official files, for people."""
     lines = list(self._totals)
     for name, split in self.splits.items():
-      counts = split.num_boxes()
-      boxed = sum(bool(split.keep(image).any()) for image in split.images)
-      labelled = sum(bool(split.labels.get(image.image_id)) for image in split.images)
-      lines.append(
-        f"{name}: {len(split.images)} images, {boxed} with boxes, {labelled} with labels; "
-        f"{sum(counts.values())} boxes of {len(counts)} classes: {_shortened(counts)}"
-      )
-      lines += [f"{name}: {count} {what}" for what, count in split.content.repairs.items()]
-      missing = [label for label in (*self._base, *self._novel) if label not in counts]
-      if name == "validation" and missing:
-        lines.append(f"{name}: no box of {len(missing)} classes: {missing[:20]}")
+      lines += split.describe(name)
     return "\n".join(lines)
 
   def check(self):
@@ -242,20 +174,21 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         pass
 
   def _info(self) -> tfds.core.DatasetInfo:
-    train = self.splits["train"]
-    names = train.content.class_names
+    first = next(iter(self.splits.values()))
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
-      features=schema.features(names, self._embedding_dim, self._polygons, train.federated),
+      features=schema.features(
+        first.class_names, self._embedding_dim, self._polygons, first.federated
+      ),
       metadata=schema.metadata(
-        names,
+        first.class_names,
         self._base,
         self._novel,
         ["validation"],
         self._embedding_dim,
         self._settings,
-        image_counts=train.image_counts(),
+        image_counts=self.splits["train"].image_counts() if "train" in self.splits else None,
         frequencies=self._frequencies,
       ),
       disable_shuffling=True,
@@ -284,21 +217,6 @@ class CocoFormatBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       )
       yield key, example
     index_lib.save(self.data_dir, split, index_lib.make(rows))
-
-
-def _shortened(counts: Mapping[str, int], most: int = 100) -> str:
-  if len(counts) <= most:
-    return str(dict(counts))
-  few = sorted(counts.items(), key=lambda item: -item[1])[:5]
-  return ", ".join(f"{name} {count}" for name, count in few) + ", ..."
-
-
-def images_with_boxes(
-  content: annotations.Annotations, names: Sequence[str]
-) -> list[annotations.AnnotatedImage]:
-  """The images with an object, crowds included, of one of the classes."""
-  wanted = np.array([name in set(names) for name in content.class_names])
-  return [image for image in content.images if wanted[image.classes].any()]
 
 
 def compared(
@@ -338,7 +256,7 @@ def checked_limit(limit: int | None) -> int | None:
   return limit
 
 
-def prepare(builder: CocoFormatBuilder) -> CocoFormatBuilder:
+def prepare(builder: RecordBuilder) -> RecordBuilder:
   """Stores the records, unless they are there with the same settings.
 
   Raises:
@@ -378,9 +296,7 @@ def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
   return {name: getattr(args, name) for name in names}
 
 
-def run(
-  parser: argparse.ArgumentParser, make: Callable[[], CocoFormatBuilder], dry_run: bool
-) -> None:
+def run(parser: argparse.ArgumentParser, make: Callable[[], RecordBuilder], dry_run: bool) -> None:
   """Builds or checks, prints what there is, and ends with a message at the first problem."""
   try:
     builder = make()

@@ -19,13 +19,13 @@ TRIANGLE = [4.25, 5.5, 24.75, 5.5, 24.75, 30.01]
 SQUARE = [30, 4, 50, 4, 50, 24, 30, 24]
 
 
-def write_image(path: Path, mode: str = "RGB") -> None:
-  """A JPEG of noise that differs from file to file."""
+def write_image(path: Path, mode: str = "RGB", format: str = "JPEG") -> None:
+  """An image of noise that differs from file to file."""
   path.parent.mkdir(parents=True, exist_ok=True)
   channels = {"RGB": (3,), "L": (), "CMYK": (4,)}[mode]
   rng = np.random.default_rng(sum(path.name.encode()))
   pixels = rng.integers(0, 256, (HEIGHT, WIDTH, *channels), np.uint8)
-  Image.fromarray(pixels, mode).save(path, "JPEG")
+  Image.fromarray(pixels, mode).save(path, format)
 
 
 def _image(number: int, folder: str) -> dict:
@@ -113,8 +113,13 @@ def write_coco(root: Path) -> None:
     write_image(root / f"val2017/{number:012}.jpg")
 
 
-# Name, frequency, and in how many training images of `write_lvis`.
-LVIS_CLASSES = (("aerosol_can", "c", 1), ("bat_(animal)", "r", 1), ("cat", "f", 2), ("zoo", "f", 0))
+# Name, frequency, in how many training images of `write_lvis`, and the synset.
+LVIS_CLASSES = (
+  ("aerosol_can", "c", 1, "aerosol.n.02"),
+  ("bat_(animal)", "r", 1, "bat.n.01"),
+  ("cat", "f", 2, "cat.n.01"),
+  ("zoo", "f", 0, "menagerie.n.02"),
+)
 
 
 def write_lvis(root: Path, coco: Path) -> None:
@@ -130,11 +135,11 @@ def write_lvis(root: Path, coco: Path) -> None:
       "frequency": frequency,
       "image_count": count,
       "instance_count": count,
-      "synset": f"{name}.n.01",
+      "synset": synset,
       "synonyms": [name],
       "def": "a thing",
     }
-    for number, (name, frequency, count) in enumerate(LVIS_CLASSES, start=1)
+    for number, (name, frequency, count, synset) in enumerate(LVIS_CLASSES, start=1)
   ]
 
   def image(number, folder, negative, not_exhaustive):

@@ -8,10 +8,12 @@ import importlib
 import jax
 import numpy as np
 import official_files
+import official_imagenet
 import pytest
 
 from data import builder
 from data.coco_ovd.coco_ovd import CocoOvd
+from data.imagenet_lvis.imagenet_lvis import ImagenetLvis
 from data.lvis_ovd.lvis_ovd import LvisOvd
 from rkd_jax.checkpoint import Checkpointer
 from rkd_jax.clip import class_embeddings
@@ -28,21 +30,26 @@ ROWS = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_ils_wei
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-  """Both data sets, plain and with the results of an invented teacher, and class embeddings."""
+  """All data sets, plain and with the results of an invented teacher, and class embeddings."""
   path = tmp_path_factory.mktemp("published")
   official_files.write_coco(path / "coco")
   official_files.write_lvis(path / "lvis", path / "coco")
+  official_imagenet.write_wordnet(path)
+  official_imagenet.write_imagenet(path / "imagenet")
+  lvis = {"lvis": path / "lvis"}
+  imagenet = {"imagenet": path / "imagenet", "wordnet": path / "dict/index.noun"}
   builders = {
-    "coco": (CocoOvd, {"coco": path / "coco"}),
-    "lvis": (LvisOvd, {"coco": path / "coco", "lvis": path / "lvis"}),
+    "coco": ((CocoOvd, {"coco": path / "coco"}),),
+    "lvis": ((ImagenetLvis, lvis | imagenet), (LvisOvd, {"coco": path / "coco"} | lvis)),
   }
-  for name, (make, files) in builders.items():
-    common = {"data_dir": path / name / "data", "embedding_dim": DIM, **files}
-    builder.prepare(make(config="plain", **common))
-    source = open_source(path / name / "data", f"{name}_ovd/plain", "train")
-    teachers = path / name / "teachers"
-    _invent_teacher(teachers, source)
-    builder.prepare(make(config="rkd", teachers=teachers, **common))
+  for name, data_sets in builders.items():
+    for make, files in data_sets:
+      common = {"data_dir": path / name / "data", "embedding_dim": DIM, **files}
+      plain = builder.prepare(make(config="plain", **common))
+      source = open_source(path / name / "data", f"{plain.name}/plain", "train")
+      teachers = path / name / "teachers" / plain.name
+      _invent_teacher(teachers, source)
+      builder.prepare(make(config="rkd", teachers=teachers, **common))
     rows = np.random.default_rng(0).normal(size=(len(source.class_names), DIM)).astype(np.float32)
     file = path / name / "class_embeddings.npz"
     class_embeddings.save(file, source.class_names, class_embeddings.TEMPLATE, rows)
@@ -52,7 +59,7 @@ def root(tmp_path_factory):
 
 
 def _invent_teacher(folder, source):
-  """Two regions and one pseudo box of each image."""
+  """Two regions of each image, and a pseudo box for its first label."""
   with TeacherWriter(folder, "train", DIM, {}) as writer:
     for record in source:
       rng = np.random.default_rng(record.image_id)
@@ -62,9 +69,9 @@ def _invent_teacher(folder, source):
           "regions/boxes": np.array([[4, 4, 30, 30], [20, 10, 50, 36]], np.float32),
           "regions/scores": np.ones(2, np.float32),
           "regions/clip_embeddings": rng.normal(size=(2, DIM)).astype(np.float32),
-          "pseudo_boxes/boxes": np.array([[5, 5, 40, 30]], np.float32),
-          "pseudo_boxes/labels": np.array([2]),
-          "pseudo_boxes/scores": np.ones(1, np.float32),
+          "pseudo_boxes/boxes": np.array([[5, 5, 40, 30]], np.float32)[: len(record.labels)],
+          "pseudo_boxes/labels": record.labels[:1].astype(np.int64),
+          "pseudo_boxes/scores": np.ones(min(1, len(record.labels)), np.float32),
         },
       )
 
@@ -116,20 +123,29 @@ def test_every_row_finds_its_records(root, dataset, row):
   assert (batches["box"].regions is not None) == ("rkd" in row)
   assert (batches["box"].ground_truth.vertices is not None) == (dataset == "lvis")
   if "ils" in row:
-    assert batches["image"].pseudo_boxes.valid.any()
+    pseudo = batches["image"].pseudo_boxes
+    assert pseudo.valid.any(axis=1).all()
+    if dataset == "lvis":
+      assert set(pseudo.classes.ravel()) <= {1, 2} and pseudo.valid.shape == (2, 1)
+      assert len(task.sources["image"]) == 5
+      assert task.sources["image"].name == "imagenet_lvis/rkd/train"
+      assert task.constants.image_counts.tolist() == [1, 0, 2, 0]
 
 
-def test_a_row_with_masks_trains_and_is_evaluated(root, tmp_path):
-  config = _config(root, "lvis", "base")
+def test_box_steps_with_masks_and_image_steps_on_imagenet_train_and_are_evaluated(root, tmp_path):
+  config = _config(root, "lvis", "rkd_ils")
   task = make_task(config, "")
   trainer = Trainer(config, task, jax.devices()[:1])
   sampler = make_sampler(0, config.data.schedule, task.sources, task.specs, task.repeats)
   state = trainer.create(0)
-  before = jax.device_get(state.params)
+  before, found = jax.device_get(state.params), {}
   for _, kind, batch in train_batches(task.sources, task.specs, sampler, 0, 2):
     state, metrics = trainer.step(state, batch, kind)
     assert all(np.isfinite(value) for value in metrics.values()), metrics
-    assert {"mask", "cls", "rpn_cls"} < set(metrics)
+    found[kind] = set(metrics) - {"loss", "update_norm"}
+  shared = {"rkd_l1", "rkd_irm"}
+  assert found["box"] == {"rpn_cls", "rpn_box", "cls", "box", "mask"} | shared
+  assert found["image"] == {"pms"} | shared
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
   assert int(state.step) == 2 and any(jax.tree.leaves(moved["mask_head"]))
 

@@ -5,8 +5,9 @@
 Arguments (`base.py:root=DIR,seed=1`): root, under which the records (root/data), the class
 embeddings (root/class_embeddings.npz, 512 wide, CLIP ViT-B/32) and the other rows lie; seed.
 `python -m data.lvis_ovd.lvis_ovd --data_dir=root/data --lvis=FOLDER --coco=FOLDER` builds the
-records, which also say how many training images each class has.  The run starts from
-`root/imagenet`, the ImageNet R-50 of MSRA made by `rkd_jax.convert`.
+records, which also say how many training images each class has; rows with ILS read
+`data.imagenet_lvis` as well, in the same folder.  The run starts from `root/imagenet`, the
+ImageNet R-50 of MSRA made by `rkd_jax.convert`.
 
 Published (mask APr / APc / APf / AP on LVIS v1 val): 12.2 / 19.4 / 26.4 / 20.9.  The original took
 4.5 hours on 8 A100 (16 images a step, 11 images/s each); not timed here.
@@ -62,9 +63,12 @@ def add_rkd(c):
 
 
 def add_ils(c):
-  """Image steps of 64 ImageNet images at 400 pixels, one label each, as many as box steps."""
-  c.data.name = "lvis_ovd/rkd"
+  """Image steps of 64 ImageNet images at 400 pixels, one label each.
+
+  The original draws images 1:4 in batches of 2 and 8 per GPU: as many image steps as box steps.
+  """
   c.data.schedule = ("box", "image")
+  c.data.image.name = "imagenet_lvis/rkd"
   # The original's sampler over both data sets, which keeps the images without boxes.
   c.data.box.update(records="", repeat_form="fractional")
   c.data.image.records = "pseudo_boxes"

@@ -333,6 +333,15 @@ def load_categories(json_path: str | os.PathLike) -> dict[int, str]:
   return _categories(_category_list(path), path)
 
 
+def load_category_entries(json_path: str | os.PathLike) -> tuple[Mapping[str, Any], ...]:
+  """The whole entries of 'categories' by ascending id; else as for `load_class_names`."""
+  path = Path(json_path)
+  content = _category_list(path)
+  order = _categories(content, path)
+  by_id = {entry["id"]: entry for entry in content["categories"]}
+  return tuple(by_id[category_id] for category_id in order)
+
+
 def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
   """Image id -> file name, in the order of the file; nothing else of its images is looked at.
 
@@ -355,15 +364,13 @@ def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
   Raises:
     ValueError: as `load_class_names`, or a category has none.
   """
-  path = Path(json_path)
-  content = _category_list(path)
-  order = list(_categories(content, path))
-  synonyms = {}
-  for entry in content["categories"]:
-    names = entry.get("synonyms")
-    where = f"{path}: category {entry['id']} ({entry['name']})"
-    synonyms[entry["id"]] = check_texts(names, f"{where}: 'synonyms'")
-  return tuple(synonyms[category_id] for category_id in order)
+  return tuple(
+    check_texts(
+      entry.get("synonyms"),
+      f"{json_path}: category {entry['id']} ({entry['name']}): 'synonyms'",
+    )
+    for entry in load_category_entries(json_path)
+  )
 
 
 def check_texts(texts: Any, where: str) -> tuple[str, ...]:

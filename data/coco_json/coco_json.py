@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 
 from data import builder
 from data.coco_json import annotations
+from data.coco_json.split import AnnotatedSplit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _split(
   kept: Sequence[str],
   limit: int | None,
   skip_bad_images: bool,
-) -> builder.Split:
+) -> AnnotatedSplit:
   """The first `limit` images with their captions, and labels from captions and tags."""
   images = content.images[:limit]
   captions = annotations.load_captions(files.captions, content) if files.captions else {}
@@ -59,10 +60,10 @@ def _split(
     own = captions.get(image.image_id, ())
     names = {*tags.get(image.image_id, ()), *annotations.named_in(own, content.class_names)}
     labels[image.image_id] = [i for i, name in enumerate(content.class_names) if name in names]
-  return builder.Split(content, kept, images, captions, labels, skip_bad_images=skip_bad_images)
+  return AnnotatedSplit(content, kept, images, captions, labels, skip_bad_images=skip_bad_images)
 
 
-class CocoJson(builder.CocoFormatBuilder):
+class CocoJson(builder.RecordBuilder):
   """A folder of images with COCO-format JSON; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.1.0")
@@ -88,7 +89,7 @@ class CocoJson(builder.CocoFormatBuilder):
       limit: only the first so many images of each split.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.CocoFormatBuilder`.
+        `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files, the class lists or the teachers' results.

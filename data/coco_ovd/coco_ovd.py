@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 
 from data import builder
 from data.coco_json import annotations
+from data.coco_json.split import AnnotatedSplit, images_with_boxes
 from data.coco_ovd import tags, vocabulary
 
 TRAIN_JSON = "annotations/instances_train2017.json"
@@ -38,7 +39,7 @@ OFFICIAL = {
 }
 
 
-class CocoOvd(builder.CocoFormatBuilder):
+class CocoOvd(builder.RecordBuilder):
   """Open-vocabulary COCO; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -58,7 +59,7 @@ class CocoOvd(builder.CocoFormatBuilder):
       limit: only the first so many images of each split.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.CocoFormatBuilder`.
+        `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files or the teachers' results.
@@ -69,8 +70,8 @@ class CocoOvd(builder.CocoFormatBuilder):
     train = _load(folder / TRAIN_JSON, folder / "train2017")
     validation = _load(folder / VALIDATION_JSON, folder / "val2017")
     captions = annotations.load_captions(folder / CAPTIONS_JSON, train, strip=False)
-    boxed = builder.images_with_boxes(train, base)
-    evaluated = builder.images_with_boxes(validation, (*base, *novel))
+    boxed = images_with_boxes(train, base)
+    evaluated = images_with_boxes(validation, (*base, *novel))
 
     images = train.images[:limit]
     numbers = {name: number for number, name in enumerate(train.class_names)}
@@ -81,10 +82,10 @@ class CocoOvd(builder.CocoFormatBuilder):
     }
     stripped = {key: [caption.strip() for caption in own] for key, own in captions.items()}
     splits = {
-      "train": builder.Split(
+      "train": AnnotatedSplit(
         train, base, images, stripped, labels, skip_bad_images=skip_bad_images
       ),
-      "validation": builder.Split(
+      "validation": AnnotatedSplit(
         validation, (*base, *novel), evaluated[:limit], skip_bad_images=skip_bad_images
       ),
     }

@@ -24,6 +24,8 @@ import tensorflow_datasets as tfds
 
 from data import builder
 from data.coco_json import annotations
+from data.coco_json.split import AnnotatedSplit
+from data.lvis_ovd.classes import of_categories
 
 TRAIN_JSON = "lvis_v1_train.json"
 VALIDATION_JSON = "lvis_v1_val.json"
@@ -39,7 +41,7 @@ OFFICIAL = {
 }
 
 
-class LvisOvd(builder.CocoFormatBuilder):
+class LvisOvd(builder.RecordBuilder):
   """Open-vocabulary LVIS v1; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -61,7 +63,7 @@ class LvisOvd(builder.CocoFormatBuilder):
       limit: only the first so many images of each split.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.CocoFormatBuilder`.
+        `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files or the teachers' results.
@@ -72,16 +74,14 @@ class LvisOvd(builder.CocoFormatBuilder):
       annotations.load_annotations(folder / name, coco, lvis=True, repair=True)
       for name in (TRAIN_JSON, VALIDATION_JSON)
     )
-    frequencies = _frequencies(train)
+    classes = of_categories(train.categories, train.path)
     if validation.class_names != train.class_names:
       raise ValueError(f"{validation.path} has other categories than {train.path}.")
-    novel = [name for name, f in zip(train.class_names, frequencies) if f == "r"]
-    base = [name for name, f in zip(train.class_names, frequencies) if f != "r"]
     splits = {
-      "train": builder.Split(
-        train, base, train.images[:limit], federated=True, skip_bad_images=skip_bad_images
+      "train": AnnotatedSplit(
+        train, classes.base, train.images[:limit], federated=True, skip_bad_images=skip_bad_images
       ),
-      "validation": builder.Split(
+      "validation": AnnotatedSplit(
         validation,
         train.class_names,
         validation.images[:limit],
@@ -93,8 +93,8 @@ class LvisOvd(builder.CocoFormatBuilder):
       TRAIN_JSON: {
         "images": len(train.images),
         "annotations": _num_objects(train),
-        "rare classes": len(novel),
-        "common and frequent classes": len(base),
+        "rare classes": len(classes.novel),
+        "common and frequent classes": len(classes.base),
       },
       VALIDATION_JSON: {
         "images": len(validation.images),
@@ -108,27 +108,13 @@ class LvisOvd(builder.CocoFormatBuilder):
     }
     super().__init__(
       splits=splits,
-      base=base,
-      novel=novel,
+      base=classes.base,
+      novel=classes.novel,
       settings=settings,
-      frequencies=frequencies,
+      frequencies=classes.frequencies,
       totals=builder.compared(counted, OFFICIAL),
       **kwargs,
     )
-
-
-def _frequencies(content: annotations.Annotations) -> list[str]:
-  """'r', 'c' or 'f' of each class; ValueError naming the category that lacks it."""
-  frequencies = []
-  for entry in content.categories:
-    frequency = entry.get("frequency")
-    if frequency not in ("r", "c", "f"):
-      raise ValueError(
-        f"{content.path}: category {entry['id']} ({entry['name']}) has frequency {frequency!r}, "
-        "expected 'r', 'c' or 'f': use the official LVIS v1 file."
-      )
-    frequencies.append(frequency)
-  return frequencies
 
 
 def _num_objects(content: annotations.Annotations) -> int:

@@ -1,0 +1,143 @@
+"""TFDS builder of ImageNet-LVIS: the images of ImageNet-21K whose synset is a class of LVIS v1.
+
+    python -m data.imagenet_lvis.imagenet_lvis --data_dir=DIR --lvis=FOLDER --imagenet=FOLDER \\
+      --wordnet=FILE [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run] [--skip_bad_images]
+
+The LVIS folder holds lvis_v1_val.json, whose categories name their synsets ('dog.n.01'); the
+ImageNet folder holds for each synset a folder nXXXXXXXX or an archive nXXXXXXXX.tar, which is read
+in place; the file is index.noun of WordNet 3.0 (folder `dict` of its release), which says which
+synset is the nth sense of a lemma.  Classes whose synset WordNet or the ImageNet folder lack have
+no images; they are counted.
+
+Split `train` has the classes of lvis_ovd in the same order, as base and novel ones, and the images
+with the class of their synset as image-level label.  There are no boxes: ILS trains on pseudo
+boxes (`data.image.name`), which config `rkd` (--config=rkd --teachers=FOLDER) joins by image id
+from what `rkd_jax.precompute --pseudo_box_threshold=0` made from `plain`.  Image ids are
+the number of the synset * 10**7 + the number in the file name: n01440764_10026.JPEG is
+14407640010026.
+Everything is checked before it is stored; --dry_run checks and stores nothing.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data import builder
+from data.imagenet_lvis import synsets
+from data.imagenet_lvis.wordnet import load_senses, offset_of
+from data.lvis_ovd.classes import load_synsets
+from data.lvis_ovd.lvis_ovd import VALIDATION_JSON
+
+# Classes of LVIS with images in the ImageNet-21K of autumn 2011.
+OFFICIAL = {"synsets with images": 997}
+
+
+class ImagenetLvis(builder.RecordBuilder):
+  """Images of ImageNet-21K with the classes of LVIS v1; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(
+    self,
+    *,
+    lvis: str | os.PathLike,
+    imagenet: str | os.PathLike,
+    wordnet: str | os.PathLike,
+    limit: int | None = None,
+    skip_bad_images: bool = False,
+    **kwargs: Any,
+  ):
+    """Reads the JSON and WordNet, and lists the images; `download_and_prepare` reads them.
+
+    Args:
+      lvis: the folder of lvis_v1_val.json.
+      imagenet: the folder of ImageNet-21K.
+      wordnet: index.noun of WordNet 3.0.
+      limit: only the first so many images.
+      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
+        `data.builder.RecordBuilder`.
+
+    Raises:
+      ValueError: a problem with the files or the teachers' results, or ImageNet has no images of
+        these classes.
+    """
+    builder.checked_limit(limit)
+    annotations = Path(lvis) / VALIDATION_JSON
+    classes, names = load_synsets(annotations)
+    labels, not_in_wordnet = _labels(names, wordnet, annotations)
+    found = synsets.find(imagenet)
+    split = synsets.SynsetSplit(
+      Path(imagenet),
+      classes.names,
+      [found[offset] for offset in labels if offset in found],
+      labels,
+      limit,
+      skip_bad_images,
+    )
+    if not any(split.counts.values()):
+      raise ValueError(f"{imagenet} has no images of the {len(labels)} synsets of {annotations}.")
+    absent = [own[0] for offset, own in labels.items() if offset not in found]
+    counted = {str(imagenet): {"synsets with images": sum(map(bool, split.counts.values()))}}
+    settings = {
+      VALIDATION_JSON: builder.checksum(annotations),
+      "wordnet": builder.checksum(wordnet),
+      "images": split.checksum(),
+      "limit": limit,
+      "skip_bad_images": skip_bad_images,
+    }
+    super().__init__(
+      splits={"train": split},
+      base=classes.base,
+      novel=classes.novel,
+      settings=settings,
+      frequencies=classes.frequencies,
+      totals=[
+        *builder.compared(counted, {str(imagenet): OFFICIAL}),
+        _missing("whose synset is not in WordNet", not_in_wordnet, names),
+        _missing("whose synset is not in ImageNet", absent, names),
+      ],
+      **kwargs,
+    )
+
+
+def _labels(
+  names: tuple[str, ...], path: str | os.PathLike, annotations: Path
+) -> tuple[dict[int, list[int]], list[int]]:
+  """Synset -> classes, in the order of the classes, and the classes that WordNet lacks."""
+  senses = load_senses(path)
+  labels, missing = {}, []
+  for number, name in enumerate(names):
+    try:
+      offset = offset_of(name, senses)
+    except ValueError as error:
+      raise ValueError(f"{annotations}: {error}") from error
+    if offset is None:
+      missing.append(number)
+    else:
+      labels.setdefault(offset, []).append(number)
+  return labels, missing
+
+
+def _missing(what: str, numbers: list[int], names: tuple[str, ...]) -> str:
+  shown = ", ".join(names[number] for number in numbers[:10])
+  more = ", ..." if len(numbers) > 10 else ""
+  return f"{len(numbers)} classes {what}" + (f": {shown}{more}" if numbers else "")
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = builder.argument_parser(__doc__)
+  parser.add_argument("--lvis", required=True, help="folder of lvis_v1_val.json")
+  parser.add_argument("--imagenet", required=True, help="folder of nXXXXXXXX/ or nXXXXXXXX.tar")
+  parser.add_argument("--wordnet", required=True, help="dict/index.noun of WordNet 3.0")
+  args = parser.parse_args()
+  files = {name: getattr(args, name) for name in ("lvis", "imagenet", "wordnet")}
+  settings = builder.shared_settings(args)
+  builder.run(parser, lambda: ImagenetLvis(**files, **settings), args.dry_run)
+
+
+if __name__ == "__main__":
+  main()

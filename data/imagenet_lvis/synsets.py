@@ -1,0 +1,248 @@
+"""The images of ImageNet-21K, synset by synset, and splits made of them.
+
+A folder of ImageNet-21K holds for each synset a folder nXXXXXXXX or the archive nXXXXXXXX.tar as it
+was downloaded, whose members are read in place.  Images are called nXXXXXXXX_NUMBER.JPEG; the id
+of an image is the synset's number * 10**7 + NUMBER.  At no time is more than the list of names of
+one synset and one image in memory.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from data import builder, schema
+from data.imagenet_lvis.wordnet import wnid
+from rkd_jax.inputs import transforms
+from rkd_jax.inputs.teachers import TeacherReader
+
+# Of an image within its synset.
+_NUMBERS = 10**7
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class Image(NamedTuple):
+  """One file; `read` may be called until the next image is asked for."""
+
+  image_id: int
+  filename: str
+  read: Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Synset:
+  """A synset of ImageNet-21K, and the folder or archive of its images."""
+
+  offset: int
+  path: Path
+
+  def images(self) -> Iterator[Image]:
+    """The images: of a folder by their numbers, of an archive in its order.
+
+    Raises:
+      ValueError: the archive is damaged or cut off, a file has another name than those of this
+        synset, or two have the same number.
+    """
+    seen = {}
+    files = _archived(self.path) if self.path.suffix == ".tar" else _in_folder(self.path)
+    for name, read in files:
+      number = self._number(name)
+      if number in seen:
+        raise ValueError(
+          f"{self.path}: {seen[number]} and {name} have the same number, so the same image id: "
+          "remove one of them."
+        )
+      seen[number] = name
+      yield Image(self.offset * _NUMBERS + number, f"{wnid(self.offset)}/{name}", read)
+
+  def _number(self, name: str) -> int:
+    match = re.fullmatch(rf"{wnid(self.offset)}_(\d+)\.(jpe?g|png)", name, re.IGNORECASE)
+    if match is None or int(match[1]) >= _NUMBERS:
+      raise ValueError(
+        f"{self.path}: {name!r} is no image of this synset, expected names like "
+        f"{wnid(self.offset)}_10026.JPEG with a number below {_NUMBERS}: remove it."
+      )
+    return int(match[1])
+
+
+def find(folder: str | os.PathLike) -> dict[int, Synset]:
+  """The synsets that a folder of ImageNet-21K holds, by number; their images are not looked at.
+
+  Raises:
+    ValueError: no such folder, nothing in it, or both the folder and the archive of a synset.
+  """
+  found = {}
+  try:
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+  except OSError as error:
+    raise ValueError(
+      f"Cannot read {folder}: {error.strerror}. It should be the folder of ImageNet-21K."
+    ) from error
+  for entry in entries:
+    match = re.fullmatch(r"n(\d{8})(\.tar)?", entry.name)
+    if match is None or entry.is_dir() == bool(match[2]):
+      continue
+    offset = int(match[1])
+    if offset in found:
+      raise ValueError(
+        f"{folder} has {wnid(offset)} as a folder and as an archive: keep one of them, since the "
+        "folder may have been unpacked in part."
+      )
+    found[offset] = Synset(offset, Path(entry.path))
+  if not found:
+    raise ValueError(f"{folder} holds no folder nXXXXXXXX and no archive nXXXXXXXX.tar.")
+  return found
+
+
+def _in_folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+  names = [name for name in os.listdir(path) if not name.startswith(".")]
+  for name in sorted(names, key=lambda name: (len(name), name)):
+    yield name, functools.partial(_read_file, path / name)
+
+
+def _read_file(path: Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _archived(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+  """Names and contents of the files of an archive, in one walk through it."""
+  end = 0
+  with contextlib.ExitStack() as stack:
+    with _named_errors(path):
+      archive = stack.enter_context(tarfile.open(path, "r:"))
+    members = iter(archive)
+    while True:
+      with _named_errors(path):
+        member = next(members, None)
+      if member is None:
+        break
+      end = member.offset_data
+      if member.isfile():
+        end += -(-member.size // _BLOCK) * _BLOCK
+        name = member.name.rpartition("/")[2]
+        if not name.startswith("."):
+          yield name, functools.partial(_read_member, path, archive, member)
+      elif not member.isdir():
+        raise ValueError(f"{path}: {member.name!r} is neither a file nor a folder: remove it.")
+  # tarfile takes a header that is cut off or damaged for the end, which is a block of zeros.
+  with path.open("rb") as file:
+    file.seek(end)
+    if file.read(_BLOCK) != bytes(_BLOCK):
+      raise _damaged(path, f"it has no end behind its first {end} bytes")
+
+
+def _read_member(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+  with _named_errors(path):
+    data = archive.extractfile(member).read()
+  if len(data) != member.size:
+    raise _damaged(path, f"{member.name} has {len(data)} of {member.size} bytes")
+  return data
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path):
+  try:
+    yield
+  except (tarfile.TarError, OSError) as error:
+    raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+  return ValueError(
+    f"{path} is damaged, cut off, or no uncompressed tar archive ({reason}): get it again."
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class SynsetSplit:
+  """A `builder.Split` of whole synsets: images with the class of their synset, no boxes.
+
+  Attributes:
+    folder: of ImageNet-21K, for messages.
+    class_names: in the order of their numbers.
+    synsets: whose images are stored, in this order.
+    labels: number of the synset -> classes.
+    limit: only the first so many images.
+    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+  """
+
+  folder: Path
+  class_names: Sequence[str]
+  synsets: Sequence[Synset]
+  labels: Mapping[int, Sequence[int]]
+  limit: int | None = None
+  skip_bad_images: bool = False
+
+  has_polygons = False
+  federated = False
+
+  @functools.cached_property
+  def counts(self) -> dict[int, int]:
+    """Number of images of each synset; goes through all names."""
+    bar = tqdm(self.synsets, f"listing {self.folder}", unit=" synsets")
+    return {synset.offset: sum(1 for _ in synset.images()) for synset in bar}
+
+  def checksum(self) -> str:
+    """A short checksum of which synsets there are and how many images they have."""
+    lines = "".join(f"{wnid(offset)} {count}\n" for offset, count in self.counts.items())
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+  def describe(self, name: str) -> list[str]:
+    """Counts, and the synsets without images."""
+    total, empty = sum(self.counts.values()), [k for k, v in self.counts.items() if not v]
+    classes = {label for offset in self.counts for label in self.labels[offset]}
+    lines = [
+      f"{name}: {total} images of {len(self.counts)} synsets and {len(classes)} classes"
+      + ("" if self.limit is None else f"; of them the first {min(self.limit, total)}")
+    ]
+    if empty:
+      lines.append(f"{name}: {len(empty)} synsets without images: {list(map(wnid, empty[:20]))}")
+    return lines
+
+  def image_counts(self) -> None:
+    """No image has a box."""
+
+  def examples(
+    self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `builder.Split`; image by image."""
+    del polygons
+
+    def make(entry: tuple[Synset, Image]) -> dict[str, Any]:
+      synset, image = entry
+      data = image.read()
+      name = f"{image.filename} (image id {image.image_id}) of {synset.path}"
+      height, width = transforms.decode_image(data, name).shape[:2]
+      return schema.encode_record(
+        image=data,
+        image_id=image.image_id,
+        filename=image.filename,
+        height=height,
+        width=width,
+        embedding_dim=embedding_dim,
+        labels=self.labels[synset.offset],
+        teacher=None if teacher is None else teacher[image.image_id],
+      )
+
+    total = sum(self.counts.values())
+    total = total if self.limit is None else min(self.limit, total)
+    entries = ((synset, image) for synset in self.synsets for image in synset.images())
+    return builder.examples_of(
+      itertools.islice(entries, total),
+      make,
+      total=total,
+      source=str(self.folder),
+      skip_bad_images=self.skip_bad_images,
+    )
