@@ -3,6 +3,7 @@
 Data and networks are tiny, the settings of the configs otherwise their own.
 """
 
+import functools
 import importlib
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 
 from data import builder
 from data.coco_ovd.coco_ovd import CocoOvd
+from data.imagenet21k_random.imagenet21k_random import Imagenet21kRandom
 from data.imagenet_lvis.imagenet_lvis import ImagenetLvis
 from data.lvis_ovd.lvis_ovd import LvisOvd
 from rkd_jax.checkpoint import Checkpointer
@@ -42,6 +44,9 @@ def root(tmp_path_factory):
     "coco": ((CocoOvd, {"coco": path / "coco"}),),
     "lvis": ((ImagenetLvis, lvis | imagenet), (LvisOvd, {"coco": path / "coco"} | lvis)),
   }
+  vocabulary = [name for name, *_ in official_files.LVIS_CLASSES]
+  strict = imagenet | {"wordnet": path / "dict/data.noun", "vocabulary": vocabulary, "classes": 2}
+  builders["lvis"] += ((Imagenet21kRandom, strict),)
   for name, data_sets in builders.items():
     for make, files in data_sets:
       common = {"data_dir": path / name / "data", "embedding_dim": DIM, **files}
@@ -50,9 +55,11 @@ def root(tmp_path_factory):
       teachers = path / name / "teachers" / plain.name
       _invent_teacher(teachers, source)
       builder.prepare(make(config="rkd", teachers=teachers, **common))
-    rows = np.random.default_rng(0).normal(size=(len(source.class_names), DIM)).astype(np.float32)
-    file = path / name / "class_embeddings.npz"
-    class_embeddings.save(file, source.class_names, class_embeddings.TEMPLATE, rows)
+      strict = plain.name == "imagenet21k_random"
+      file = path / name / f"{'strict_' if strict else ''}class_embeddings.npz"
+      shape = (len(source.class_names), DIM)
+      rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+      class_embeddings.save(file, source.class_names, class_embeddings.TEMPLATE, rows)
   jax.config.update("jax_disable_most_optimizations", True)  # they take most of the time
   yield path
   jax.config.update("jax_disable_most_optimizations", False)
@@ -157,6 +164,24 @@ def test_box_steps_with_masks_and_image_steps_on_imagenet_train_and_are_evaluate
   assert counts == {"aerosol_can": 0, "bat_(animal)": 1, "cat": 2, "zoo": 0}
   assert results["mask_APc"] is None
   assert 0 <= results["mask_APf"] <= 100 and 0 <= results["box_APr"] <= 100
+
+
+def test_a_strict_run_has_other_classes_in_image_steps(root):
+  config = _config(root, "lvis", "rkd_ils")
+  config.data.image.name = "imagenet21k_random/rkd"
+  with pytest.raises(ValueError, match=r"class 0 is 'aerosol_can' in the one and 'tench' in the"):
+    make_task(config, "")
+  config.data.image.class_embeddings = str(root / "lvis/strict_class_embeddings.npz")
+  task = make_task(config, "")
+  assert task.constants.embeddings.shape == (4, DIM)
+  assert task.constants.image_embeddings.shape == (2, DIM)
+  trainer = Trainer(config, task, jax.devices()[:1])
+  sampler = make_sampler(0, config.data.schedule, task.sources, task.specs, task.repeats)
+  for _, kind, batch in train_batches(task.sources, task.specs, sampler, 0, 2):
+    step = functools.partial(trainer._step, kind=kind)
+    state = trainer.abstract_state
+    _, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))
+    assert ("pms" in metrics) == (kind == "image")
 
 
 def test_the_lvis_protocol_needs_lvis_data(root):

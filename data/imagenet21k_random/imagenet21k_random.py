@@ -1,0 +1,189 @@
+"""TFDS builder of random classes of ImageNet-21K, for ILS that knows no novel class (strict).
+
+    python -m data.imagenet21k_random.imagenet21k_random --data_dir=DIR --imagenet=FOLDER \\
+      --wordnet=FILE (--annotations=lvis_v1_val.json | --names='cat, dog' | --names=@FILE) \\
+      [--classes=N] [--seed=0] [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run]
+
+FOLDER holds a folder nXXXXXXXX or an archive nXXXXXXXX.tar for each synset, FILE is data.noun of
+WordNet 3.0 (folder `dict` of its release), which has the lemmas of each synset.  The classes are
+drawn from the synsets with images there, by default five times as many as the vocabulary of
+--annotations or --names has classes, less all synsets of which a lemma is a name of the vocabulary
+(in lower case, '_' as a space, without what stands in brackets: 'bat_(animal)' leaves out every
+'bat').  A class is called by the first lemma of its synset; of two synsets with the same one only
+that drawn first is taken, since texts cannot tell them apart.
+
+Split `train` has no boxes; the image-level label is the synset.  The records' vocabulary is these
+classes alone, in the order of WordNet; `class_names.txt` beside the records lists them.  A strict
+run keeps the data set and class embeddings of its box steps, and image steps get these instead:
+
+    python -m rkd_jax.clip.embed_classes --clip=ViT-B-32.pt --names=@class_names.txt --output=F.npz
+    python -m rkd_jax.main --config=configs/lvis/rkd_ils.py --workdir=DIR \\
+      --config.data.image.name=imagenet21k_random/rkd --config.data.image.class_embeddings=F.npz
+
+The columns of the classifier are then the random classes in image steps, the base and novel
+classes in evaluation, and the projection learns from both.  Pseudo boxes come from
+`rkd_jax.precompute --pseudo_box_threshold=0` on `plain`, as for data.imagenet_lvis, and so do
+image ids.
+Everything is checked before it is stored; --dry_run checks and stores nothing.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data import builder
+from data.coco_json import annotations
+from data.imagenet_lvis import synsets
+from data.imagenet_lvis.wordnet import load_lemmas, wnid
+
+NAMES_FILE = "class_names.txt"
+# Drawn classes per class of the vocabulary.
+_TIMES = 5
+
+
+class Imagenet21kRandom(builder.RecordBuilder):
+  """Images of random classes of ImageNet-21K; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def __init__(
+    self,
+    *,
+    imagenet: str | os.PathLike,
+    wordnet: str | os.PathLike,
+    vocabulary: Sequence[str],
+    classes: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    skip_bad_images: bool = False,
+    **kwargs: Any,
+  ):
+    """Draws the classes and lists their images; `download_and_prepare` reads them.
+
+    Args:
+      imagenet: the folder of ImageNet-21K.
+      wordnet: data.noun of WordNet 3.0.
+      vocabulary: names of the classes to detect, none of which is drawn.
+      classes: number of classes to draw; None takes five times those of the vocabulary.
+      seed: of the draw; which synsets the folder holds decides it, too.
+      limit: only the first so many images.
+      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
+        `data.builder.RecordBuilder`.
+
+    Raises:
+      ValueError: a problem with the files or the teachers' results, or there are fewer classes.
+    """
+    builder.checked_limit(limit)
+    found = synsets.find(imagenet)
+    lemmas = load_lemmas(wordnet)
+    known = {offset: lemmas[offset] for offset in sorted(found) if offset in lemmas}
+    taken = {_plain(name) for name in vocabulary}
+    usable = {
+      offset: found[offset]
+      for offset, own in known.items()
+      if not taken.intersection(map(_plain, own))
+    }
+    names = {offset: known[offset][0].replace("_", " ") for offset in usable}
+    count = _TIMES * len(vocabulary) if classes is None else classes
+    drawn = _draw(usable, names, count, seed, imagenet)
+    split = synsets.SynsetSplit(
+      Path(imagenet),
+      [names[offset] for offset in drawn],
+      [found[offset] for offset in drawn],
+      {offset: (number,) for number, offset in enumerate(drawn)},
+      limit,
+      skip_bad_images,
+    )
+    settings = {
+      "synsets": list(map(wnid, drawn)),
+      "wordnet": builder.checksum(wordnet),
+      "images": split.checksum(),
+      "limit": limit,
+      "skip_bad_images": skip_bad_images,
+    }
+    super().__init__(
+      splits={"train": split},
+      base=(),
+      novel=(),
+      settings=settings,
+      totals=[
+        f"{len(drawn)} classes of {len(found)} synsets in {imagenet}: "
+        f"{len(found) - len(known)} are not in {wordnet}, {len(known) - len(usable)} have a name "
+        "of the vocabulary"
+      ],
+      **kwargs,
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    names = "".join(f"{name}\n" for name in self.splits["train"].class_names)
+    (Path(self.data_dir) / NAMES_FILE).write_text(names)
+    return super()._split_generators(dl_manager)
+
+
+def _plain(name: str) -> str:
+  """A name or lemma for comparison."""
+  without = re.sub(r"\([^)]*\)", " ", name.lower().replace("_", " "))
+  return " ".join(without.split())
+
+
+def _draw(
+  usable: dict[int, synsets.Synset],
+  names: dict[int, str],
+  count: int,
+  seed: int,
+  folder: str | os.PathLike,
+) -> list[int]:
+  """`count` synsets with images and names of their own, in ascending order."""
+  if count < 1 or seed < 0:
+    raise ValueError(f"classes is {count} and seed {seed}; expected at least 1 and at least 0.")
+  drawn = {}
+  for offset in np.random.default_rng(seed).permutation(list(usable)).tolist():
+    if len(drawn) == count:
+      break
+    if _plain(names[offset]) not in drawn and next(usable[offset].images(), None) is not None:
+      drawn[_plain(names[offset])] = offset
+  if len(drawn) < count:
+    raise ValueError(
+      f"{folder} has images of only {len(drawn)} synsets with a name of their own that is not in "
+      f"the vocabulary, {count} are asked for: set --classes, or add synsets."
+    )
+  return sorted(drawn.values())
+
+
+def _vocabulary(args: argparse.Namespace) -> Sequence[str]:
+  if args.annotations is not None:
+    return annotations.load_class_names(args.annotations)
+  names = annotations.parse_names(args.names)
+  if not names:
+    raise ValueError("--names is empty: name at least one class of the vocabulary.")
+  return names
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = builder.argument_parser(__doc__)
+  parser.add_argument("--imagenet", required=True, help="folder of nXXXXXXXX/ or nXXXXXXXX.tar")
+  parser.add_argument("--wordnet", required=True, help="dict/data.noun of WordNet 3.0")
+  vocabulary = parser.add_mutually_exclusive_group(required=True)
+  vocabulary.add_argument("--annotations", help="COCO or LVIS JSON with the classes to detect")
+  vocabulary.add_argument("--names", help="the same separated by commas, or @FILE")
+  parser.add_argument("--classes", type=int, help=f"default: {_TIMES} times the vocabulary")
+  parser.add_argument("--seed", type=int, default=0)
+  args = parser.parse_args()
+  files = {name: getattr(args, name) for name in ("imagenet", "wordnet", "classes", "seed")}
+
+  def make() -> Imagenet21kRandom:
+    return Imagenet21kRandom(vocabulary=_vocabulary(args), **files, **builder.shared_settings(args))
+
+  builder.run(parser, make, args.dry_run)
+
+
+if __name__ == "__main__":
+  main()
