@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
-from data import schema
+from data import schema, shards
 from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.teachers import TeacherReader
@@ -82,7 +82,6 @@ def examples_of(
     ValueError: of `make`; or every image is left out.
   """
   skipped = taken = 0
-  # TFDS stores records by ascending key: positions keep the order.
   for position, entry in enumerate(tqdm(entries, f"reading {source}", total, unit=" images")):
     taken += 1
     try:
@@ -193,6 +192,18 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       ),
       disable_shuffling=True,
     )
+
+  def _generate_splits(
+    self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+  ) -> list[tfds.core.SplitInfo]:
+    del download_config
+    generators = self._split_generators(dl_manager)
+    return [
+      shards.write_shards(
+        (example for _, example in generator), self.info.features, self._get_filename_template(name)
+      )
+      for name, generator in generators.items()
+    ]
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
     return {name: self._indexed_examples(name) for name in self.splits}

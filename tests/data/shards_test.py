@@ -1,0 +1,64 @@
+"""Examples to shards: in order, readable by position, without TFDS' sorting writer."""
+
+import functools
+
+import numpy as np
+import official_files
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
+from tensorflow_datasets.core.naming import ShardedFileTemplate
+
+from data import builder, shards
+from data.coco_ovd.coco_ovd import CocoOvd
+from rkd_jax.inputs.sources import open_source
+
+FEATURES = tfds.features.FeaturesDict({"id": np.int64, "text": tfds.features.Text()})
+
+
+def _template(folder):
+  return ShardedFileTemplate(
+    split="train", dataset_name="things", data_dir=folder, filetype_suffix="array_record"
+  )
+
+
+@pytest.mark.parametrize("count, lengths", [(1, [1]), (4, [2, 2]), (7, [2, 2, 2, 1])])
+def test_a_shard_is_closed_when_it_is_full(tmp_path, count, lengths):
+  examples = ({"id": i, "text": "x" * 60} for i in range(count))
+  info = shards.write_shards(examples, FEATURES, _template(tmp_path), shard_bytes=100)
+  assert info.shard_lengths == lengths and info.num_examples == count
+  assert 60 * count < info.num_bytes < 100 * count
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+    f"things-train.array_record-{number:05}-of-{len(lengths):05}" for number in range(len(lengths))
+  ]
+
+
+def test_an_example_is_stored_before_the_next_is_made(tmp_path):
+  stored = []
+
+  def examples():
+    for i in range(4):
+      stored.append(len([path for path in tmp_path.iterdir() if path.stat().st_size > 500]))
+      yield {"id": i, "text": "".join(map(chr, np.random.default_rng(i).integers(40, 120, 1000)))}
+
+  shards.write_shards(examples(), FEATURES, _template(tmp_path), shard_bytes=1)
+  assert stored == [0, 1, 2, 3]
+
+
+def test_no_examples_are_an_error(tmp_path):
+  with pytest.raises(ValueError, match="Split 'train' has no records"):
+    shards.write_shards([], FEATURES, _template(tmp_path))
+
+
+def test_builders_need_no_tensorflow_for_many_records(tmp_path, monkeypatch):
+  # Beyond this size TFDS' writer goes through files that it opens with TensorFlow.
+  monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1)
+  small = functools.partial(shards.write_shards, shard_bytes=1)
+  monkeypatch.setattr(shards, "write_shards", small)
+  official_files.write_coco(tmp_path / "coco")
+  builder.prepare(CocoOvd(data_dir=tmp_path / "built", config="plain", coco=tmp_path / "coco"))
+  train = open_source(tmp_path / "built", "coco_ovd/plain", "train")
+  assert [record.image_id for record in train] == [9, 25, 30, 34]
+  assert train[3].image_id == 34 and train[1].image_id == 25
+  files = sorted(path.name for path in (tmp_path / "built").rglob("*train.array_record*"))
+  assert len(files) == 4 and files[-1].endswith("00003-of-00004")
