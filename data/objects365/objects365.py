@@ -1,0 +1,134 @@
+"""TFDS builder of the validation images of Objects365, for evaluation across data sets.
+
+    python -m data.objects365.objects365 --data_dir=DIR --annotations=zhiyuan_objv2_val.json \\
+      --images=FOLDER [--name_fixes=FILE.csv] [--limit=N] [--dry_run]
+
+`file_name` of the JSON is taken relative to FOLDER.  Split `validation` holds all images and the
+boxes of all 365 classes, which are all novel: nothing here is trained on.
+
+The official names have misspellings and names for several things at once ('Handbag/Satchel'),
+which text embeddings feel.  They are kept as they are, unless --name_fixes has better ones: lines
+`category id,official name,better name`, of any number of the categories.
+
+    python -m rkd_jax.main --config=configs/lvis/rkd_ils.py --workdir=RUN --mode=eval \\
+      --config.data.dir=DIR --config.data.name=objects365/plain \\
+      --config.class_embeddings=F.npz --config.evaluation.protocol=coco
+
+then evaluates a detector by text embeddings F of these classes.
+Everything is checked before it is stored; --dry_run checks and stores nothing.
+"""
+
+import csv
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data import builder
+from data.coco_json import annotations
+from data.coco_json.split import AnnotatedSplit
+
+OFFICIAL = {"images": 80_000, "classes": 365}
+
+
+class Objects365(builder.RecordBuilder):
+  """Objects365 v2, validation; see the module's docstring."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = builder.RecordBuilder.BUILDER_CONFIGS[:1]  # no training, so no teachers
+
+  def __init__(
+    self,
+    *,
+    annotations_json: str | os.PathLike,
+    images: str | os.PathLike,
+    name_fixes: str | os.PathLike | None = None,
+    limit: int | None = None,
+    skip_bad_images: bool = False,
+    **kwargs: Any,
+  ):
+    """Reads and checks the JSON; images are read by `download_and_prepare`.
+
+    Args:
+      annotations_json: zhiyuan_objv2_val.json.
+      images: the folder that its file names are relative to.
+      name_fixes: CSV of better names; see the module's docstring.
+      limit: only the first so many images.
+      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+      **kwargs: `embedding_dim` and what else every builder takes, see
+        `data.builder.RecordBuilder`.
+
+    Raises:
+      ValueError: a problem with the files.
+    """
+    builder.checked_limit(limit)
+    content = annotations.load_annotations(annotations_json, images, repair=True)
+    if name_fixes is not None:
+      content = _renamed(content, name_fixes)
+    names = content.class_names
+    counted = {"images": len(content.images), "classes": len(names)}
+    split = AnnotatedSplit(content, names, content.images[:limit], skip_bad_images=skip_bad_images)
+    settings = {
+      "annotations": builder.checksum(annotations_json),
+      "name_fixes": None if name_fixes is None else builder.checksum(name_fixes),
+      "limit": limit,
+      "skip_bad_images": skip_bad_images,
+    }
+    super().__init__(
+      splits={"validation": split},
+      base=(),
+      novel=names,
+      settings=settings,
+      totals=builder.compared({str(annotations_json): counted}, {str(annotations_json): OFFICIAL}),
+      **kwargs,
+    )
+
+
+def _renamed(content: annotations.Annotations, path: str | os.PathLike) -> annotations.Annotations:
+  """The annotations with the better names of a CSV.
+
+  Raises:
+    ValueError: the file is missing or malformed, names another category than the JSON, or gives
+      two categories one name.
+  """
+  try:
+    rows = list(csv.reader(Path(path).read_text("utf-8").splitlines()))
+  except OSError as error:
+    raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+  names = {str(entry["id"]): name for entry, name in zip(content.categories, content.class_names)}
+  for number, row in enumerate(rows, start=1):
+    if len(row) != 3 or names.get(row[0]) != row[1] or not row[2].strip():
+      raise ValueError(
+        f"{path}, line {number}: {row}, expected 'category id,official name,better name' of a "
+        f"category of {content.path}, each once."
+      )
+    names[row[0]] = row[2].strip()
+  if len(set(names.values())) < len(names):
+    twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    raise ValueError(f"{path}: {twice} would name several categories: give each a name of its own.")
+  return dataclasses.replace(content, class_names=tuple(names.values()))
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = builder.argument_parser(__doc__)
+  parser.add_argument("--annotations", required=True, help="zhiyuan_objv2_val.json")
+  parser.add_argument("--images", required=True, help="the folder of its file names")
+  parser.add_argument("--name_fixes", help="CSV: category id,official name,better name")
+  args = parser.parse_args()
+
+  def make() -> Objects365:
+    return Objects365(
+      annotations_json=args.annotations,
+      images=args.images,
+      name_fixes=args.name_fixes,
+      **builder.shared_settings(args),
+    )
+
+  builder.run(parser, make, args.dry_run)
+
+
+if __name__ == "__main__":
+  main()
