@@ -1,0 +1,192 @@
+"""TFDS builder of the validation images of the Open Images Challenge 2019 (detection, 500 classes).
+
+    python -m data.openimages_challenge2019.openimages_challenge2019 --data_dir=DIR \\
+      --openimages=FOLDER --images=FOLDER [--limit=N] [--dry_run]
+
+The first folder holds the files of the challenge,
+
+    challenge-2019-classes-description-500.csv
+    challenge-2019-label500-hierarchy.json
+    challenge-2019-validation-detection-bbox.csv
+    challenge-2019-validation-detection-human-imagelabels.csv
+
+the second the images, called <ImageID>.jpg.  Split `validation` holds every image that has boxes
+or labels, by ascending ImageID; image ids are 1, 2, ... in that order.  All classes are novel:
+nothing here is trained on.
+
+Boxes and labels are spread along the hierarchy (`files.py`), so that an evaluation must not do it
+again.  Boxes of groups are crowds.  Classes that people verified to be in an image are its labels,
+those they verified not to be there its `negative_labels`; by the challenge's rules detections of
+any other class are neither right nor wrong.  evaluation.protocol="coco" scores by boxes and crowds
+alone and takes them for wrong.
+Everything is checked before it is stored; --dry_run checks and stores nothing.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data import builder, schema
+from data.openimages_challenge2019 import files
+from rkd_jax.inputs import transforms
+from rkd_jax.inputs.teachers import TeacherReader
+
+CLASSES_CSV = "challenge-2019-classes-description-500.csv"
+HIERARCHY_JSON = "challenge-2019-label500-hierarchy.json"
+BOXES_CSV = "challenge-2019-validation-detection-bbox.csv"
+LABELS_CSV = "challenge-2019-validation-detection-human-imagelabels.csv"
+
+OFFICIAL = {CLASSES_CSV: {"classes": 500}}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenImagesSplit:
+  """A `builder.Split` of images of Open Images.
+
+  Attributes:
+    folder: of the images.
+    class_names: in the order of their numbers.
+    images: their annotations.
+    num_empty: boxes without area that were left out.
+    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+  """
+
+  folder: Path
+  class_names: Sequence[str]
+  images: Sequence[files.AnnotatedImage]
+  num_empty: int = 0
+  skip_bad_images: bool = False
+
+  has_polygons = False
+  federated = True
+
+  def describe(self, name: str) -> list[str]:
+    """Counts."""
+    boxes = sum(len(image.classes) for image in self.images)
+    groups = sum(int(image.is_group.sum()) for image in self.images)
+    positive = sum(len(image.positive) for image in self.images)
+    negative = sum(len(image.negative) for image in self.images)
+    return [
+      f"{name}: {len(self.images)} images; along the hierarchy {boxes} boxes, {groups} of them of "
+      f"groups, {positive} classes verified to be there and {negative} not to be there",
+      f"{name}: {self.num_empty} boxes without area left out",
+    ]
+
+  def image_counts(self) -> list[int]:
+    """The number of images with a box of each class."""
+    found = [np.unique(image.classes) for image in self.images]
+    classes = np.concatenate([np.zeros(0, np.int64), *found])
+    return np.bincount(classes, minlength=len(self.class_names)).tolist()
+
+  def examples(
+    self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
+  ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `builder.Split`; there are no teachers for evaluation."""
+    del polygons, teacher
+
+    def make(entry: tuple[int, files.AnnotatedImage]) -> dict[str, Any]:
+      number, image = entry
+      path = self.folder / f"{image.name}.jpg"
+      try:
+        data = path.read_bytes()
+      except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}. Check the folder.") from error
+      height, width = transforms.decode_image(data, str(path)).shape[:2]
+      return schema.encode_record(
+        image=data,
+        image_id=number,
+        filename=path.name,
+        height=height,
+        width=width,
+        embedding_dim=embedding_dim,
+        boxes=image.boxes * [width, height, width, height],
+        classes=image.classes,
+        is_crowd=image.is_group,
+        labels=image.positive,
+        federated=dict(zip(schema.FEDERATED, (image.negative, ()))),
+      )
+
+    return builder.examples_of(
+      enumerate(self.images, start=1),
+      make,
+      total=len(self.images),
+      source=str(self.folder),
+      skip_bad_images=self.skip_bad_images,
+    )
+
+
+class OpenimagesChallenge2019(builder.RecordBuilder):
+  """Open Images Challenge 2019, validation; see the module's docstring."""
+
+  name = "openimages_challenge2019"
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS = builder.RecordBuilder.BUILDER_CONFIGS[:1]  # no training, so no teachers
+
+  def __init__(
+    self,
+    *,
+    openimages: str | os.PathLike,
+    images: str | os.PathLike,
+    limit: int | None = None,
+    skip_bad_images: bool = False,
+    **kwargs: Any,
+  ):
+    """Reads and checks the annotations; images are read by `download_and_prepare`.
+
+    Args:
+      openimages: the folder of the challenge's files.
+      images: the folder of the images.
+      limit: only the first so many images.
+      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
+      **kwargs: `embedding_dim` and what else every builder takes, see
+        `data.builder.RecordBuilder`.
+
+    Raises:
+      ValueError: a problem with the files.
+    """
+    builder.checked_limit(limit)
+    folder = Path(openimages)
+    classes = files.load_classes(folder / CLASSES_CSV)
+    ancestors = files.load_ancestors(folder / HIERARCHY_JSON, list(classes))
+    found, num_empty = files.load_images(
+      folder / BOXES_CSV, folder / LABELS_CSV, list(classes), ancestors
+    )
+    names = list(classes.values())
+    split = OpenImagesSplit(Path(images), names, found[:limit], num_empty, skip_bad_images)
+    used = (CLASSES_CSV, HIERARCHY_JSON, BOXES_CSV, LABELS_CSV)
+    settings = {
+      **{name: builder.checksum(folder / name) for name in used},
+      "limit": limit,
+      "skip_bad_images": skip_bad_images,
+    }
+    super().__init__(
+      splits={"validation": split},
+      base=(),
+      novel=names,
+      settings=settings,
+      totals=builder.compared({CLASSES_CSV: {"classes": len(classes)}}, OFFICIAL),
+      **kwargs,
+    )
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = builder.argument_parser(__doc__)
+  parser.add_argument("--openimages", required=True, help="folder of the challenge's files")
+  parser.add_argument("--images", required=True, help="folder of <ImageID>.jpg")
+  args = parser.parse_args()
+  settings = builder.shared_settings(args)
+
+  def make() -> OpenimagesChallenge2019:
+    return OpenimagesChallenge2019(openimages=args.openimages, images=args.images, **settings)
+
+  builder.run(parser, make, args.dry_run)
+
+
+if __name__ == "__main__":
+  main()

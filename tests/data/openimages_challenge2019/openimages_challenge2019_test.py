@@ -1,0 +1,121 @@
+"""Open Images for evaluation: the hierarchy, groups, verified classes; counted by hand."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from official_files import HEIGHT, WIDTH, write_image
+
+from data.openimages_challenge2019 import files
+from data.openimages_challenge2019 import openimages_challenge2019 as openimages
+from rkd_jax.inputs.sources import open_source
+
+CLASSES = "/m/01,Cat\n/m/02,Animal\n/m/03,Carnivore\n/m/04,Car wheel\n/m/05,Car\n/m/06,Dog\n"
+CAT, ANIMAL, CARNIVORE, WHEEL, CAR, DOG = range(6)
+
+
+def _node(label, *below, **more):
+  return {"LabelName": label} | ({"Subcategory": list(below)} if below else {}) | more
+
+
+# A dog stands below both; a wheel is a part of a car, not a kind of it.
+HIERARCHY = _node(
+  "/m/0bl9f",
+  _node("/m/02", _node("/m/03", _node("/m/01"), _node("/m/06")), _node("/m/06")),
+  _node("/m/05", Part=[_node("/m/04")]),
+  _node("/m/04"),
+)
+BOXES = """ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf
+fffffffffffffff1,/m/01,0.25,0.5,0.1,1.0,0
+fffffffffffffff1,/m/05,0.0,1.0,0.0,1.0,1
+0000000000000002,/m/03,0.5,0.5,0.1,0.2,0
+"""
+LABELS = """ImageID,LabelName,Confidence
+fffffffffffffff1,/m/01,1
+fffffffffffffff1,/m/04,0
+0000000000000002,/m/03,1
+0000000000000002,/m/05,0
+0000000000000003,/m/02,0
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+  for name, text in (
+    (openimages.CLASSES_CSV, CLASSES),
+    (openimages.HIERARCHY_JSON, json.dumps(HIERARCHY)),
+    (openimages.BOXES_CSV, BOXES),
+    (openimages.LABELS_CSV, LABELS),
+  ):
+    (tmp_path / name).write_text(text)
+  for name in ("fffffffffffffff1", "0000000000000002", "0000000000000003"):
+    write_image(tmp_path / f"validation/{name}.jpg")
+  return tmp_path
+
+
+def _run(root, monkeypatch, *flags):
+  command = f"x --data_dir={root}/built --openimages={root} --images={root}/validation"
+  monkeypatch.setattr(sys, "argv", [*command.split(), "--embedding_dim=8", *flags])
+  openimages.main()
+  return root / "built"
+
+
+def test_boxes_count_for_the_classes_above(root, monkeypatch, capsys):
+  source = open_source(_run(root, monkeypatch), "openimages_challenge2019/plain", "validation")
+  assert source.class_names == source.novel and source.base == ()
+  assert [record.filename[-5:] for record in source] == ["2.jpg", "3.jpg", "1.jpg"]
+  assert [record.image_id for record in source] == [1, 2, 3]
+  empty, other, cat = source
+  assert cat.classes.tolist() == [CAT, ANIMAL, CARNIVORE, CAR]
+  assert cat.is_crowd.tolist() == [False, False, False, True]
+  box = [0.25 * WIDTH, 0.1 * HEIGHT, 0.5 * WIDTH, HEIGHT]
+  np.testing.assert_allclose(cat.boxes, [box, box, box, [0, 0, WIDTH, HEIGHT]], atol=1e-4)
+  assert len(empty.boxes) == len(other.boxes) == 0
+  out = capsys.readouterr().out
+  assert "6 classes (official: 500)" in out and "1 boxes without area left out" in out
+  assert "3 images; along the hierarchy 4 boxes, 1 of them of groups" in out
+
+
+def test_verified_classes_go_up_and_absent_ones_down(root, monkeypatch):
+  source = open_source(_run(root, monkeypatch), "openimages_challenge2019/plain", "validation")
+  empty, other, cat = source
+  assert cat.labels.tolist() == [CAT, ANIMAL, CARNIVORE, CAR]
+  assert cat.negative_labels.tolist() == [WHEEL]
+  assert empty.labels.tolist() == [ANIMAL, CARNIVORE] and empty.negative_labels.tolist() == [CAR]
+  assert other.labels.tolist() == []
+  assert other.negative_labels.tolist() == [CAT, ANIMAL, CARNIVORE, DOG]
+  assert other.not_exhaustive_labels.tolist() == []
+
+
+def test_a_class_may_stand_below_several(root):
+  labels = list(files.load_classes(root / openimages.CLASSES_CSV))
+  ancestors = files.load_ancestors(root / openimages.HIERARCHY_JSON, labels)
+  assert ancestors[DOG] == {ANIMAL, CARNIVORE} and ancestors[WHEEL] == ancestors[CAR] == set()
+
+
+@pytest.mark.parametrize(
+  "name, text, message",
+  [
+    (openimages.CLASSES_CSV, "/m/01,Cat\n/m/02,Cat\n", r"500\.csv, line 2: .*new label"),
+    (openimages.HIERARCHY_JSON, "[1]", r"hierarchy\.json: \[1\] is no class"),
+    (openimages.BOXES_CSV, "ImageID,XMin\n", r"bbox\.csv has no columns \['LabelName'"),
+    (openimages.BOXES_CSV, BOXES + "0000000000000002,/m/03,0.5\n", "line 5: has too few values"),
+    (openimages.BOXES_CSV, BOXES.replace("0.25", "1.25"), "line 2: '1.25' is not a number from"),
+    (openimages.LABELS_CSV, LABELS.replace("/m/04", "/m/9"), "line 3: '/m/9' is not among the 6"),
+  ],
+)
+def test_malformed_files_are_named_with_their_line(root, monkeypatch, capsys, name, text, message):
+  (root / name).write_text(text)
+  with pytest.raises(SystemExit):
+    _run(root, monkeypatch)
+  error = capsys.readouterr().err
+  assert name in error and re.search(message, error)
+
+
+def test_a_missing_image_is_named(root, monkeypatch, capsys):
+  (root / "validation/0000000000000003.jpg").unlink()
+  with pytest.raises(SystemExit):
+    _run(root, monkeypatch, "--dry_run")
+  assert "validation/0000000000000003.jpg: No such file" in capsys.readouterr().err
