@@ -364,13 +364,15 @@ def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
   Raises:
     ValueError: as `load_class_names`, or a category has none.
   """
-  return tuple(
-    check_texts(
-      entry.get("synonyms"),
-      f"{json_path}: category {entry['id']} ({entry['name']}): 'synonyms'",
-    )
-    for entry in load_category_entries(json_path)
-  )
+  path = Path(json_path)
+  content = _category_list(path)
+  order = list(_categories(content, path))
+  synonyms = {}
+  for entry in content["categories"]:
+    names = entry.get("synonyms")
+    where = f"{path}: category {entry['id']} ({entry['name']})"
+    synonyms[entry["id"]] = check_texts(names, f"{where}: 'synonyms'")
+  return tuple(synonyms[category_id] for category_id in order)
 
 
 def check_texts(texts: Any, where: str) -> tuple[str, ...]:
