@@ -137,7 +137,9 @@ def detector_data() -> ml_collections.ConfigDict:
   """Which records form a batch, and their static shapes.
 
   `schedule` is the fixed interleaving of batch kinds, repeated.  max_regions=0
-  leaves the distillation terms out.  `records` takes only records with 'boxes', 'labels' or
+  leaves the distillation terms out.  A box or image canvas (short side, long side) that is no
+  square makes batches of lying images and batches of standing ones, whose canvas is turned; on a
+  square one all images mix.  `records` takes only records with 'boxes', 'labels' or
   'pseudo_boxes'.  Box batches show images of rare classes more often if repeat_threshold says so
   (LVIS: 0.001), in one of the forms of `rkd_jax.inputs.repeats`.
 
@@ -158,9 +160,11 @@ def detector_data() -> ml_collections.ConfigDict:
         repeat_threshold=0.0,
         repeat_form="stochastic",
         batch_size=16,
-        canvas=(1344, 1344),
+        canvas=(800, 1344),
         short_sides=(800,),
         max_side=1333,
+        # Groups of neighbouring short sides; the images of a batch draw theirs from one group.
+        scale_groups=1,
         flip=True,
         max_boxes=100,
         max_vertices=0,  # of an object's polygons, for a mask head; 0 leaves masks out
@@ -173,7 +177,7 @@ def detector_data() -> ml_collections.ConfigDict:
         split="train",
         records="",
         batch_size=64,
-        canvas=(672, 672),
+        canvas=(400, 672),
         short_sides=(400,),
         max_side=667,
         flip=True,

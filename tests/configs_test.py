@@ -237,3 +237,22 @@ def test_weight_transfer_trains_the_parameters_of_the_reference_optimizer(
     *(f"{backbone}.{name}.weight" for name in _STEM_AND_RES2),
     *(f"{projection}.{name}" for name in ("weight", "bias")),
   }
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file[:5] in ("coco/", "lvis/")])
+def test_every_canvas_holds_what_the_network_pads_images_to(file):
+  """A side that ends between two multiples would cut cells that the published models have."""
+  config = _load(file).get_config("root=unused")
+  multiple = config.model.padding.multiple
+  for kind in config.data.schedule:
+    spec = tasks.detector_specs(config)[kind]
+    canvases = {}
+    for seed in range(60):
+      for stands in (False, True):
+        own = spec.for_batch(stands, np.random.default_rng(seed))
+        canvases.setdefault(own.canvas, set()).update(own.short_sides)
+    assert len(canvases) == 2 * spec.scale_groups
+    assert set.union(*canvases.values()) == set(spec.short_sides)
+    for canvas, short_sides in canvases.items():
+      assert all(side % multiple == 0 for side in canvas)
+      assert min(canvas) >= max(short_sides) and max(canvas) >= spec.max_side

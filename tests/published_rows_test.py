@@ -107,11 +107,12 @@ def _config(root, dataset, row):
   c.loss.rpn.batch_size_per_image = 16
   c.loss.federated_classes = min(c.loss.federated_classes, 3)
   c.loss.images_per_group.update(box=2, image=2)
-  size = {"canvas": (64, 64), "short_sides": (32, 40), "max_side": 64}
+  size = {"canvas": (64, 96), "short_sides": (32, 40), "max_side": 64}
   c.data.threads = 1
   c.data.box.update(size, batch_size=2, max_boxes=4, max_vertices=4 if m.mask_head.layers else 0)
   c.data.image.update(size, batch_size=2)
-  c.data.eval.update(size, short_sides=(40,), batch_size=2)
+  c.data.box.scale_groups = min(c.data.box.scale_groups, 2)
+  c.data.eval.update(canvas=(64, 64), short_sides=(40,), max_side=64, batch_size=2)
   return c.lock()
 
 

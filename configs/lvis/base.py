@@ -72,4 +72,5 @@ def add_ils(c):
   # The original's sampler over both data sets, which keeps the images without boxes.
   c.data.box.update(records="", repeat_form="fractional")
   c.data.image.records = "pseudo_boxes"
+  c.data.image.canvas = (416, 672)  # 400 pixels up to the next multiple of 32, see padding.multiple
   c.data.image.max_labels = 1

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 from absl import logging
+from jaxtyping import Bool
 
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
@@ -55,21 +56,32 @@ class _Loader:
         self._bad.add(index)
         logging.warning("Skipped bad image (%d so far): %s", len(self._bad), error)
 
-  def example(self, index: int, rng: np.random.Generator | None) -> Example | None:
+  def example(self, index: int, spec: BatchSpec, rng: np.random.Generator | None) -> Example | None:
     """Example of one record, or None for a bad image that is to be skipped."""
     record, image = self._load(index)
     if image is None:
       return None
-    return EXAMPLE_OF_KIND[self._spec.kind](record, image, self._spec, rng)
+    return EXAMPLE_OF_KIND[spec.kind](record, image, spec, rng)
 
-  def replaced_example(self, index: int, rng: np.random.Generator) -> Example:
-    """As `example`, but a bad image gives way to the next good record of the source."""
+  def replaced_example(
+    self,
+    index: int,
+    spec: BatchSpec,
+    rng: np.random.Generator,
+    standing: Bool[np.ndarray, "_"] | None,
+  ) -> Example:
+    """As `example`, but a bad image gives way to the next good record of its orientation."""
     count = len(self._source)
     for offset in range(count):
-      example = self.example((index + offset) % count, rng)
-      if example is not None:
-        return example
-    raise ValueError(f"None of the {count} images of the source can be decoded: build it again.")
+      other = (index + offset) % count
+      if standing is None or standing[other] == standing[index]:
+        example = self.example(other, spec, rng)
+        if example is not None:
+          return example
+    raise ValueError(
+      f"None of the {count} images of the source that may take the place of image {index} can be "
+      "decoded: build it again."
+    )
 
 
 def _iterate(count: int, start: int, load: Callable, threads: int) -> Iterator:
@@ -86,9 +98,11 @@ def make_sampler(
   specs: Mapping[str, BatchSpec],
   repeats: Mapping[str, Repeats] | None = None,
 ) -> Sampler:
-  """Sampler over the given sources with the batch sizes of the specs."""
+  """Sampler over the given sources with the batch sizes and orientations of the specs."""
   sizes = {kind: (len(sources[kind]), specs[kind].batch_size) for kind in set(schedule)}
-  return Sampler(seed, tuple(schedule), sizes, repeats or {})
+  indices = {kind: sources[kind].index for kind in sizes if specs[kind].one_orientation}
+  standing = {kind: index.heights > index.widths for kind, index in indices.items()}
+  return Sampler(seed, tuple(schedule), sizes, repeats or {}, standing)
 
 
 def train_batches(
@@ -133,14 +147,21 @@ def train_batches(
         f"The sampler has (records, batch size) {tuple(sampler.sizes[kind])} for kind {kind!r}, "
         f"but source and spec have {expected}: make it with make_sampler."
       )
+    if (kind in sampler.standing) != specs[kind].one_orientation:
+      raise ValueError(
+        f"The sampler and the canvas {specs[kind].canvas} of kind {kind!r} differ in whether lying "
+        "and standing images mix: make it with make_sampler."
+      )
     rows[kind] = range(expected[1])[host_rows(expected[1], host_index, host_count)]
     loaders[kind] = _Loader(sources[kind], specs[kind], cache, skip_bad_images)
 
   def load(step: int) -> tuple[int, str, Example]:
     step = int(step)
     kind, indices = sampler.kind(step), sampler.indices(step)
+    spec = specs[kind].for_batch(sampler.stands(step), sampler.rng(step))
+    standing = sampler.standing.get(kind)
     examples = [
-      loaders[kind].replaced_example(int(indices[row]), sampler.rng(step, row))
+      loaders[kind].replaced_example(int(indices[row]), spec, sampler.rng(step, row), standing)
       for row in rows[kind]
     ]
     return step, kind, collate(examples)
@@ -178,7 +199,9 @@ def eval_batches(
 
   def load(number: int) -> structures.Batch:
     indices = [int(number) * spec.batch_size + row for row in rows]
-    examples = [loader.example(index, None) if index < len(source) else None for index in indices]
+    examples = [
+      loader.example(index, spec, None) if index < len(source) else None for index in indices
+    ]
     return collate([filler if example is None else example for example in examples])
 
   return _iterate(-(-len(source) // spec.batch_size), 0, load, threads)

@@ -17,6 +17,9 @@ from rkd_jax.inputs import transforms
 from rkd_jax.inputs.sources import Record
 from rkd_jax.ops.masks import pack_polygons, simplify_polygons
 
+# Canvases of scale groups are multiples of the largest stride that images are padded to.
+_CANVAS_UNIT = 32
+
 KINDS = ("box", "image", "eval", "caption")
 # Of an image's id in a batch; ImageNet's ids are longer.
 _ID_BITS = 2**31 - 1
@@ -31,9 +34,13 @@ class BatchSpec:
     kind: 'box' (ground truth and regions), 'image' (pseudo boxes and regions), 'eval'
       (neither), or 'caption' (image-text pairs).
     batch_size: images of the global batch, over all hosts.
-    canvas: (height, width) that images are padded to; captioned images are resized to it.
+    canvas: (height, width) that images are padded to; captioned images are resized to it.  In
+      training a canvas that is no square is one for lying images, and a batch of standing images
+      has it turned (`for_batch`).
     short_sides: the shorter side is resized to one of these, drawn per image (a range of
       sizes is `tuple(range(a, b + 1))`); evaluation needs exactly one.
+    scale_groups: the short sides, in their order, fall into so many groups; the images of a batch
+      draw from one of them, on a canvas that is no higher than that group needs.
     max_side: the longer side is never resized beyond this.
     flip: mirror half of the images.
     max_boxes: rows of ground truth; an image with more is an error.
@@ -51,6 +58,7 @@ class BatchSpec:
   canvas: tuple[int, int]
   short_sides: tuple[int, ...] = ()
   max_side: int = 0
+  scale_groups: int = 1
   flip: bool = False
   max_boxes: int = 0
   max_vertices: int = 0
@@ -79,8 +87,42 @@ class BatchSpec:
         f"BatchSpec of kind {self.kind!r} needs short_sides and max_side of at least 1 pixel, "
         f"not {self.short_sides} and {self.max_side}."
       )
+    if not 1 <= self.scale_groups <= max(len(self.short_sides), 1):
+      raise ValueError(
+        f"BatchSpec.scale_groups is {self.scale_groups}; expected 1 up to the number of "
+        f"short_sides, {len(self.short_sides)}."
+      )
     if self.kind == "eval" and (len(self.short_sides) > 1 or self.flip):
       raise ValueError("BatchSpec of kind 'eval' takes one short side and no flip.")
+
+  @property
+  def one_orientation(self) -> bool:
+    """Whether a batch holds lying images only, or standing ones: a training canvas, no square."""
+    return self.kind in ("box", "image") and self.canvas[0] != self.canvas[1]
+
+  def for_batch(self, stands: bool, rng: np.random.Generator) -> "BatchSpec":
+    """The spec of one training batch: its own canvas and group of short sides.
+
+    A group is drawn as often as it has short sides, so that an image sees each equally often.
+    There are `scale_groups` canvases, twice as many with `one_orientation`.
+
+    Args:
+      stands: the batch holds standing images.
+      rng: randomness of the step.
+    """
+    if self.kind not in ("box", "image"):
+      return self
+    short_sides, canvas = self.short_sides, self.canvas
+    if self.scale_groups > 1:
+      groups = np.array_split(np.array(short_sides), self.scale_groups)
+      sizes = np.array([len(group) for group in groups])
+      drawn = groups[rng.choice(len(groups), p=sizes / sizes.sum())]
+      short_sides = tuple(int(side) for side in drawn)
+    if self.one_orientation:
+      short = min(-(-max(short_sides) // _CANVAS_UNIT) * _CANVAS_UNIT, min(canvas))
+      canvas = (short if self.scale_groups > 1 else min(canvas), max(canvas))
+      canvas = canvas[::-1] if stands else canvas
+    return dataclasses.replace(self, canvas=canvas, short_sides=short_sides, scale_groups=1)
 
   def fixed_size(self, original: transforms.Size) -> transforms.Size | None:
     """Size at which every view of an image of this original size is seen, if there is just one."""

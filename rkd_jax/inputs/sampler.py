@@ -11,12 +11,14 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from rkd_jax.inputs import repeats
 
 # Draws with replacement come in blocks of so many, each with a generator of its own.
 _BLOCK = 4096
+# Shares of the batches are whole multiples of 1 / _WHOLE, so that counting them is exact.
+_WHOLE = 2**53
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +33,10 @@ class Repeats:
       raise ValueError(f"The form of repeats is {self.form!r}; expected one of {repeats.FORMS}.")
     if not (np.isfinite(self.factors).all() and (self.factors > 0).all()):
       raise ValueError("Repeat factors must be finite and positive.")
+
+  def take(self, positions: Int[np.ndarray, "k"]) -> "Repeats":
+    """Those of some of the records."""
+    return Repeats(self.factors[positions], self.form)
 
   @functools.cached_property
   def cumulative(self) -> Float[np.ndarray, "n"]:
@@ -52,36 +58,75 @@ def _generator(seed: int, stream: str, *position: int) -> np.random.Generator:
 
 
 @functools.lru_cache(maxsize=16)
-def _permutation(seed: int, kind: str, epoch: int, num_records: int) -> Int[np.ndarray, "n"]:
-  order = _generator(seed, f"order of {kind}", epoch).permutation(num_records)
+def _permutation(seed: int, name: str, epoch: int, num_records: int) -> Int[np.ndarray, "n"]:
+  order = _generator(seed, f"order of {name}", epoch).permutation(num_records)
   order.setflags(write=False)
   return order
 
 
 @functools.lru_cache(maxsize=16)
-def _rounded_epoch(seed: int, kind: str, epoch: int, own: Repeats) -> Int[np.ndarray, "m"]:
+def _rounded_epoch(seed: int, name: str, epoch: int, own: Repeats) -> Int[np.ndarray, "m"]:
   """The records of an epoch of the stochastic form, in order."""
-  rng = _generator(seed, f"repeats of {kind}", epoch)
+  rng = _generator(seed, f"repeats of {name}", epoch)
   order = rng.permutation(repeats.rounded_repeats(own.factors, rng))
   order.setflags(write=False)
   return order
 
 
 @functools.lru_cache(maxsize=16)
-def _independent_draws(seed: int, kind: str, block: int, own: Repeats) -> Int[np.ndarray, "m"]:
+def _independent_draws(seed: int, name: str, block: int, own: Repeats) -> Int[np.ndarray, "m"]:
   """A block of draws of the fractional form."""
-  numbers = _generator(seed, f"draws of {kind}", block).random(_BLOCK)
+  numbers = _generator(seed, f"draws of {name}", block).random(_BLOCK)
   # Rounding may leave the last of the shares a little below 1.
   draws = np.searchsorted(own.cumulative, numbers, side="right")
   return np.minimum(draws, len(own.factors) - 1)
 
 
 @functools.cache
-def _epoch_start(seed: int, kind: str, epoch: int, own: Repeats) -> int:
+def _epoch_start(seed: int, name: str, epoch: int, own: Repeats) -> int:
   """Number of draws before an epoch of the stochastic form.  Asked for in ascending order."""
   if epoch == 0:
     return 0
-  return _epoch_start(seed, kind, epoch - 1, own) + len(_rounded_epoch(seed, kind, epoch - 1, own))
+  return _epoch_start(seed, name, epoch - 1, own) + len(_rounded_epoch(seed, name, epoch - 1, own))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Stream:
+  """An endless sequence of records that share batches: all of a kind, or those that lie or stand.
+
+  `records` are the numbers of its records within the kind, None where they are all.
+  """
+
+  seed: int
+  name: str
+  size: int
+  repeats: Repeats | None
+  records: Int[np.ndarray, "n"] | None = None
+
+  def take(self, start: int, count: int) -> Int[np.ndarray, "count"]:
+    """The draws start .. start + count - 1."""
+    pieces, stop = [], start + count
+    while start < stop:
+      draws, first = self._draws(start)
+      piece = draws[first : first + stop - start]
+      pieces.append(piece)
+      start += len(piece)
+    drawn = np.concatenate(pieces)
+    return drawn if self.records is None else self.records[drawn]
+
+  def _draws(self, position: int) -> tuple[Int[np.ndarray, "m"], int]:
+    """The epoch (or block) of draws that holds a position, and where in it."""
+    seed, name, own = self.seed, self.name, self.repeats
+    if own is None:
+      epoch, first = divmod(position, self.size)
+      return _permutation(seed, name, epoch, self.size), first
+    if own.form == "fractional":
+      block, first = divmod(position, _BLOCK)
+      return _independent_draws(seed, name, block, own), first
+    epoch = 0
+    while _epoch_start(seed, name, epoch + 1, own) <= position:
+      epoch += 1
+    return _rounded_epoch(seed, name, epoch, own), position - _epoch_start(seed, name, epoch, own)
 
 
 def host_rows(batch_size: int, host_index: int, host_count: int) -> slice:
@@ -110,18 +155,27 @@ class Sampler:
     schedule: kinds of successive steps, repeated for ever, e.g. ('box', 'box', 'image').
     sizes: kind -> (number of records, global batch size).
     repeats: kind -> repeat factors of its records; kinds without are drawn evenly.
+    standing: kind -> which of its records are higher than wide, for kinds whose batches are of
+      one orientation; in those of other kinds all records mix.
 
   The draws of one kind walk through an endless sequence of epochs, each a fresh
   permutation of all records: no record is dropped at the end of an epoch, and a
   batch may hold the end of one epoch and the beginning of the next.  With repeats of the
   stochastic form an epoch holds a record as often as its factor says, rounded at random, so
   that epochs differ in length; in the fractional form every draw is independent.
+
+  Where orientations do not mix, lying and standing records are two such sequences.  The batches
+  of the kind are shared out between them in proportion to the number (or the factors) of their
+  records, as evenly as whole batches can be, so that no record comes more often for its
+  orientation.  The original fills one queue for each and emits it when it is full, which gives
+  the same shares; here a batch needs nothing of the batches before.
   """
 
   seed: int
   schedule: tuple[str, ...]
   sizes: Mapping[str, tuple[int, int]]
   repeats: Mapping[str, Repeats] = dataclasses.field(default_factory=dict)
+  standing: Mapping[str, Bool[np.ndarray, "_"]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if not 0 <= self.seed < 2**64:
@@ -141,43 +195,75 @@ class Sampler:
           f"Kind {kind!r} has {num_records} records, but {len(self.repeats[kind].factors)} repeat "
           "factors: compute them from the same records."
         )
+      if kind in self.standing and len(self.standing[kind]) != num_records:
+        raise ValueError(
+          f"Kind {kind!r} has {num_records} records, but {len(self.standing[kind])} orientations: "
+          "take them from the index of the same records."
+        )
 
   def kind(self, step: int) -> str:
     """Kind of the batch at this step."""
     return self.schedule[step % len(self.schedule)]
 
+  def stands(self, step: int) -> bool:
+    """Whether the batch at this step is one of standing images; never where orientations mix."""
+    kind = self.kind(step)
+    if kind not in self.standing:
+      return False
+    earlier = self._earlier(step)
+    return self._standing_before(kind, earlier + 1) > self._standing_before(kind, earlier)
+
   def indices(self, step: int) -> Int[np.ndarray, "b"]:
     """Record numbers of the global batch at this step, in row order."""
-    kind = self.kind(step)
-    _, batch_size = self.sizes[kind]
-    cycles, offset = divmod(step, len(self.schedule))
-    earlier = cycles * self.schedule.count(kind) + self.schedule[:offset].count(kind)
-    start = earlier * batch_size
-    stop = start + batch_size
-    pieces = []
-    while start < stop:
-      draws, first = self._draws(kind, start)
-      piece = draws[first : first + stop - start]
-      pieces.append(piece)
-      start += len(piece)
-    return np.concatenate(pieces)
-
-  def _draws(self, kind: str, position: int) -> tuple[Int[np.ndarray, "m"], int]:
-    """The epoch (or block) of draws of a kind that holds a position, and where in it."""
-    own = self.repeats.get(kind)
-    if own is None:
-      num_records, _ = self.sizes[kind]
-      epoch, first = divmod(position, num_records)
-      return _permutation(self.seed, kind, epoch, num_records), first
-    if own.form == "fractional":
-      block, first = divmod(position, _BLOCK)
-      return _independent_draws(self.seed, kind, block, own), first
-    epoch = 0
-    while _epoch_start(self.seed, kind, epoch + 1, own) <= position:
-      epoch += 1
-    first = position - _epoch_start(self.seed, kind, epoch, own)
-    return _rounded_epoch(self.seed, kind, epoch, own), first
+    kind, earlier, stands = self.kind(step), self._earlier(step), self.stands(step)
+    if kind in self.standing:
+      standing = self._standing_before(kind, earlier)
+      earlier = standing if stands else earlier - standing
+    batch_size = self.sizes[kind][1]
+    return self._streams[kind][stands].take(earlier * batch_size, batch_size)
 
   def rng(self, step: int, row: int | None = None) -> np.random.Generator:
     """Randomness for augmentation: of the whole step, or of one row of the global batch."""
     return _generator(self.seed, "augmentation", step, 0 if row is None else row + 1)
+
+  def _earlier(self, step: int) -> int:
+    """Number of batches of this step's kind before it."""
+    cycles, offset = divmod(step, len(self.schedule))
+    kind = self.kind(step)
+    return cycles * self.schedule.count(kind) + self.schedule[:offset].count(kind)
+
+  def _standing_before(self, kind: str, batches: int) -> int:
+    """How many of the first batches of a kind are of standing images."""
+    share, start = self._shares[kind]
+    return (batches * share + start) // _WHOLE
+
+  @functools.cached_property
+  def _streams(self) -> dict[str, tuple[_Stream, ...]]:
+    """By kind the sequence of its records, or those of its lying and of its standing ones."""
+    streams = {}
+    for kind in set(self.schedule):
+      own = self.repeats.get(kind)
+      if kind not in self.standing:
+        streams[kind] = (_Stream(self.seed, kind, self.sizes[kind][0], own),)
+        continue
+      streams[kind] = tuple(
+        self._part(f"{name} {kind}", np.flatnonzero(self.standing[kind] == stands), own)
+        for name, stands in (("lying", False), ("standing", True))
+      )
+    return streams
+
+  def _part(self, name: str, records: Int[np.ndarray, "n"], own: Repeats | None) -> _Stream:
+    own = None if own is None else own.take(records)
+    return _Stream(self.seed, name, len(records), own, records)
+
+  @functools.cached_property
+  def _shares(self) -> dict[str, tuple[int, int]]:
+    """By kind the share of standing batches and where counting them starts, in 1 / _WHOLE."""
+    shares = {}
+    for kind, standing in self.standing.items():
+      own = self.repeats.get(kind)
+      weights = np.ones(len(standing)) if own is None else own.factors
+      share = float(weights[standing].sum() / weights.sum())
+      start = _generator(self.seed, f"orientations of {kind}").integers(_WHOLE)
+      shares[kind] = round(share * _WHOLE), int(start)
+    return shares

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from rkd_jax.inputs import batching, examples
+from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs.examples import BatchSpec
+from rkd_jax.inputs.sampler import Repeats
 from rkd_jax.inputs.sources import Record, decode_image
 
 DIM = 4
@@ -62,6 +64,7 @@ class FakeSource(list):
 
   def __init__(self, records):
     super().__init__(records)
+    self.index = index_lib.make((r.height, r.width, r.classes, 2, 2) for r in self)
     self.reads = 0
 
   def __getitem__(self, index):
@@ -279,6 +282,95 @@ def test_batches_after_a_restart_are_the_same():
   assert _batches(6, 6) == []
 
 
+# Records 1, 3 and 5 stand (20 x 14), the others lie (20 x 30).
+GROUPED = {
+  "box": _spec("box", canvas=(26, 48), short_sides=(12, 16, 20, 26), max_side=44),
+  "image": _spec("image", canvas=(12, 24), short_sides=(12,), max_side=24),
+}
+REPEATS = {
+  form: {"box": Repeats(np.array([1, 1, 1.5, 2, 1, 1]), form)}
+  for form in ("stochastic", "fractional")
+}
+
+
+def _grouped(start, stop, specs=GROUPED, repeats=None, source=None, **options):
+  sources = dict.fromkeys(specs, source or SOURCES["box"])
+  sampler = batching.make_sampler(0, tuple(specs), sources, specs, repeats)
+  return list(batching.train_batches(sources, specs, sampler, start, stop, **options))
+
+
+def test_canvases_lie_or_stand_with_their_images():
+  batches = _grouped(0, 40)
+  assert {(kind, batch.images.shape[1:3]) for _, kind, batch in batches} == {
+    ("box", (26, 48)),
+    ("box", (48, 26)),
+    ("image", (12, 24)),
+    ("image", (24, 12)),
+  }
+  for _, _, batch in batches:
+    height, width = batch.images.shape[1:3]
+    stands = batch.original_sizes[:, 0] > batch.original_sizes[:, 1]
+    assert (stands == (height > width)).all()
+    assert (batch.sizes <= (height, width)).all()
+    assert (batch.image_ids % 2 == stands).all()
+
+
+def test_a_program_is_compiled_once_for_each_orientation():
+  step = jax.jit(lambda batch, kind: sum(x.sum() for x in jax.tree.leaves(batch)), static_argnums=1)
+  for _, kind, batch in _grouped(0, 40):
+    step(batch, kind)
+  assert step._cache_size() == 4
+
+
+def test_images_of_a_batch_draw_from_one_group_of_short_sides():
+  """On a canvas as high as the group needs, in multiples of 32."""
+  sides = (16, 24, 32, 48, 56)
+  spec = _spec(canvas=(60, 100), short_sides=sides, max_side=100, scale_groups=2)
+  found = {}
+  for _, _, batch in _grouped(0, 60, {"box": spec}):
+    found.setdefault(batch.images.shape[1:3], set()).update(batch.sizes.min(axis=1).tolist())
+  low, high = {16, 24, 32}, {48, 56}
+  assert found == {(32, 100): low, (100, 32): low, (60, 100): high, (100, 60): high}
+
+
+def test_groups_change_no_scale_s_frequency():
+  """Chi-square over 3,000 batches; 13.8 is the 0.1 % point of 2 degrees of freedom."""
+  spec = _spec(short_sides=tuple(range(1, 9)), scale_groups=3)
+  drawn = [spec.for_batch(False, np.random.default_rng(i)).short_sides for i in range(3000)]
+  groups = [(1, 2, 3), (4, 5, 6), (7, 8)]
+  counts, expected = np.array([drawn.count(g) for g in groups]), 3000 * np.array([3, 3, 2]) / 8
+  assert counts.sum() == 3000 and ((counts - expected) ** 2 / expected).sum() < 13.8
+  assert spec.for_batch(True, np.random.default_rng(0)).canvas == (44, 44)
+
+
+@pytest.mark.parametrize("form", [None, "stochastic", "fractional"])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_grouped_batches_depend_on_seed_and_step_alone(form, hosts):
+  """For any number of hosts, threads and restarts, with and without repeat factors."""
+  options = {"repeats": REPEATS.get(form)}
+  reference = _grouped(0, 24, **options)
+  assert len({_hash(batch) for _, _, batch in reference}) == 24
+  for start in (0, 17):
+    shares = [
+      _grouped(start, 24, host_index=host, host_count=hosts, threads=host % 3, **options)
+      for host in range(hosts)
+    ]
+    for (step, kind, whole), *parts in zip(reference[start:], *shares, strict=True):
+      assert all(part[:2] == (step, kind) for part in parts)
+      joined = jax.tree.map(lambda *rows: np.concatenate(rows), *[part[2] for part in parts])
+      assert _hash(joined) == _hash(whole)
+
+
+def test_bad_images_give_way_to_one_of_their_orientation():
+  specs = {"box": GROUPED["box"]}
+  batches = _grouped(0, 12, specs, source=_with_bad(1, 4), skip_bad_images=True)
+  expected = _grouped(0, 12, specs, source=FakeSource([_record(i) for i in (0, 3, 2, 3, 0, 5)]))
+  # 1 gives way to 3, not to 2; 4 to 0, not to 5.
+  assert [_hash(b) for _, _, b in batches] == [_hash(b) for _, _, b in expected]
+  with pytest.raises(ValueError, match=r"None of the 6 images .* place of image [135]"):
+    _grouped(0, 12, specs, source=_with_bad(1, 3, 5), skip_bad_images=True)
+
+
 def test_cache_changes_nothing_but_the_number_of_reads():
   plain = [_hash(batch) for _, _, batch in _batches(0, 9)]
   before = sum(source.reads for source in SOURCES.values())
@@ -398,6 +490,7 @@ def test_a_record_without_caption_names_itself():
     ({"short_sides": ()}, "needs short_sides"),
     ({"kind": "eval", "flip": True}, "one short side and no flip"),
     ({"batch_size": 0}, "batch_size is 0"),
+    ({"scale_groups": 3}, "scale_groups is 3; expected 1 up to .* short_sides, 2"),
   ],
 )
 def test_bad_specs_are_refused(settings, message):
@@ -409,3 +502,5 @@ def test_a_sampler_of_another_data_set_is_refused():
   sampler = batching.make_sampler(0, ("box",), {"box": _source(5)}, {"box": _spec()})
   with pytest.raises(ValueError, match=r"\(5, 4\).*\(6, 4\)"):
     batching.train_batches({"box": _source(6)}, {"box": _spec()}, sampler, 0, 1)
+  with pytest.raises(ValueError, match=r"canvas \(26, 48\) of kind 'box' differ in whether lying"):
+    batching.train_batches({"box": _source(5)}, {"box": GROUPED["box"]}, sampler, 0, 1)
