@@ -62,7 +62,7 @@ def draw_detections(
   order = np.argsort(-scores, kind="stable")
   order = order[scores[order] >= min_score][:max_boxes]
   labels = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-  return _draw(image, boxes, labels, novel, order, min_side, segmentations)
+  return _draw(image, boxes, labels, _novel_colours(novel), order, min_side, segmentations)
 
 
 def draw_ground_truth(
@@ -73,23 +73,40 @@ def draw_ground_truth(
   min_side: int = 384,
 ) -> Picture:
   """Draws annotated boxes with their class names; see `draw_detections`."""
-  return _draw(image, boxes, list(names), novel, np.arange(len(names)), min_side)
+  return draw_boxes(image, boxes, names, _novel_colours(novel), min_side)
+
+
+def draw_boxes(
+  image: Picture,
+  boxes: Float[np.ndarray, "n 4"],
+  labels: Sequence[str],
+  colours: Sequence[str],
+  min_side: int = 384,
+  segmentations: Sequence[Mapping[str, Any]] | None = None,
+) -> Picture:
+  """Draws boxes of any meaning, each in its own colour, the first on top; see `draw_detections`."""
+  return _draw(image, boxes, list(labels), colours, np.arange(len(labels)), min_side, segmentations)
+
+
+def _novel_colours(novel: Sequence[bool]) -> list[str]:
+  return [NOVEL_COLOUR if flag else BASE_COLOUR for flag in novel]
 
 
 def _draw(
   image: Picture,
   boxes: Float[np.ndarray, "n 4"],
   labels: list[str],
-  novel: Sequence[bool],
+  colours: Sequence[str],
   order: Int[np.ndarray, "m"],
   min_side: int,
   segmentations: Sequence[Mapping[str, Any]] | None = None,
 ) -> Picture:
   _check_image(image)
   boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-  if not len(boxes) == len(labels) == len(novel):
+  if not len(boxes) == len(labels) == len(colours):
     raise ValueError(
-      f"{len(boxes)} boxes, {len(labels)} names and {len(novel)} novel flags; give one of each"
+      f"{len(boxes)} boxes, {len(labels)} names and {len(colours)} colours (or novel flags); give "
+      "one of each"
     )
   if not np.isfinite(boxes).all():
     raise ValueError(f"boxes {boxes.tolist()} are not all finite; check the checkpoint")
@@ -99,7 +116,6 @@ def _draw(
   short = min(height, width)
   line = max(2, round(short / 128))
   font = ImageFont.load_default(max(13, round(short / 26)))
-  colours = [NOVEL_COLOUR if flag else BASE_COLOUR for flag in novel]
   if segmentations is not None:
     masks = _masks(segmentations, len(boxes), image.shape[:2], order[::-1])
     picture = _paint_masks(

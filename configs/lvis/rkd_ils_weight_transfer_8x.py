@@ -6,10 +6,10 @@
 Arguments, data and cost as in base.py.  Published (mask APr / APc / APf / AP):
 21.1 / 25.0 / 29.1 / 25.9.
 
-Box images are seen at 37 short sides from 128 to 1280 pixels.  Usually each image of a batch would
-draw its own; here the batch first draws one of four groups (up to 416, 704, 992, 1280), as likely as
-it has sides, and then each image one of that group: every image still sees every side equally
-often, and eight canvases hold them all, 416x1344 to 1280x1344 and turned.
+Box images are seen at 37 short sides from 128 to 1280 pixels.  A batch first draws one of four
+groups of them (up to 416, 704, 992, 1280), as likely as it has sides, then each image one of that
+group: an image sees every side equally often, as if it had drawn among all, and eight canvases
+hold the batches, 416x1344 to 1280x1344 and turned.
 """
 
 from configs.lvis import rkd_ils_weight_transfer
