@@ -139,7 +139,7 @@ def test_ground_truth_uses_both_colours():
     ({"boxes": np.array([[0, 0, np.nan, 1]])}, "boxes .* not all finite"),
     ({"scores": np.array([np.nan])}, "scores .* not all finite"),
     ({"scores": np.array([0.1, 0.2])}, "2 scores and 1 names"),
-    ({"novel": []}, "1 boxes, 1 names and 0 novel flags"),
+    ({"novel": []}, "1 boxes, 1 names and 0 colours"),
     ({"segmentations": []}, "1 boxes and 0 masks"),
     (
       {"segmentations": [{"size": [160, 128]}]},
