@@ -228,7 +228,9 @@ def _pseudo_boxes(
   )
 
 
-def _picture(record: Record, image: np.ndarray, spec: BatchSpec, view: transforms.View) -> dict:
+def _picture(
+  record: Record, image: transforms.Pixels, spec: BatchSpec, view: transforms.View
+) -> dict:
   return {
     "images": transforms.pad_to_canvas(view.image(image), spec.canvas, _name(record)),
     "sizes": np.array(view.size, np.int32),
@@ -238,13 +240,14 @@ def _picture(record: Record, image: np.ndarray, spec: BatchSpec, view: transform
   }
 
 
-def _view(record: Record, spec: BatchSpec, rng: np.random.Generator) -> transforms.View:
+def draw_view(record: Record, spec: BatchSpec, rng: np.random.Generator) -> transforms.View:
+  """How a training image is shown: the first use of the randomness of its row."""
   original = (record.height, record.width)
   return transforms.random_view(original, spec.short_sides, spec.max_side, spec.flip, rng)
 
 
 def box_example(
-  record: Record, image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, rng: np.random.Generator
+  record: Record, image: transforms.Pixels, spec: BatchSpec, rng: np.random.Generator
 ) -> structures.Batch:
   """One image with ground truth (without crowds) and teacher regions in stored order.
 
@@ -257,7 +260,7 @@ def box_example(
   Raises:
     ValueError: too many boxes, an image larger than the canvas, embeddings of another width.
   """
-  view = _view(record, spec, rng)
+  view = draw_view(record, spec, rng)
   return structures.Batch(
     **_picture(record, image, spec, view),
     ground_truth=_ground_truth(record, view, spec),
@@ -266,10 +269,10 @@ def box_example(
 
 
 def image_example(
-  record: Record, image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, rng: np.random.Generator
+  record: Record, image: transforms.Pixels, spec: BatchSpec, rng: np.random.Generator
 ) -> structures.Batch:
   """One image with its pseudo boxes and teacher regions; as `box_example` otherwise."""
-  view = _view(record, spec, rng)
+  view = draw_view(record, spec, rng)
   return structures.Batch(
     **_picture(record, image, spec, view),
     regions=_regions(record, view, spec),
@@ -279,7 +282,7 @@ def image_example(
 
 def eval_example(
   record: Record,
-  image: UInt8[np.ndarray, "h w 3"],
+  image: transforms.Pixels,
   spec: BatchSpec,
   rng: np.random.Generator | None = None,
 ) -> structures.Batch:
@@ -312,7 +315,7 @@ def picture_example(
 
 
 def caption_example(
-  record: Record, image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, rng: np.random.Generator
+  record: Record, image: transforms.Pixels, spec: BatchSpec, rng: np.random.Generator
 ) -> structures.CaptionedImages:
   """One image, resized to the canvas, and the tokens of one of its captions.
 
@@ -326,18 +329,18 @@ def caption_example(
   caption = record.captions[rng.integers(len(record.captions))]
   window = None
   if spec.crop:
-    height, width = image.shape[:2]
+    height, width = record.height, record.width
     scale_y, scale_x = 1 - spec.crop * rng.random(2)
     top, left = rng.random(2) * (height * (1 - scale_y), width * (1 - scale_x))
     window = (left, top, left + width * scale_x, top + height * scale_y)
   resized = transforms.resize(image, spec.canvas, window)
   if spec.flip and rng.random() < 0.5:
-    resized = resized[:, ::-1]
+    resized = transforms.mirror(resized)
   try:
     tokens = np.asarray(spec.tokenizer(caption), np.int32)
   except ValueError as error:
     raise ValueError(f"Caption {caption!r} of {_name(record)}: {error}") from error
-  return structures.CaptionedImages(images=resized, tokens=tokens)
+  return structures.CaptionedImages(images=np.asarray(resized), tokens=tokens)
 
 
 EXAMPLE_OF_KIND = {

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 
 from data import schema
 from rkd_jax.inputs import index as index_lib
@@ -165,18 +166,23 @@ def open_source(data_dir: str | Path, name: str, split: str) -> Source:
 
 
 def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
-  """The image as RGB uint8 [height, width, 3], whatever it is stored as (grey, CMYK, alpha, ...).
+  """The image as RGB uint8 [height, width, 3]; see `open_image`."""
+  return np.asarray(open_image(record))
+
+
+def open_image(record: Record) -> Image.Image:
+  """The decoded image in RGB, whatever it is stored as (grey, CMYK, alpha, ...).
 
   Raises:
     BadImageError: the bytes are truncated, no image at all, or not of the recorded size.
   """
-  pixels = transforms.decode_image(record.image, _name(record))
-  if pixels.shape != (record.height, record.width, 3):
+  picture = transforms.open_image(record.image, _name(record))
+  if picture.size != (record.width, record.height):
     raise transforms.BadImageError(
-      f"{_name(record)} is {pixels.shape[1]}×{pixels.shape[0]} pixels but recorded as "
+      f"{_name(record)} is {picture.width}×{picture.height} pixels but recorded as "
       f"{record.width}×{record.height}: the boxes would be wrong; build the data set again"
     )
-  return pixels
+  return picture
 
 
 def _name(record: Record) -> str:

@@ -88,6 +88,19 @@ def test_view_takes_an_image_that_is_already_resized():
   np.testing.assert_array_equal(view.image(once), view.image(image))
 
 
+def test_a_picture_and_its_array_give_the_same_view():
+  """Whatever form it comes in; mirrored is what NumPy reads backwards."""
+  data = _encode(RNG.integers(0, 256, (31, 47, 3), np.uint8), "JPEG")
+  picture, array = transforms.open_image(data, "a.jpg"), transforms.decode_image(data, "a.jpg")
+  for size in ((31, 47), (62, 94), (13, 20)):
+    plain = transforms.View((31, 47), size).image(array)
+    mirrored = transforms.View((31, 47), size, flip=True)
+    assert plain.shape == (*size, 3) and plain.dtype == np.uint8
+    np.testing.assert_array_equal(transforms.View((31, 47), size).image(picture), plain)
+    for form in (picture, array):
+      np.testing.assert_array_equal(mirrored.image(form), plain[:, ::-1])
+
+
 def test_boxes_may_be_none():
   assert transforms.View((30, 20), (15, 10)).boxes(np.zeros((0, 4))).shape == (0, 4)
 
