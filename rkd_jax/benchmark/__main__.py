@@ -1,16 +1,18 @@
-"""How fast a detector is on this machine, by stage, and what bounds it; or a CLIP's image tower.
+"""How fast a detector is on this machine, by stage, and what bounds it; or its input; or a CLIP.
 
   python -m rkd_jax.benchmark --config=configs/lvis/base.py
   python -m rkd_jax.benchmark --config=configs/lvis/base.py --dtype=bfloat16 --batch=1,8 \\
     --box_batch=16 --against=torch --output=runs/bench/lvis.json
   python -m rkd_jax.benchmark --clip=ViT-B/32 --batch=32 --against=torch
+  python -m rkd_jax.benchmark --input --config=configs/coco/rkd_ils.py --against=torch
 
 Batches, parameters and vocabulary are made up: no data, checkpoint or network is needed, and of the
 requirements only jax, flax, optax, ml_collections, jaxtyping and numpy.  One device is measured.
 Settings of the config can be changed: --config.model.rpn.test.post_nms=300.  measure.py says how
-each column is made.
+each column is made, inputs.py what --input measures (that needs all requirements).
 """
 
+import importlib
 import os
 import re
 
@@ -23,6 +25,7 @@ from rkd_jax.clip.model import PRESETS
 
 _CLIP = flags.DEFINE_enum("clip", None, list(PRESETS), "Measure this image tower, not a config.")
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_INPUT = flags.DEFINE_bool("input", False, "Measure the input pipeline of the config.")
 _BATCH = flags.DEFINE_list("batch", ["1"], "Batch sizes of inference, as 1,2.")
 _BOX_BATCH = flags.DEFINE_list("box_batch", [], "Of box steps; default: loss.images_per_group.box.")
 _IMAGE_BATCH = flags.DEFINE_list("image_batch", [], "Of image steps; as for box steps.")
@@ -47,6 +50,8 @@ def main(argv):
     )
   if (_CONFIG.value is None) == (_CLIP.value is None):
     raise app.UsageError("Give either --config=FILE, a detector, or --clip=NAME, an image tower.")
+  if _INPUT.value and _CONFIG.value is None:
+    raise app.UsageError("--input is about the records and batches of a --config=FILE.")
   canvas = re.fullmatch(r"(\d+)x(\d+)", _CANVAS.value)
   if not canvas:
     raise app.UsageError(f"--canvas is {_CANVAS.value!r}; expected HEIGHTxWIDTH, as 800x1344.")
@@ -78,6 +83,10 @@ def main(argv):
       clip.run(_CLIP.value, _DTYPE.value or "float32", options)
       return
     config = _CONFIG.value
+    if _INPUT.value:
+      # Imported only where it is asked for: it needs the data stack.
+      importlib.import_module("rkd_jax.benchmark.inputs").run(config, options)
+      return
     if _DTYPE.value:
       config.model.dtype = _DTYPE.value
     run(config, options)

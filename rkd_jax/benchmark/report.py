@@ -27,17 +27,21 @@ _NAME_WIDTH = 36
 class Report:
   """Rows in sections.  Figures are in seconds, bytes and FLOP; missing ones stay blank."""
 
-  def __init__(self, header: dict, path: str = "", hidden: dict | None = None):
+  def __init__(
+    self, header: dict, path: str = "", hidden: dict | None = None, columns: tuple = _COLUMNS
+  ):
     """Prints the header.
 
     Args:
       header: what was measured where; it goes into the JSON.
       path: the JSON file to write, '' for none; its folder is made.
       hidden: more for the JSON alone.
+      columns: (heading, name of a figure, factor or None for text, format) of each.
     """
     self._path = Path(path) if path else None
     self._content = {**header, **(hidden or {}), "rows": []}
     self._section = ""
+    self._columns = columns
     if self._path:
       self._path.parent.mkdir(parents=True, exist_ok=True)
     for name, value in header.items():
@@ -49,13 +53,13 @@ class Report:
 
   def section(self, title: str) -> None:
     self._section = title
-    heads = "".join(f"{head:>{_width(head)}}" for head, *_ in _COLUMNS)
+    heads = "".join(f"{head:>{_width(head)}}" for head, *_ in self._columns)
     print(f"\n{title}\n{'':{_NAME_WIDTH}}{heads}", flush=True)
 
   def row(self, name: str, figures: Figures) -> None:
     """Prints a row and writes the JSON anew."""
     cells = []
-    for head, key, factor, spec in _COLUMNS:
+    for head, key, factor, spec in self._columns:
       value = figures.get(key)
       if value is not None:
         value = format(value if factor is None else value * factor, spec)

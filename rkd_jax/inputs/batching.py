@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, Example, collate
+from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, Canvas, Example, collate
 from rkd_jax.inputs.sampler import Repeats, Sampler, host_rows
 from rkd_jax.inputs.sources import Record, Source, open_image
 
@@ -57,18 +57,21 @@ class _Loader:
         self._bad.add(index)
         logging.warning("Skipped bad image (%d so far): %s", len(self._bad), error)
 
-  def example(self, index: int, spec: BatchSpec, rng: np.random.Generator | None) -> Example | None:
+  def example(
+    self, index: int, spec: BatchSpec, rng: np.random.Generator | None, out: Canvas
+  ) -> Example | None:
     """Example of one record, or None for a bad image that is to be skipped."""
     record, image = self._load(index)
     if image is None:
       return None
-    return EXAMPLE_OF_KIND[spec.kind](record, image, spec, rng)
+    return EXAMPLE_OF_KIND[spec.kind](record, image, spec, rng, out)
 
   def replaced_example(
     self,
     index: int,
     spec: BatchSpec,
     rng: np.random.Generator,
+    out: Canvas,
     standing: Bool[np.ndarray, "_"] | None,
   ) -> Example:
     """As `example`, but a bad image gives way to the next good record of its orientation."""
@@ -76,7 +79,7 @@ class _Loader:
     for offset in range(count):
       other = (index + offset) % count
       if standing is None or standing[other] == standing[index]:
-        example = self.example(other, spec, rng)
+        example = self.example(other, spec, rng, out)
         if example is not None:
           return example
     raise ValueError(
@@ -160,12 +163,14 @@ def train_batches(
     step = int(step)
     kind, indices = sampler.kind(step), sampler.indices(step)
     spec = specs[kind].for_batch(sampler.stands(step), sampler.rng(step))
-    standing = sampler.standing.get(kind)
+    images = np.zeros((len(rows[kind]), *spec.canvas, 3), np.uint8)
     examples = [
-      loaders[kind].replaced_example(int(indices[row]), spec, sampler.rng(step, row), standing)
-      for row in rows[kind]
+      loaders[kind].replaced_example(
+        int(indices[row]), spec, sampler.rng(step, row), out, sampler.standing.get(kind)
+      )
+      for row, out in zip(rows[kind], images, strict=True)
     ]
-    return step, kind, collate(examples)
+    return step, kind, collate(examples, images)
 
   return _iterate(num_steps, start_step, load, threads)
 
@@ -191,7 +196,7 @@ def eval_batches(
   rows = range(spec.batch_size)[host_rows(spec.batch_size, host_index, host_count)]
   loader = _Loader(source, spec, False, skip_bad_images)
   filler = structures.Batch(
-    images=np.zeros((*spec.canvas, 3), np.uint8),
+    images=None,
     sizes=np.array(spec.canvas, np.int32),
     original_sizes=np.array(spec.canvas, np.int32),
     image_ids=np.array(0, np.int32),
@@ -199,10 +204,12 @@ def eval_batches(
   )
 
   def load(number: int) -> structures.Batch:
+    images = np.zeros((len(rows), *spec.canvas, 3), np.uint8)
     indices = [int(number) * spec.batch_size + row for row in rows]
     examples = [
-      loader.example(index, spec, None) if index < len(source) else None for index in indices
+      loader.example(index, spec, None, out) if index < len(source) else None
+      for index, out in zip(indices, images, strict=True)
     ]
-    return collate([filler if example is None else example for example in examples])
+    return collate([filler if example is None else example for example in examples], images)
 
   return _iterate(-(-len(source) // spec.batch_size), 0, load, threads)

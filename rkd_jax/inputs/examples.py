@@ -2,7 +2,8 @@
 
 An example is a `structures.Batch` (or `CaptionedImages`) of one image without its
 batch axis, all arrays padded to the static shapes of the `BatchSpec`; `collate`
-stacks examples.
+stacks examples.  Images are by far the largest of the arrays: they can be written
+where the batch will have them (`out`), to be allocated and copied once only.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ KINDS = ("box", "image", "eval", "caption")
 # Of an image's id in a batch; ImageNet's ids are longer.
 _ID_BITS = 2**31 - 1
 Example = structures.Batch | structures.CaptionedImages
+Canvas = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,10 +231,14 @@ def _pseudo_boxes(
 
 
 def _picture(
-  record: Record, image: transforms.Pixels, spec: BatchSpec, view: transforms.View
+  record: Record,
+  image: transforms.Pixels,
+  spec: BatchSpec,
+  view: transforms.View,
+  out: Canvas | None,
 ) -> dict:
   return {
-    "images": transforms.pad_to_canvas(view.image(image), spec.canvas, _name(record)),
+    "images": transforms.pad_to_canvas(view.image(image), spec.canvas, _name(record), out),
     "sizes": np.array(view.size, np.int32),
     "original_sizes": np.array(view.original, np.int32),
     "image_ids": np.array(record.image_id & _ID_BITS, np.int32),
@@ -247,7 +253,11 @@ def draw_view(record: Record, spec: BatchSpec, rng: np.random.Generator) -> tran
 
 
 def box_example(
-  record: Record, image: transforms.Pixels, spec: BatchSpec, rng: np.random.Generator
+  record: Record,
+  image: transforms.Pixels,
+  spec: BatchSpec,
+  rng: np.random.Generator,
+  out: Canvas | None = None,
 ) -> structures.Batch:
   """One image with ground truth (without crowds) and teacher regions in stored order.
 
@@ -256,25 +266,30 @@ def box_example(
     image: its image, as stored or already at the size of the view.
     spec: static shapes and augmentation.
     rng: randomness of this row.
+    out: zeros that the padded image is written to; None makes them.
 
   Raises:
     ValueError: too many boxes, an image larger than the canvas, embeddings of another width.
   """
   view = draw_view(record, spec, rng)
   return structures.Batch(
-    **_picture(record, image, spec, view),
+    **_picture(record, image, spec, view, out),
     ground_truth=_ground_truth(record, view, spec),
     regions=_regions(record, view, spec),
   )
 
 
 def image_example(
-  record: Record, image: transforms.Pixels, spec: BatchSpec, rng: np.random.Generator
+  record: Record,
+  image: transforms.Pixels,
+  spec: BatchSpec,
+  rng: np.random.Generator,
+  out: Canvas | None = None,
 ) -> structures.Batch:
   """One image with its pseudo boxes and teacher regions; as `box_example` otherwise."""
   view = draw_view(record, spec, rng)
   return structures.Batch(
-    **_picture(record, image, spec, view),
+    **_picture(record, image, spec, view, out),
     regions=_regions(record, view, spec),
     pseudo_boxes=_pseudo_boxes(record, view, spec.max_labels),
   )
@@ -285,12 +300,13 @@ def eval_example(
   image: transforms.Pixels,
   spec: BatchSpec,
   rng: np.random.Generator | None = None,
+  out: Canvas | None = None,
 ) -> structures.Batch:
   """One image alone, resized and padded; `rng` is not used."""
   del rng
   original = (record.height, record.width)
   size = transforms.resized_size(original, spec.short_sides[0], spec.max_side)
-  return structures.Batch(**_picture(record, image, spec, transforms.View(original, size)))
+  return structures.Batch(**_picture(record, image, spec, transforms.View(original, size), out))
 
 
 def picture_example(
@@ -315,7 +331,11 @@ def picture_example(
 
 
 def caption_example(
-  record: Record, image: transforms.Pixels, spec: BatchSpec, rng: np.random.Generator
+  record: Record,
+  image: transforms.Pixels,
+  spec: BatchSpec,
+  rng: np.random.Generator,
+  out: Canvas | None = None,
 ) -> structures.CaptionedImages:
   """One image, resized to the canvas, and the tokens of one of its captions.
 
@@ -336,11 +356,12 @@ def caption_example(
   resized = transforms.resize(image, spec.canvas, window)
   if spec.flip and rng.random() < 0.5:
     resized = transforms.mirror(resized)
+  images = transforms.pad_to_canvas(np.asarray(resized), spec.canvas, _name(record), out)
   try:
     tokens = np.asarray(spec.tokenizer(caption), np.int32)
   except ValueError as error:
     raise ValueError(f"Caption {caption!r} of {_name(record)}: {error}") from error
-  return structures.CaptionedImages(images=np.asarray(resized), tokens=tokens)
+  return structures.CaptionedImages(images=images, tokens=tokens)
 
 
 EXAMPLE_OF_KIND = {
@@ -351,6 +372,12 @@ EXAMPLE_OF_KIND = {
 }
 
 
-def collate(examples: Sequence[Example]) -> Example:
-  """Stacks examples of one kind along a new leading axis."""
-  return jax.tree.map(lambda *rows: np.stack(rows), *examples)
+def collate(examples: Sequence[Example], images: np.ndarray | None = None) -> Example:
+  """Stacks examples of one kind along a new leading axis.
+
+  `images` are those of the examples where they were written to one array (`out`).
+  """
+  if images is None:
+    return jax.tree.map(lambda *rows: np.stack(rows), *examples)
+  stacked = collate([example.replace(images=None) for example in examples])
+  return stacked.replace(images=images)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps
 
 Size = tuple[int, int]
-# A picture before it is part of a batch.  From decoding to padding it stays in PIL's own form, which
+# A picture before it is part of a batch.  From decoding to padding it stays in PIL's own form: that
 # spares two conversions of all pixels.
 Pixels = UInt8[np.ndarray, "h w 3"] | Image.Image
 
@@ -157,9 +157,18 @@ def random_view(
 
 
 def pad_to_canvas(
-  image: UInt8[np.ndarray, "h w 3"], canvas: Size, name: str
+  image: UInt8[np.ndarray, "h w 3"],
+  canvas: Size,
+  name: str,
+  out: UInt8[np.ndarray, "h2 w2 3"] | None = None,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
   """Pads with zeros at the bottom and right up to the canvas.
+
+  Args:
+    image: the pixels.
+    canvas: (height, width) of the result.
+    name: what to call the image in an error.
+    out: zeros of that size to write to and return; None makes them.
 
   Raises:
     ValueError: the image is larger than the canvas.
@@ -170,6 +179,6 @@ def pad_to_canvas(
       f"Image {name} is {height} x {width} (height x width) after resizing and does not fit the "
       f"canvas {canvas[0]} x {canvas[1]}: enlarge the canvas, or lower short_sides or max_side."
     )
-  padded = np.zeros((*canvas, 3), np.uint8)
+  padded = np.zeros((*canvas, 3), np.uint8) if out is None else out
   padded[:height, :width] = image
   return padded

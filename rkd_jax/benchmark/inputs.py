@@ -1,0 +1,284 @@
+"""Images per second that one core reads, decodes, resizes, pads and brings to the device.
+
+`python -m rkd_jax.benchmark --input --config=...`: on the records of the config where they are
+built, and otherwise on photograph-like JPEGs of COCO's size that are made in memory (then nothing
+is read).  Every stage runs alone, in one thread, over the images of the same batches; "from record
+to batch" is what training calls.  CPU time of the whole process is counted, so figures mean one
+core whatever else the machine does.
+"""
+
+import importlib
+import io
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from rkd_jax.benchmark import synthetic
+from rkd_jax.benchmark.measure import Budget, Figures, machine, timed
+from rkd_jax.benchmark.report import Report
+from rkd_jax.benchmark.run import Options
+from rkd_jax.inputs import index as index_lib
+from rkd_jax.inputs import transforms
+from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate, draw_view
+from rkd_jax.inputs.sampler import Sampler
+from rkd_jax.inputs.sources import Record, Source, open_image
+from rkd_jax.train.tasks import box_repeats, detector_specs, open_sources
+
+# Images per measurement, in whole batches.
+_IMAGES = 64
+_HEIGHT, _WIDTH, _QUALITY, _PICTURES = 480, 640, 90, 8
+
+COLUMNS = (
+  ("ms/image", "seconds_per_image", 1e3, ".2f"),
+  ("CPU ms", "cpu_seconds_per_image", 1e3, ".2f"),
+  ("images/s per core", "images_per_s", 1, ",.1f"),
+  ("MiB", "bytes", 2**-20, ",.1f"),
+)
+
+
+class MadeUpSource(list):
+  """Records in memory, of photograph-like pictures with what the config's batches need."""
+
+  class_names = ("object",)
+  base, novel = class_names, ()
+  embedding_dim = 0
+
+  def __init__(self, config: ml_collections.ConfigDict, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    self.embedding_dim = config.model.classifier.embedding_dim
+    pictures = [photograph(rng) for _ in range(_PICTURES)]
+    super().__init__(
+      _record(i, pictures[i % _PICTURES], self.embedding_dim, rng) for i in range(_IMAGES)
+    )
+    self.index = index_lib.make((r.height, r.width, r.classes, 1, 1) for r in self)
+
+
+def photograph(rng: np.random.Generator) -> bytes:
+  """A JPEG of smooth areas under noise, about as many bytes as COCO's have."""
+  coarse = rng.integers(0, 256, (_HEIGHT // 16, _WIDTH // 16, 3), np.uint8)
+  smooth = Image.fromarray(coarse).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC)
+  noisy = np.asarray(smooth) + rng.normal(0, 12, (_HEIGHT, _WIDTH, 1))
+  file = io.BytesIO()
+  Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=_QUALITY)
+  return file.getvalue()
+
+
+def _record(number: int, picture: bytes, dim: int, rng: np.random.Generator) -> Record:
+  boxes = synthetic.random_boxes(rng, (synthetic.OBJECTS,), (_HEIGHT, _WIDTH))
+  angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+  circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+  zeros = np.zeros(len(boxes), np.int32)
+  return Record(
+    image=picture,
+    image_id=number,
+    filename=f"{number}.jpg",
+    height=_HEIGHT,
+    width=_WIDTH,
+    boxes=boxes,
+    classes=zeros,
+    is_crowd=zeros.astype(bool),
+    areas=np.ones(len(boxes), np.float32),
+    object_ids=np.arange(len(boxes)),
+    labels=zeros[:1],
+    captions=(),
+    region_boxes=boxes[:5],
+    region_embeddings=np.ones((5, dim), np.float32),
+    region_scores=np.ones(5, np.float32),
+    pseudo_boxes=boxes[:1],
+    pseudo_labels=zeros[:1],
+    pseudo_scores=np.ones(1, np.float32),
+    polygons=tuple(
+      ((box[:2] + box[2:] + circle * (box[2:] - box[:2])) / 2,) for box in boxes.astype(np.float64)
+    ),
+  )
+
+
+def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
+  """Prints the tables; the rows, as they are in the JSON.
+
+  Raises:
+    ValueError: the config is not of a detector, or its records cannot make a batch.
+  """
+  if config.task != "detector":
+    raise ValueError(f"The config trains task {config.task!r}; the benchmark is of detectors.")
+  sources, origin = _sources(config)
+  specs, repeats = detector_specs(config), box_repeats(config, sources)
+  sampler = make_sampler(config.seed, config.data.schedule, sources, specs, repeats)
+  header = {
+    "arguments": " ".join(sys.argv[1:]),
+    "name": config.name,
+    "records": origin,
+    "machine": machine(),
+  }
+  hidden = {"config": json.loads(config.to_json_best_effort())}
+  report = Report(header, options.output, hidden, COLUMNS)
+  budget = Budget(options.steps, options.budget_seconds())
+  cycle = {}
+  for kind in dict.fromkeys(config.data.schedule):
+    steps = _steps(specs[kind], sampler, kind)
+    spec = _spec(specs[kind], sampler, steps[0])
+    canvas = "x".join(map(str, spec.canvas))
+    report.section(f"{kind} batches of {spec.batch_size}, {canvas}, one thread")
+    made_up = isinstance(sources[kind], MadeUpSource)
+    rates = _kind(report, sources, specs, sampler, kind, steps, budget, read=not made_up)
+    cycle[kind] = rates["cpu_seconds_per_image"] * spec.batch_size
+    if options.torch:
+      _against_torch(report, sources, specs, sampler, steps, budget)
+  report.section("the whole schedule")
+  seconds = sum(cycle[kind] for kind in config.data.schedule)
+  images = sum(specs[kind].batch_size for kind in config.data.schedule)
+  report.row("one core", {"images_per_s": images / seconds})
+  report.row("16 cores, if they scaled", {"images_per_s": 16 * images / seconds})
+  return report.rows
+
+
+def _sources(config: ml_collections.ConfigDict) -> tuple[Mapping[str, Source], str]:
+  """The config's records, or made-up ones, and which."""
+  try:
+    return open_sources(config), f"{config.data.name} in {config.data.dir}"
+  except ValueError as error:
+    source = MadeUpSource(config)
+    size = np.mean([len(record.image) for record in source[:_PICTURES]]) / 1e3
+    origin = (
+      f"made up, {_WIDTH}x{_HEIGHT} JPEG of quality {_QUALITY} in memory, {size:.0f} kB each "
+      f"({str(error).partition(';')[0]})"
+    )
+    return dict.fromkeys(config.data.schedule, source), origin
+
+
+def _spec(spec: BatchSpec, sampler: Sampler, step: int) -> BatchSpec:
+  return spec.for_batch(sampler.stands(step), sampler.rng(step))
+
+
+def _steps(spec: BatchSpec, sampler: Sampler, kind: str) -> list[int]:
+  """Steps of a kind with `_IMAGES` images, on the canvas of the first."""
+  first = sampler.schedule.index(kind)
+  canvas = _spec(spec, sampler, first).canvas
+  alike = (
+    step
+    for step in itertools.count(first)
+    if sampler.kind(step) == kind and _spec(spec, sampler, step).canvas == canvas
+  )
+  return list(itertools.islice(alike, max(1, _IMAGES // spec.batch_size)))
+
+
+def _kind(
+  report: Report,
+  sources: Mapping[str, Source],
+  specs: Mapping[str, BatchSpec],
+  sampler: Sampler,
+  kind: str,
+  steps: list[int],
+  budget: Budget,
+  read: bool,
+) -> Figures:
+  """Rows of all stages of a kind; the figures of the whole."""
+  source = sources[kind]
+  # (step, row, record number) of every image.
+  places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
+  records = [source[index] for *_, index in places]
+  pictures = [open_image(record) for record in records]
+  spec = _spec(specs[kind], sampler, steps[0])
+  views = [
+    draw_view(r, spec, sampler.rng(s, row)) for r, (s, row, _) in zip(records, places, strict=True)
+  ]
+  resized = [transforms.resize(p, view.size) for p, view in zip(pictures, views, strict=True)]
+
+  def make_batches():
+    done = []
+    todo = zip(records, resized, places, strict=True)
+    for _ in steps:
+      images = np.zeros((spec.batch_size, *spec.canvas, 3), np.uint8)
+      rows = [
+        EXAMPLE_OF_KIND[kind](record, picture, spec, sampler.rng(s, row), images[row])
+        for record, picture, (s, row, _) in itertools.islice(todo, spec.batch_size)
+      ]
+      done.append(collate(rows, images))
+    return done
+
+  batches = make_batches()
+
+  def whole():
+    for step in steps:
+      next(train_batches(sources, specs, sampler, step, step + 1, threads=0))
+
+  stages = {
+    "read": lambda: [source[index] for *_, index in places],
+    "decode": lambda: [open_image(record) for record in records],
+    "resize": lambda: [
+      transforms.resize(p, view.size) for p, view in zip(pictures, views, strict=True)
+    ],
+    "flip, boxes, pad, stack": make_batches,
+    "from record to batch": whole,
+    "transfer to device": lambda: jax.block_until_ready(jax.device_put(batches)),
+  }
+  if not read:
+    del stages["read"]
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(batches)) / len(places)
+  found = {}
+  for name, stage in stages.items():
+    found[name] = _per_image(stage, len(places), budget)
+    bytes_each = {"bytes": size} if name == "transfer to device" else {}
+    report.row(name, found[name] | bytes_each)
+  return found["from record to batch"]
+
+
+def _per_image(stage: Callable, images: int, budget: Budget) -> Figures:
+  figures = timed(stage, lambda: None, budget)
+  return {
+    "seconds_per_image": figures["seconds"] / images,
+    "cpu_seconds_per_image": figures["cpu_seconds"] / images,
+    "images_per_s": images / figures["cpu_seconds"],
+    "runs": figures["runs"],
+  }
+
+
+class _InMemory:
+  """Some records of a source, read beforehand."""
+
+  def __init__(self, source: Source, used: Iterable[int]):
+    self._length = len(source)
+    self._records = {index: source[index] for index in used}
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> Record:
+    return self._records[index]
+
+
+def _against_torch(
+  report: Report,
+  sources: Mapping[str, Source],
+  specs: Mapping[str, BatchSpec],
+  sampler: Sampler,
+  steps: list[int],
+  budget: Budget,
+) -> None:
+  """Both sides from records in memory: the cost of reading is the format's, not the loader's."""
+  try:
+    # Optional, and heavy: imported only where it is asked for.
+    torch_inputs = importlib.import_module("rkd_jax.benchmark.torch_inputs")
+  except (ImportError, RuntimeError) as error:
+    report.note(f"torch is not measured: {type(error).__name__}: {error}".splitlines()[0])
+    return
+  kind = sampler.kind(steps[0])
+  places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
+  memory = _InMemory(sources[kind], {index for *_, index in places})
+  spec = _spec(specs[kind], sampler, steps[0])
+  views = [draw_view(memory[i], spec, sampler.rng(s, row)) for s, row, i in places]
+  loader = torch_inputs.loader([memory[i] for *_, i in places], views, spec)
+
+  def ours():
+    for step in steps:
+      next(train_batches({**sources, kind: memory}, specs, sampler, step, step + 1, threads=0))
+
+  for name, stage in (("ours", ours), ("torch", lambda: list(loader))):
+    report.row(f"{name}, from memory to batch", _per_image(stage, len(places), budget))
