@@ -89,14 +89,16 @@ def test_built_records_are_read(tmp_path, monkeypatch, capsys):
 def test_the_stages_make_the_batches_of_training(small, monkeypatch):
   """What is put on the device is what training would put there."""
   config, seen = _config(), []
-  monkeypatch.setattr(jax, "device_put", lambda batches: seen.append(batches) or batches)
+  monkeypatch.setattr(jax, "device_put", lambda batch: seen.append(batch) or batch)
   inputs.run(config, Options(**ONCE))
   source = inputs.MadeUpSource(config)
   sources, specs = dict.fromkeys(("box", "image"), source), detector_specs(config)
   repeats = inputs.box_repeats(config, sources)
   sampler = make_sampler(config.seed, config.data.schedule, sources, specs, repeats)
-  (_, _, box), (_, _, image) = train_batches(sources, specs, sampler, 0, 2)
-  for measured, expected in ((seen[0][0], box), (seen[-1][0], image)):
+  # Two batches of two images are measured; of the box steps those on the canvas of the first.
+  steps = [inputs._steps(specs[kind], sampler, kind)[-1] for kind in ("box", "image")]
+  for measured, step in zip((seen[0], seen[-1]), steps, strict=True):
+    ((_, _, expected),) = train_batches(sources, specs, sampler, step, step + 1)
     jax.tree.map(np.testing.assert_array_equal, measured, expected)
 
 

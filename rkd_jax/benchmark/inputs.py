@@ -3,15 +3,18 @@
 `python -m rkd_jax.benchmark --input --config=...`: on the records of the config where they are
 built, and otherwise on photograph-like JPEGs of COCO's size that are made in memory (then nothing
 is read).  Every stage runs alone, in one thread, over the images of the same batches; "from record
-to batch" is what training calls.  CPU time of the whole process is counted, so figures mean one
-core whatever else the machine does.
+to batch" is what training calls.  Stages take turns, so that a bad minute of the machine hits all
+of them, and their medians are shown; a core's images per second come from the CPU time, which the
+process needs however much of the machine others take.
 """
 
 import importlib
 import io
 import itertools
 import json
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
@@ -20,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from rkd_jax.benchmark import synthetic
-from rkd_jax.benchmark.measure import Budget, Figures, machine, timed
+from rkd_jax.benchmark.measure import Budget, Figures, machine
 from rkd_jax.benchmark.report import Report
 from rkd_jax.benchmark.run import Options
 from rkd_jax.inputs import index as index_lib
@@ -126,11 +129,20 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
     spec = _spec(specs[kind], sampler, steps[0])
     canvas = "x".join(map(str, spec.canvas))
     report.section(f"{kind} batches of {spec.batch_size}, {canvas}, one thread")
-    made_up = isinstance(sources[kind], MadeUpSource)
-    rates = _kind(report, sources, specs, sampler, kind, steps, budget, read=not made_up)
-    cycle[kind] = rates["cpu_seconds_per_image"] * spec.batch_size
+    stages, size = _stages(sources, specs, sampler, steps)
+    missing = ""
     if options.torch:
-      _against_torch(report, sources, specs, sampler, steps, budget)
+      try:
+        stages |= _against_torch(sources, specs, sampler, steps)
+      except (ImportError, RuntimeError) as error:
+        missing = f"torch is not measured: {type(error).__name__}: {error}".splitlines()[0]
+    figures = _in_turn(stages, len(steps) * spec.batch_size, budget)
+    figures["transfer to device"]["bytes"] = size
+    for name, own in figures.items():
+      report.row(name, own)
+    if missing:
+      report.note(missing)
+    cycle[kind] = figures["from record to batch"]["cpu_seconds_per_image"] * spec.batch_size
   report.section("the whole schedule")
   seconds = sum(cycle[kind] for kind in config.data.schedule)
   images = sum(specs[kind].batch_size for kind in config.data.schedule)
@@ -169,17 +181,11 @@ def _steps(spec: BatchSpec, sampler: Sampler, kind: str) -> list[int]:
   return list(itertools.islice(alike, max(1, _IMAGES // spec.batch_size)))
 
 
-def _kind(
-  report: Report,
-  sources: Mapping[str, Source],
-  specs: Mapping[str, BatchSpec],
-  sampler: Sampler,
-  kind: str,
-  steps: list[int],
-  budget: Budget,
-  read: bool,
-) -> Figures:
-  """Rows of all stages of a kind; the figures of the whole."""
+def _stages(
+  sources: Mapping[str, Source], specs: Mapping[str, BatchSpec], sampler: Sampler, steps: list[int]
+) -> tuple[dict[str, Callable], float]:
+  """What each stage does with all images of the steps, and the bytes of an image in a batch."""
+  kind = sampler.kind(steps[0])
   source = sources[kind]
   # (step, row, record number) of every image.
   places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
@@ -192,7 +198,7 @@ def _kind(
   resized = [transforms.resize(p, view.size) for p, view in zip(pictures, views, strict=True)]
 
   def make_batches():
-    done = []
+    """All of them, and the last: no two are in memory at once, as in `whole`."""
     todo = zip(records, resized, places, strict=True)
     for _ in steps:
       images = np.zeros((spec.batch_size, *spec.canvas, 3), np.uint8)
@@ -200,10 +206,14 @@ def _kind(
         EXAMPLE_OF_KIND[kind](record, picture, spec, sampler.rng(s, row), images[row])
         for record, picture, (s, row, _) in itertools.islice(todo, spec.batch_size)
       ]
-      done.append(collate(rows, images))
-    return done
+      batch = collate(rows, images)
+    return batch
 
-  batches = make_batches()
+  last = make_batches()
+
+  def transfer():
+    for _ in steps:
+      jax.block_until_ready(jax.device_put(last))
 
   def whole():
     for step in steps:
@@ -217,26 +227,33 @@ def _kind(
     ],
     "flip, boxes, pad, stack": make_batches,
     "from record to batch": whole,
-    "transfer to device": lambda: jax.block_until_ready(jax.device_put(batches)),
+    "transfer to device": transfer,
   }
-  if not read:
+  if isinstance(source, MadeUpSource):
     del stages["read"]
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(batches)) / len(places)
-  found = {}
-  for name, stage in stages.items():
-    found[name] = _per_image(stage, len(places), budget)
-    bytes_each = {"bytes": size} if name == "transfer to device" else {}
-    report.row(name, found[name] | bytes_each)
-  return found["from record to batch"]
+  return stages, sum(leaf.nbytes for leaf in jax.tree.leaves(last)) / spec.batch_size
 
 
-def _per_image(stage: Callable, images: int, budget: Budget) -> Figures:
-  figures = timed(stage, lambda: None, budget)
+def _in_turn(stages: Mapping[str, Callable], images: int, budget: Budget) -> dict[str, Figures]:
+  """Medians over rounds of all stages; a round that begins in time is finished."""
+  walls, cpus = ({name: [] for name in stages} for _ in range(2))
+  deadline = time.perf_counter() + budget.seconds * len(stages)
+  for _ in range(budget.steps):
+    for name, stage in stages.items():
+      cpu, wall = time.process_time(), time.perf_counter()
+      stage()
+      walls[name].append((time.perf_counter() - wall) / images)
+      cpus[name].append((time.process_time() - cpu) / images)
+    if time.perf_counter() > deadline:
+      break
   return {
-    "seconds_per_image": figures["seconds"] / images,
-    "cpu_seconds_per_image": figures["cpu_seconds"] / images,
-    "images_per_s": images / figures["cpu_seconds"],
-    "runs": figures["runs"],
+    name: {
+      "seconds_per_image": statistics.median(walls[name]),
+      "cpu_seconds_per_image": statistics.median(cpus[name]),
+      "images_per_s": 1 / statistics.median(cpus[name]),
+      "runs": len(walls[name]),
+    }
+    for name in stages
   }
 
 
@@ -255,20 +272,15 @@ class _InMemory:
 
 
 def _against_torch(
-  report: Report,
-  sources: Mapping[str, Source],
-  specs: Mapping[str, BatchSpec],
-  sampler: Sampler,
-  steps: list[int],
-  budget: Budget,
-) -> None:
-  """Both sides from records in memory: the cost of reading is the format's, not the loader's."""
-  try:
-    # Optional, and heavy: imported only where it is asked for.
-    torch_inputs = importlib.import_module("rkd_jax.benchmark.torch_inputs")
-  except (ImportError, RuntimeError) as error:
-    report.note(f"torch is not measured: {type(error).__name__}: {error}".splitlines()[0])
-    return
+  sources: Mapping[str, Source], specs: Mapping[str, BatchSpec], sampler: Sampler, steps: list[int]
+) -> dict[str, Callable]:
+  """Both sides from records in memory: the cost of reading is the format's, not the loader's.
+
+  Raises:
+    ImportError, RuntimeError: there is no torch, or it cannot be loaded.
+  """
+  # Optional, and heavy: imported only where it is asked for.
+  torch_inputs = importlib.import_module("rkd_jax.benchmark.torch_inputs")
   kind = sampler.kind(steps[0])
   places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
   memory = _InMemory(sources[kind], {index for *_, index in places})
@@ -280,5 +292,4 @@ def _against_torch(
     for step in steps:
       next(train_batches({**sources, kind: memory}, specs, sampler, step, step + 1, threads=0))
 
-  for name, stage in (("ours", ours), ("torch", lambda: list(loader))):
-    report.row(f"{name}, from memory to batch", _per_image(stage, len(places), budget))
+  return {"ours, from memory to batch": ours, "torch, from memory to batch": lambda: list(loader)}
