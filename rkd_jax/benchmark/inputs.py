@@ -1,7 +1,7 @@
 """Images per second that one core reads, decodes, resizes, pads and brings to the device.
 
 `python -m rkd_jax.benchmark --input --config=...`: on the records of the config where they are
-built, and otherwise on photograph-like JPEGs of COCO's size that are made in memory (then nothing
+built, and otherwise on made-up JPEGs of the size of COCO's, in memory (then nothing
 is read).  Every stage runs alone, in one thread, over the images of the same batches; "from record
 to batch" is what training calls.  Stages take turns, so that a bad minute of the machine hits all
 of them, and their medians are shown; a core's images per second come from the CPU time, which the
@@ -47,7 +47,7 @@ COLUMNS = (
 
 
 class MadeUpSource(list):
-  """Records in memory, of photograph-like pictures with what the config's batches need."""
+  """Records in memory, of made-up pictures with what the config's batches need."""
 
   class_names = ("object",)
   base, novel = class_names, ()
