@@ -30,12 +30,6 @@ PADDING = (np.array([206, 212, 218], np.uint8), np.array([241, 243, 245], np.uin
 _INK, _GREY = "#212529", "#868e96"
 _STRIPE, _GAP = 8, 12  # pixels
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the sheets.")
-_STEP = flags.DEFINE_integer("step", 0, "First step to draw.", lower_bound=0)
-_STEPS = flags.DEFINE_integer("steps", 2, "How many steps.", lower_bound=1)
-_CELL = flags.DEFINE_integer("cell", 640, "Pixels an image gets on its sheet.", lower_bound=64)
-
 
 def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int = 384) -> Picture:
   """One image of a batch on its canvas, with all its boxes and the names of their classes."""
@@ -163,9 +157,20 @@ def main(argv):
       f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value."
     )
   logging.set_verbosity(logging.WARNING)
-  show(_CONFIG.value, _OUTPUT.value, _STEP.value, _STEPS.value, _CELL.value)
+  given = flags.FLAGS
+  show(given.config, given.output, given.step, given.steps, given.cell)
+
+
+def _define_flags():
+  config_flags.DEFINE_config_file("config", lock_config=True)
+  flags.DEFINE_string("output", None, "Folder for the sheets.")
+  flags.DEFINE_integer("step", 0, "First step to draw.", lower_bound=0)
+  flags.DEFINE_integer("steps", 2, "How many steps.", lower_bound=1)
+  flags.DEFINE_integer("cell", 640, "Pixels an image gets on its sheet.", lower_bound=64)
+  flags.mark_flags_as_required(["config", "output"])
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "output"])
+  # Here, since a program that imports `show` has flags of the same names.
+  _define_flags()
   app.run(main)

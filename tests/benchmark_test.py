@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,14 +134,6 @@ def _small(config):
   return config
 
 
-@pytest.fixture
-def fast_compiles():
-  """No test here depends on how fast the programs are."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def _trace(function, args, budget, ceilings=None, carry=False):
   """In place of `measure`: compiles nothing, and outputs are zeros."""
   del budget, ceilings, carry
@@ -192,7 +183,7 @@ def test_stages_are_the_whole(published, programs, monkeypatch):
     assert has_masks == (published is lvis_weight_transfer and name != "image step")
 
 
-def test_a_run_prints_and_writes_every_figure(tmp_path, fast_compiles, monkeypatch):
+def test_a_run_prints_and_writes_every_figure(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
   monkeypatch.setattr(against_torch, "_STAGE_BLOCKS", (1,))
   path = tmp_path / "bench.json"
@@ -311,7 +302,6 @@ def test_the_command_runs_without_the_data_stack(tmp_path):
   done = subprocess.run(
     [sys.executable, "-c", code, *arguments],
     cwd=REPOSITORY,
-    env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     capture_output=True,
     text=True,
     check=False,

@@ -90,7 +90,12 @@ def _abstract_batch(spec: examples.BatchSpec, record: Record):
 
 
 def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
-  """Traces a step of every kind; the names of the loss terms of each."""
+  """Traces a step of every kind; the names of the loss terms of each.
+
+  Stages have one block; the published depths are those of `models/parity_test.py`.
+  """
+  if "model" in config and config.model.backbone.kind == "resnet":
+    config.model.backbone.stage_blocks = (1,) * len(config.model.backbone.stage_blocks)
   width = config.model.classifier.embedding_dim if config.task == "detector" else 0
   source = _FakeSource(width)
   monkeypatch.setattr(tasks, "open_sources", lambda c: dict.fromkeys(c.data.schedule, source))

@@ -60,9 +60,7 @@ def root(tmp_path_factory):
       shape = (len(source.class_names), DIM)
       rows = np.random.default_rng(0).normal(size=shape).astype(np.float32)
       class_embeddings.save(file, source.class_names, class_embeddings.TEMPLATE, rows)
-  jax.config.update("jax_disable_most_optimizations", True)  # they take most of the time
-  yield path
-  jax.config.update("jax_disable_most_optimizations", False)
+  return path
 
 
 def _invent_teacher(folder, source):

@@ -6,7 +6,6 @@ here too, so that one persistent cache of compiled steps serves all of them.
 
 import contextlib
 import dataclasses
-import os
 import shutil
 import signal
 import subprocess
@@ -30,8 +29,6 @@ from rkd_jax.train.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train.tasks import make_task
 
 REPOSITORY = Path(__file__).parents[2]
-# Compiles in half the time; no test here depends on how fast the steps are.
-FAST_COMPILES = "jax_disable_most_optimizations"
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +38,9 @@ def root(tmp_path_factory):
   tiny.build_data(path)
   cache = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", tiny.get_config(str(path)).compilation_cache)
-  jax.config.update(FAST_COMPILES, True)
   compilation_cache.reset_cache()
   yield path
   jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update(FAST_COMPILES, False)
   compilation_cache.reset_cache()
 
 
@@ -124,8 +119,7 @@ def test_resuming_repeats_the_parameters_and_compiles_no_more_than_a_start(root,
 def _start(root, workdir) -> subprocess.Popen:
   command = [sys.executable, "-m", "rkd_jax.main"]
   command += [f"--config=tests/tiny.py:{root}", f"--workdir={workdir}"]
-  environment = os.environ | {FAST_COMPILES.upper(): "1"}
-  return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+  return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
 
 
 def _wait_until(process, condition):
