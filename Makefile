@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO := runs/demo
+# Bytecode is made on import, for what is used; making it for whole packages takes longer.
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # For another machine, as: make bench BENCH_FLAGS="--dtype=bfloat16 --box_batch=16 --against=torch"
 BENCH_FLAGS ?= --canvas=800x1088
 
@@ -29,11 +31,11 @@ lint: .venv/ready-dev
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 
 .venv/ready-dev: .venv/ready requirements-dev.txt requirements-mvit.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP_INSTALL) -r requirements-dev.txt
 	touch $@
 
 clean:
