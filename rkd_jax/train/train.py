@@ -136,6 +136,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   return state
 
 
+def is_logged(config: ml_collections.ConfigDict, step: int) -> bool:
+  """Whether the metrics of a step are written.
+
+  Every `log_every` steps those of one round of the schedule are, so that no kind of batch is left
+  out, and those of the last step.
+  """
+  return step % config.log_every < len(config.data.schedule) or step + 1 == config.num_steps
+
+
 def _record(
   writer: MetricWriter,
   progress: Progress,
@@ -145,7 +154,7 @@ def _record(
   kind: str,
   metrics: dict[str, jax.Array],
 ) -> None:
-  """Reads the metrics of a step, checks them, and writes those of every log_every-th."""
+  """Reads the metrics of a step, checks them, and writes them if `is_logged`."""
   values = jax.device_get(metrics)
   if not all(np.isfinite(v) for v in values.values()):
     bad = ", ".join(f"{k}={float(v):g}" for k, v in values.items() if not np.isfinite(v))
@@ -154,7 +163,7 @@ def _record(
       "optimizer.learning_rate, set optimizer.clip_norm, or look at these records; the newest "
       "checkpoint is from before."
     )
-  if step % config.log_every == 0 or step + 1 == config.num_steps:
+  if is_logged(config, step):
     writer.write(step, kind, values)
   progress.update(sampler.sizes[kind][1], values)
 

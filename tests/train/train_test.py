@@ -99,6 +99,13 @@ def test_metrics_have_every_term_of_every_step_and_learn_something(uninterrupted
   assert metrics[11]["loss"] < metrics[1]["loss"]
 
 
+def test_metrics_of_every_kind_are_among_those_written():
+  config = tiny.get_config("unused")
+  config.log_every, config.num_steps = 20, 50
+  written = [step for step in range(50) if train_lib.is_logged(config, step)]
+  assert written == [0, 1, 20, 21, 40, 41, 49]
+
+
 def test_only_the_first_step_of_a_kind_compiles(uninterrupted):
   compiled = [step for step in range(12) if uninterrupted.compilations[step]]
   assert compiled == [0, 1]
