@@ -40,7 +40,7 @@ def _backward(stride, residuals, gradient):
   x, kernel = residuals
 
   def derivative(x, kernel, gradient):
-    return jax.vjp(lambda kernel: _plain(x, kernel, stride), kernel)[1](gradient)[0]
+    return jax.linear_transpose(lambda kernel: _plain(x, kernel, stride), kernel)(gradient)[0]
 
   def products(x, kernel, gradient):
     return _kernel_gradient(x, gradient, kernel.shape[0], stride).astype(kernel.dtype)
@@ -49,7 +49,7 @@ def _backward(stride, residuals, gradient):
   if stride == 1 and kernel.shape[0] % 2:
     to_x = _plain(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1)
   else:
-    (to_x,) = jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](gradient)
+    (to_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride), x)(gradient)
   return to_x, to_kernel
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rkd_jax.benchmark.measure import matmul_flops
 from rkd_jax.ops.conv import conv
 
 
@@ -37,3 +38,13 @@ def test_half_precision_sums_in_float32():
   gradient = jax.grad(lambda kernel: conv(x, kernel).astype(jnp.float32).sum())(kernel)
   assert gradient.dtype == jnp.bfloat16
   assert gradient.item() == 4096
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_gradient_takes_no_more_than_the_arithmetic_of_two_convolutions(stride):
+  shapes = (2, 8, 8, 3), (3, 3, 3, 16)
+  forward = jax.make_jaxpr(lambda *args: conv(*args, stride))(*map(jnp.zeros, shapes))
+  both = jax.make_jaxpr(jax.grad(lambda *args: conv(*args, stride).sum(), (0, 1)))(
+    *map(jnp.zeros, shapes)
+  )
+  assert matmul_flops(both) == 3 * matmul_flops(forward)
