@@ -83,7 +83,7 @@ def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source]:
   data = config.data
   return {
     kind: select(open_source(*place(data, kind)), data[kind].get("records", ""))
-    for kind in set(data.schedule)
+    for kind in dict.fromkeys(data.schedule)
   }
 
 
