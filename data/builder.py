@@ -8,93 +8,19 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging
-from tqdm import tqdm
 
 from data import schema, shards
+from data.records import Record, RecordMaker, Split, records
 from rkd_jax.inputs import index as index_lib
-from rkd_jax.inputs import transforms
 from rkd_jax.inputs.teachers import TeacherReader
 
 CONFIGS = ("plain", "rkd")
-
-_Entry = TypeVar("_Entry")
-
-
-class Split(Protocol):
-  """One split, its files read and checked; `examples` decodes the images.
-
-  Attributes:
-    class_names: in the order of their numbers.
-    has_polygons: whether any object has one.
-    federated: whether LVIS' negative and not exhaustive classes of each image are stored.
-  """
-
-  class_names: Sequence[str]
-  has_polygons: bool
-  federated: bool
-
-  def describe(self, name: str) -> list[str]:
-    """What the split `name` holds, in lines for people."""
-
-  def image_counts(self) -> list[int] | None:
-    """The number of images with a box that is kept, of each class; None where none has boxes."""
-
-  def examples(
-    self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """TFDS examples in the order of the files, with their positions as keys.
-
-    Args:
-      embedding_dim: width D of `regions/clip_embeddings`.
-      polygons: store those of the objects.
-      teacher: results by image id.
-
-    Raises:
-      ValueError: an image is missing or damaged, or none is left; the teachers' results of an
-        image are missing.
-    """
-
-
-def examples_of(
-  entries: Iterable[_Entry],
-  make: Callable[[_Entry], dict[str, Any]],
-  *,
-  total: int,
-  source: str,
-  skip_bad_images: bool,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-  """The example of each entry, with its position as key, behind a progress bar.
-
-  Args:
-    entries: one per image; only one at a time is held.
-    make: entry -> example; decodes the image.
-    total: number of entries.
-    source: the file or folder they come from.
-    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-
-  Raises:
-    ValueError: of `make`; or every image is left out.
-  """
-  skipped = taken = 0
-  for position, entry in enumerate(tqdm(entries, f"reading {source}", total, unit=" images")):
-    taken += 1
-    try:
-      example = make(entry)
-    except transforms.BadImageError as error:
-      if not skip_bad_images:
-        raise
-      skipped += 1
-      logging.warning("Skipped bad image (%d so far): %s", skipped, error)
-      continue
-    yield position, example
-  if skipped == taken:
-    raise ValueError(f"{source}: none of its {taken} images can be decoded.")
 
 
 class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -116,6 +42,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     totals: Sequence[str] = (),
     teachers: str | os.PathLike | None = None,
     embedding_dim: int = 512,
+    workers: int | None = None,
+    beam: Sequence[str] | None = None,
     **kwargs: Any,
   ):
     """Takes splits that have been read; images are read by `download_and_prepare`.
@@ -129,6 +57,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       totals: lines of the description, see `compared`.
       teachers: folder written by `rkd_jax.precompute` for `train`; config `rkd` only.
       embedding_dim: width D of `regions/clip_embeddings`.
+      workers: processes that make the records, by default one per CPU; these do not depend on it.
+      beam: flags of Apache Beam, which then makes them.
       **kwargs: those of every TFDS builder (`data_dir`, `config`, ...).
 
     Raises:
@@ -145,6 +75,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._polygons = any(split.has_polygons for split in splits.values())
     self._teacher = TeacherReader(teachers, "train", embedding_dim) if rkd else None
     self._embedding_dim = embedding_dim
+    self._workers, self._beam = workers, beam
     self._base, self._novel = tuple(base), tuple(novel)
     self._frequencies = frequencies
     self._totals = tuple(totals)
@@ -197,36 +128,35 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
   ) -> list[tfds.core.SplitInfo]:
     del download_config
-    generators = self._split_generators(dl_manager)
+    if self._beam is None:
+      generators = self._split_generators(dl_manager)
+      return [
+        shards.write_shards(generator, self._get_filename_template(name))
+        for name, generator in generators.items()
+      ]
+    # Here, since it needs a package that nothing else does.
+    from data import beam
+
     return [
-      shards.write_shards(
-        (example for _, example in generator), self.info.features, self._get_filename_template(name)
-      )
-      for name, generator in generators.items()
+      beam.write_split(split, self._maker(name), self._get_filename_template(name), self._beam)
+      for name, split in self.splits.items()
     ]
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    return {name: self._indexed_examples(name) for name in self.splits}
+    return {name: self._indexed_records(name) for name in self.splits}
 
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    teacher = self._teacher if split == "train" else None
-    return self.splits[split].examples(self._embedding_dim, self._polygons, teacher)
+  def _generate_examples(self, split: str) -> Iterator[Record]:
+    return records(self.splits[split], self._maker(split), self._workers)
 
-  def _indexed_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The examples; once all have been taken, their index lies in the folder being written."""
+  def _maker(self, split: str) -> RecordMaker:
+    return RecordMaker(self.info.features, self._teacher if split == "train" else None)
+
+  def _indexed_records(self, split: str) -> Iterator[bytes]:
+    """The records; once all have been taken, their index lies in the folder being written."""
     rows = []
-    for key, example in self._generate_examples(split):
-      objects = example["objects"]
-      rows.append(
-        (
-          example["image/height"],
-          example["image/width"],
-          [thing["label"] for thing in objects if not thing["is_crowd"]],
-          len(example["labels"]),
-          len(example["pseudo_boxes/labels"]),
-        )
-      )
-      yield key, example
+    for record in self._generate_examples(split):
+      rows.append(record.row)
+      yield record.data
     index_lib.save(self.data_dir, split, index_lib.make(rows))
 
 
@@ -297,13 +227,24 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
   parser.add_argument("--embedding_dim", type=int, default=512)
   parser.add_argument("--limit", type=int, help="only the first so many images of each split")
   parser.add_argument("--skip_bad_images", action="store_true")
+  parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
   return parser
 
 
+def add_beam(parser: argparse.ArgumentParser) -> None:
+  """Adds --beam, for builders whose splits are small enough to be sent to Beam's workers."""
+  parser.add_argument(
+    "--beam",
+    type=shlex.split,
+    metavar="FLAGS",
+    help="make the records on Apache Beam, as '--runner=...'",
+  )
+
+
 def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
   """The builder's arguments that `argument_parser` has read."""
-  names = ("data_dir", "config", "teachers", "embedding_dim", "limit", "skip_bad_images")
+  names = ("data_dir", "config", "teachers", "embedding_dim", "limit", "skip_bad_images", "workers")
   return {name: getattr(args, name) for name in names}
 
 
@@ -318,5 +259,5 @@ def run(parser: argparse.ArgumentParser, make: Callable[[], RecordBuilder], dry_
     else:
       prepare(builder)
       print(builder.data_dir)
-  except ValueError as error:
+  except (ValueError, ImportError) as error:
     parser.exit(1, f"{error}\n")

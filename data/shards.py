@@ -1,17 +1,15 @@
-"""Writes examples to ArrayRecord shards in their order, one at a time.
+"""Writes records to ArrayRecord shards in their order, one at a time.
 
 TFDS' own writer sorts by key: all records of a split go through memory, and beyond 1 GB through
 files that need TensorFlow.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 # As few files as readers can hold open, but small enough to move around.
@@ -19,32 +17,28 @@ _SHARD_BYTES = 512 << 20
 
 
 def write_shards(
-  examples: Iterable[Mapping[str, Any]],
-  features: tfds.features.FeaturesDict,
+  records: Iterable[bytes],
   template: ShardedFileTemplate,
   shard_bytes: int = _SHARD_BYTES,
 ) -> tfds.core.SplitInfo:
-  """Encodes and stores the examples of a split; memory holds one of them.
+  """Stores the records of a split; memory holds one of them.
 
   Args:
-    examples: at least one.
-    features: of each.
+    records: at least one.
     template: of the shards' names; these know their number, so they are given at the end.
     shard_bytes: a shard is closed when so many bytes of records are in it.
 
   Raises:
-    ValueError: there is no example.
+    ValueError: there is no record.
   """
-  serializer = ExampleSerializer(features.get_serialized_info())
   writer, paths, lengths = None, [], []
   written = total = 0
-  for example in examples:
+  for record in records:
     if writer is None:
       paths.append(Path(template.data_dir) / f"{template.split}-{len(paths)}.partial")
       writer = ArrayRecordWriter(os.fspath(paths[-1]), "group_size:1")
       lengths.append(0)
       written = 0
-    record = serializer.serialize_example(features.encode_example(example))
     writer.write(record)
     lengths[-1] += 1
     written += len(record)

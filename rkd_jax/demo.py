@@ -31,6 +31,7 @@ from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.offline import pipeline
 from rkd_jax.offline.assess import assess
 from rkd_jax.offline.images import Options
+from rkd_jax.processes import process_pool
 from rkd_jax.proposals import RegionGrowing
 from rkd_jax.train.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
@@ -111,7 +112,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
     )
     proposer, options = RegionGrowing(), Options()
     metadata = pipeline.describe(proposer, options, checksums.of_arrays(clip.variables))
-    with pipeline.process_pool() as pool:
+    with process_pool() as pool:
       for split in RKD_SPLITS:
         pipeline.precompute(
           open_source(data_dir, "shapes_ovd/scenes", split),

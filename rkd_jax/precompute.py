@@ -39,8 +39,9 @@ import jax
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.offline.assess import assess
 from rkd_jax.offline.images import Options
-from rkd_jax.offline.pipeline import precompute, process_pool
+from rkd_jax.offline.pipeline import precompute
 from rkd_jax.offline.teachers import Settings, Teachers, open_teachers
+from rkd_jax.processes import process_pool
 
 # What replaces the defaults of `Options` where crops are embedded with published weights.
 PUBLISHED_CROPS = {"crop_mode": "clip", "context": 0.0}

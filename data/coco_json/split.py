@@ -3,20 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
-from data import builder, schema
+from data import schema
 from data.coco_json import annotations
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.teachers import TeacherReader
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedSplit:
-  """A `builder.Split` of images and objects of an annotation file.
+  """A `records.Split` of images and objects of an annotation file.
 
   Attributes:
     content: what its JSON says.
@@ -44,6 +43,11 @@ class AnnotatedSplit:
   def keep(self, image: annotations.AnnotatedImage) -> np.ndarray:
     """Which objects of an image are stored."""
     return self._is_kept[image.classes]
+
+  @property
+  def source(self) -> str:
+    """The file."""
+    return str(self.content.path)
 
   @property
   def class_names(self) -> Sequence[str]:
@@ -83,58 +87,58 @@ class AnnotatedSplit:
       lines.append(f"{name}: no box of {len(missing)} classes: {missing[:20]}")
     return lines
 
-  def examples(
-    self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `builder.Split`; an image of another size than the JSON says is an error, too."""
+  def __len__(self) -> int:
+    return len(self.images)
 
-    def make(image: annotations.AnnotatedImage) -> dict[str, Any]:
-      data = _read_image(image, self.content.path)
-      results = None if teacher is None else teacher[image.image_id]
-      return self._example(image, data, embedding_dim, polygons, results)
+  def entries(self, start: int = 0, stop: int | None = None) -> Iterator["AnnotatedEntry"]:
+    """As `records.Split`; an image of another size than the JSON says is an error, too."""
+    for image in self.images[start:stop]:
+      yield AnnotatedEntry(
+        image,
+        self.keep(image),
+        self.captions.get(image.image_id, ()),
+        self.labels.get(image.image_id, ()),
+        self.federated,
+        self.source,
+      )
 
-    return builder.examples_of(
-      self.images,
-      make,
-      total=len(self.images),
-      source=str(self.content.path),
-      skip_bad_images=self.skip_bad_images,
-    )
 
-  def _example(
-    self,
-    image: annotations.AnnotatedImage,
-    data: bytes,
-    embedding_dim: int,
-    polygons: bool,
-    teacher: dict | None,
-  ) -> dict[str, Any]:
-    keep = self.keep(image)
-    return schema.encode_record(
-      image=data,
-      image_id=image.image_id,
-      filename=image.filename,
-      height=image.height,
-      width=image.width,
-      boxes=image.boxes[keep],
-      classes=image.classes[keep],
-      object_ids=image.object_ids[keep],
-      areas=image.areas[keep],
-      is_crowd=image.is_crowd[keep],
-      captions=self.captions.get(image.image_id, ()),
-      labels=self.labels.get(image.image_id, ()),
-      teacher=teacher,
-      embedding_dim=embedding_dim,
-      polygons=[image.polygons[i] for i in np.flatnonzero(keep)] if polygons else None,
-      federated={name: getattr(image, name) for name in schema.FEDERATED}
+class AnnotatedEntry(NamedTuple):
+  """A `records.Entry`: an image with the objects to keep, its captions and image-level labels."""
+
+  image: annotations.AnnotatedImage
+  keep: Bool[np.ndarray, "g"]
+  captions: Sequence[str]
+  labels: Sequence[int]
+  federated: bool
+  json: str
+
+  def load(self) -> dict[str, Any]:
+    """As `records.Entry`."""
+    image, keep = self.image, self.keep
+    return {
+      "image": _read_image(image, self.json),
+      "image_id": image.image_id,
+      "filename": image.filename,
+      "height": image.height,
+      "width": image.width,
+      "boxes": image.boxes[keep],
+      "classes": image.classes[keep],
+      "object_ids": image.object_ids[keep],
+      "areas": image.areas[keep],
+      "is_crowd": image.is_crowd[keep],
+      "captions": self.captions,
+      "labels": self.labels,
+      "polygons": [image.polygons[i] for i in np.flatnonzero(keep)],
+      "federated": {name: getattr(image, name) for name in schema.FEDERATED}
       if self.federated
       else None,
-    )
+    }
 
 
-def _read_image(image: annotations.AnnotatedImage, json_path: Path) -> bytes:
+def _read_image(image: annotations.AnnotatedImage, json: str) -> bytes:
   """The encoded bytes of an image, which has been decoded once to see that it is whole."""
-  name = f"{image.path} (image id {image.image_id} of {json_path})"
+  name = f"{image.path} (image id {image.image_id} of {json})"
   try:
     data = image.path.read_bytes()
   except OSError as error:

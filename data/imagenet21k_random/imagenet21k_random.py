@@ -30,7 +30,7 @@ Everything is checked before it is stored; --dry_run checks and stores nothing.
 import argparse
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +121,12 @@ class Imagenet21kRandom(builder.RecordBuilder):
       **kwargs,
     )
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+  def _generate_splits(
+    self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+  ) -> list[tfds.core.SplitInfo]:
     names = "".join(f"{name}\n" for name in self.splits["train"].class_names)
     (Path(self.data_dir) / NAMES_FILE).write_text(names)
-    return super()._split_generators(dl_manager)
+    return super()._generate_splits(dl_manager, download_config)
 
 
 def _plain(name: str) -> str:
@@ -176,11 +178,13 @@ def main():
   vocabulary.add_argument("--names", help="the same separated by commas, or @FILE")
   parser.add_argument("--classes", type=int, help=f"default: {_TIMES} times the vocabulary")
   parser.add_argument("--seed", type=int, default=0)
+  builder.add_beam(parser)
   args = parser.parse_args()
-  files = {name: getattr(args, name) for name in ("imagenet", "wordnet", "classes", "seed")}
+  names = ("imagenet", "wordnet", "classes", "seed", "beam")
+  settings = builder.shared_settings(args) | {name: getattr(args, name) for name in names}
 
   def make() -> Imagenet21kRandom:
-    return Imagenet21kRandom(vocabulary=_vocabulary(args), **files, **builder.shared_settings(args))
+    return Imagenet21kRandom(vocabulary=_vocabulary(args), **settings)
 
   builder.run(parser, make, args.dry_run)
 

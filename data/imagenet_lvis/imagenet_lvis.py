@@ -133,10 +133,11 @@ def main():
   parser.add_argument("--lvis", required=True, help="folder of lvis_v1_val.json")
   parser.add_argument("--imagenet", required=True, help="folder of nXXXXXXXX/ or nXXXXXXXX.tar")
   parser.add_argument("--wordnet", required=True, help="dict/index.noun of WordNet 3.0")
+  builder.add_beam(parser)
   args = parser.parse_args()
-  files = {name: getattr(args, name) for name in ("lvis", "imagenet", "wordnet")}
-  settings = builder.shared_settings(args)
-  builder.run(parser, lambda: ImagenetLvis(**files, **settings), args.dry_run)
+  names = ("lvis", "imagenet", "wordnet", "beam")
+  settings = builder.shared_settings(args) | {name: getattr(args, name) for name in names}
+  builder.run(parser, lambda: ImagenetLvis(**settings), args.dry_run)
 
 
 if __name__ == "__main__":

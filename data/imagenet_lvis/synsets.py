@@ -14,28 +14,46 @@ import itertools
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data import builder, schema
 from data.imagenet_lvis.wordnet import wnid
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.teachers import TeacherReader
 
 # Of an image within its synset.
 _NUMBERS = 10**7
 _BLOCK = tarfile.BLOCKSIZE
 
 
+class Place(NamedTuple):
+  """Where the bytes of an image are: a file, or `size` bytes of an archive from `offset` on."""
+
+  path: Path
+  offset: int = 0
+  size: int | None = None
+
+  def read(self) -> bytes:
+    """The bytes; ValueError if there are none or too few."""
+    try:
+      with self.path.open("rb") as file:
+        file.seek(self.offset)
+        data = file.read(self.size)
+    except OSError as error:
+      raise ValueError(f"Cannot read {self.path}: {error.strerror}.") from error
+    if self.size is not None and len(data) != self.size:
+      raise _damaged(self.path, f"it ends at byte {self.offset + len(data)}, within an image")
+    return data
+
+
 class Image(NamedTuple):
-  """One file; `read` may be called until the next image is asked for."""
+  """One file of a synset."""
 
   image_id: int
   filename: str
-  read: Callable[[], bytes]
+  place: Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +72,7 @@ class Synset:
     """
     seen = {}
     files = _archived(self.path) if self.path.suffix == ".tar" else _in_folder(self.path)
-    for name, read in files:
+    for name, place in files:
       number = self._number(name)
       if number in seen:
         raise ValueError(
@@ -62,7 +80,7 @@ class Synset:
           "remove one of them."
         )
       seen[number] = name
-      yield Image(self.offset * _NUMBERS + number, f"{wnid(self.offset)}/{name}", read)
+      yield Image(self.offset * _NUMBERS + number, f"{wnid(self.offset)}/{name}", place)
 
   def _number(self, name: str) -> int:
     match = re.fullmatch(rf"{wnid(self.offset)}_(\d+)\.(jpe?g|png)", name, re.IGNORECASE)
@@ -103,21 +121,14 @@ def find(folder: str | os.PathLike) -> dict[int, Synset]:
   return found
 
 
-def _in_folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _in_folder(path: Path) -> Iterator[tuple[str, Place]]:
   names = [name for name in os.listdir(path) if not name.startswith(".")]
   for name in sorted(names, key=lambda name: (len(name), name)):
-    yield name, functools.partial(_read_file, path / name)
+    yield name, Place(path / name)
 
 
-def _read_file(path: Path) -> bytes:
-  try:
-    return path.read_bytes()
-  except OSError as error:
-    raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
-
-
-def _archived(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-  """Names and contents of the files of an archive, in one walk through it."""
+def _archived(path: Path) -> Iterator[tuple[str, Place]]:
+  """Names and places of the files of an archive, in one walk through it."""
   end = 0
   with contextlib.ExitStack() as stack:
     with _named_errors(path):
@@ -129,11 +140,11 @@ def _archived(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
       if member is None:
         break
       end = member.offset_data
-      if member.isfile():
+      if member.isfile() and not member.issparse():
         end += -(-member.size // _BLOCK) * _BLOCK
         name = member.name.rpartition("/")[2]
         if not name.startswith("."):
-          yield name, functools.partial(_read_member, path, archive, member)
+          yield name, Place(path, member.offset_data, member.size)
       elif not member.isdir():
         raise ValueError(f"{path}: {member.name!r} is neither a file nor a folder: remove it.")
   # tarfile takes a header that is cut off or damaged for the end, which is a block of zeros.
@@ -141,14 +152,6 @@ def _archived(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     file.seek(end)
     if file.read(_BLOCK) != bytes(_BLOCK):
       raise _damaged(path, f"it has no end behind its first {end} bytes")
-
-
-def _read_member(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-  with _named_errors(path):
-    data = archive.extractfile(member).read()
-  if len(data) != member.size:
-    raise _damaged(path, f"{member.name} has {len(data)} of {member.size} bytes")
-  return data
 
 
 @contextlib.contextmanager
@@ -167,7 +170,7 @@ def _damaged(path: Path, reason: str) -> ValueError:
 
 @dataclasses.dataclass(frozen=True)
 class SynsetSplit:
-  """A `builder.Split` of whole synsets: images with the class of their synset, no boxes.
+  """A `records.Split` of whole synsets: images with the class of their synset, no boxes.
 
   Attributes:
     folder: of ImageNet-21K, for messages.
@@ -214,35 +217,45 @@ class SynsetSplit:
   def image_counts(self) -> None:
     """No image has a box."""
 
-  def examples(
-    self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `builder.Split`; image by image."""
-    del polygons
+  @property
+  def source(self) -> str:
+    """The folder."""
+    return str(self.folder)
 
-    def make(entry: tuple[Synset, Image]) -> dict[str, Any]:
-      synset, image = entry
-      data = image.read()
-      name = f"{image.filename} (image id {image.image_id}) of {synset.path}"
-      height, width = transforms.decode_image(data, name).shape[:2]
-      return schema.encode_record(
-        image=data,
-        image_id=image.image_id,
-        filename=image.filename,
-        height=height,
-        width=width,
-        embedding_dim=embedding_dim,
-        labels=self.labels[synset.offset],
-        teacher=None if teacher is None else teacher[image.image_id],
-      )
-
+  def __len__(self) -> int:
     total = sum(self.counts.values())
-    total = total if self.limit is None else min(self.limit, total)
-    entries = ((synset, image) for synset in self.synsets for image in synset.images())
-    return builder.examples_of(
-      itertools.islice(entries, total),
-      make,
-      total=total,
-      source=str(self.folder),
-      skip_bad_images=self.skip_bad_images,
-    )
+    return total if self.limit is None else min(self.limit, total)
+
+  def entries(self, start: int = 0, stop: int | None = None) -> Iterator["LabelledEntry"]:
+    """As `records.Split`; synsets that lie before `start` are not looked at."""
+    stop = len(self) if stop is None else min(stop, len(self))
+    first = 0
+    for synset in self.synsets:
+      count = self.counts[synset.offset]
+      own = range(max(start - first, 0), min(stop - first, count))
+      if own:
+        for image in itertools.islice(synset.images(), own.start, own.stop):
+          yield LabelledEntry(image, self.labels[synset.offset])
+      first += count
+
+
+class LabelledEntry(NamedTuple):
+  """A `records.Entry`: an image and its image-level labels."""
+
+  image: Image
+  labels: Sequence[int]
+
+  def load(self) -> dict[str, Any]:
+    """As `records.Entry`."""
+    image_id, filename, place = self.image
+    data = place.read()
+    name = f"{filename} (image id {image_id}) of {place.path}"
+    height, width = transforms.decode_image(data, name).shape[:2]
+    return {
+      "image": data,
+      "image_id": image_id,
+      "filename": filename,
+      "height": height,
+      "width": width,
+      "labels": self.labels,
+    }

@@ -26,7 +26,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -34,7 +34,6 @@ import tensorflow_datasets as tfds
 from data import builder, schema
 from data.openimages_challenge2019 import files
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.teachers import TeacherReader
 
 CLASSES_CSV = "challenge-2019-classes-description-500.csv"
 HIERARCHY_JSON = "challenge-2019-label500-hierarchy.json"
@@ -46,7 +45,7 @@ OFFICIAL = {CLASSES_CSV: {"classes": 500}}
 
 @dataclasses.dataclass(frozen=True)
 class OpenImagesSplit:
-  """A `builder.Split` of images of Open Images.
+  """A `records.Split` of images of Open Images.
 
   Attributes:
     folder: of the images.
@@ -83,41 +82,47 @@ class OpenImagesSplit:
     classes = np.concatenate([np.zeros(0, np.int64), *found])
     return np.bincount(classes, minlength=len(self.class_names)).tolist()
 
-  def examples(
-    self, embedding_dim: int, polygons: bool, teacher: TeacherReader | None = None
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `builder.Split`; there are no teachers for evaluation."""
-    del polygons, teacher
+  @property
+  def source(self) -> str:
+    """The folder."""
+    return str(self.folder)
 
-    def make(entry: tuple[int, files.AnnotatedImage]) -> dict[str, Any]:
-      number, image = entry
-      path = self.folder / f"{image.name}.jpg"
-      try:
-        data = path.read_bytes()
-      except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error.strerror}. Check the folder.") from error
-      height, width = transforms.decode_image(data, str(path)).shape[:2]
-      return schema.encode_record(
-        image=data,
-        image_id=number,
-        filename=path.name,
-        height=height,
-        width=width,
-        embedding_dim=embedding_dim,
-        boxes=image.boxes * [width, height, width, height],
-        classes=image.classes,
-        is_crowd=image.is_group,
-        labels=image.positive,
-        federated=dict(zip(schema.FEDERATED, (image.negative, ()))),
-      )
+  def __len__(self) -> int:
+    return len(self.images)
 
-    return builder.examples_of(
-      enumerate(self.images, start=1),
-      make,
-      total=len(self.images),
-      source=str(self.folder),
-      skip_bad_images=self.skip_bad_images,
-    )
+  def entries(self, start: int = 0, stop: int | None = None) -> Iterator["OpenImagesEntry"]:
+    """As `records.Split`."""
+    for number, image in enumerate(self.images[start:stop], start=start + 1):
+      yield OpenImagesEntry(self.folder / f"{image.name}.jpg", number, image)
+
+
+class OpenImagesEntry(NamedTuple):
+  """A `records.Entry`: an image, its id and its annotations."""
+
+  path: Path
+  image_id: int
+  image: files.AnnotatedImage
+
+  def load(self) -> dict[str, Any]:
+    """As `records.Entry`."""
+    image = self.image
+    try:
+      data = self.path.read_bytes()
+    except OSError as error:
+      raise ValueError(f"Cannot read {self.path}: {error.strerror}. Check the folder.") from error
+    height, width = transforms.decode_image(data, str(self.path)).shape[:2]
+    return {
+      "image": data,
+      "image_id": self.image_id,
+      "filename": self.path.name,
+      "height": height,
+      "width": width,
+      "boxes": image.boxes * [width, height, width, height],
+      "classes": image.classes,
+      "is_crowd": image.is_group,
+      "labels": image.positive,
+      "federated": dict(zip(schema.FEDERATED, (image.negative, ()))),
+    }
 
 
 class OpenimagesChallenge2019(builder.RecordBuilder):

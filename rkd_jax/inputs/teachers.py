@@ -312,7 +312,7 @@ class TeacherWriter:
 
 
 class TeacherReader:
-  """Mapping from image id to the teachers' results of one split, in any order; thread safe.
+  """Mapping from image id to the results of one split, in any order; thread safe, can be pickled.
 
   Attributes:
     metadata: what decided the results.
@@ -355,6 +355,10 @@ class TeacherReader:
         f"{path} says {manifest['count']} records, but the shards beside it hold "
         f"{len(self._place)}: remove {self._folder} and run `{_COMMAND}` again."
       )
+
+  def __reduce__(self):
+    """Another process opens it anew."""
+    return TeacherReader, (self._folder.parent, self._folder.name, self.embedding_dim)
 
   def __len__(self) -> int:
     return len(self._place)

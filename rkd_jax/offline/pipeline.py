@@ -10,15 +10,12 @@ bytes.
 """
 
 import contextlib
-import multiprocessing
-import os
-import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -27,6 +24,7 @@ from tqdm import tqdm
 from rkd_jax.inputs.sources import Record, Source
 from rkd_jax.inputs.teachers import ShardWriter, TeacherWriter
 from rkd_jax.offline.images import Options, Prepared, decode, prepare, result
+from rkd_jax.processes import in_order, process_pool
 from rkd_jax.proposals import Answerer, Proposer, Recorded
 
 # Raised when a change to the code changes the results, so that no folder mixes the two.
@@ -38,8 +36,6 @@ _DECODED_AHEAD = 16
 # While one image is on the device, another is resized and the boxes of a third are suppressed.
 _DEVICE_THREADS = 2
 
-_T = TypeVar("_T")
-
 
 class Encoder(Protocol):
   """A frozen CLIP image tower."""
@@ -49,24 +45,6 @@ class Encoder(Protocol):
 
   def embed(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n d"]:
     """Embeddings of square crops of `image_size`, not normalised; n varies, even 0."""
-
-
-def process_pool(workers: int | None = None) -> ProcessPoolExecutor:
-  """Workers for `precompute`, by default one per CPU; never forked, since JAX has threads."""
-  return ProcessPoolExecutor(
-    workers or os.cpu_count(), multiprocessing.get_context("spawn"), initializer=_end_with_parent
-  )
-
-
-def _end_with_parent() -> None:
-  """A killed run leaves no workers behind, which would wait for tasks for ever."""
-  parent = multiprocessing.parent_process()
-
-  def watch():
-    parent.join()
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
 
 
 def describe(proposer: Proposer, options: Options, clip_checksum: str) -> dict[str, Any]:
@@ -121,8 +99,7 @@ def precompute(
   missing = [group for group in mine if not all(i in writer.positions for i in group)]
   with writer, contextlib.ExitStack() as stack:
     if executor is None:
-      executor = process_pool()
-      stack.callback(executor.shutdown, cancel_futures=True)
+      executor = stack.enter_context(process_pool())
     total, left = (sum(map(len, some)) for some in (mine, missing))
     bar = stack.enter_context(tqdm(total=total, initial=total - left, unit=" images"))
     records = (source[i] for group in missing for i in group)
@@ -131,12 +108,12 @@ def precompute(
     settings = (proposer, names, encoder.image_size, options)
     ahead = 2 * images_per_group
     if proposer.in_workers:
-      prepared = _in_order(executor, prepare, ((r, *settings) for r in records), ahead)
+      prepared = in_order(executor, prepare, ((r, *settings) for r in records), ahead)
     else:
       threads = stack.enter_context(ThreadPoolExecutor(_DEVICE_THREADS))
       decoded = _decoded(executor, records)
       tasks = ((record, *settings, image) for record, image in decoded)
-      prepared = _in_order(threads, prepare, tasks, ahead)
+      prepared = in_order(threads, prepare, tasks, ahead)
     for group in missing:
       images = [next(prepared) for _ in group]
       for position, image, record in zip(
@@ -233,18 +210,5 @@ def _decoded(executor: Executor, records: Iterable[Record]) -> Iterator[tuple[Re
       waiting.append(record)
       yield (record,)
 
-  for image in _in_order(executor, decode, remembered(), _DECODED_AHEAD):
+  for image in in_order(executor, decode, remembered(), _DECODED_AHEAD):
     yield waiting.popleft(), image
-
-
-def _in_order(
-  executor: Executor, function: Callable[..., _T], tasks: Iterable[tuple], ahead: int
-) -> Iterator[_T]:
-  """`function` of each task, in their order, with at most `ahead` of them under way."""
-  waiting = deque()
-  for task in tasks:
-    waiting.append(executor.submit(function, *task))
-    if len(waiting) >= ahead:
-      yield waiting.popleft().result()
-  while waiting:
-    yield waiting.popleft().result()

@@ -3,13 +3,7 @@
 import dataclasses
 import io
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +11,8 @@ from PIL import Image
 
 from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
 from rkd_jax.offline.assess import assess
-from rkd_jax.offline.pipeline import describe, precompute, process_pool
+from rkd_jax.offline.pipeline import describe, precompute
+from rkd_jax.processes import process_pool
 from rkd_jax.proposals import RegionGrowing, iou
 from tests import colours
 from tests.colours import (
@@ -292,30 +287,3 @@ def test_reasons_survive_a_restart(tmp_path):
     _run(tmp_path, source, ColourEncoder(fail_at_call=3), images_per_group=1)
   results = _run(tmp_path, source, images_per_group=1)
   assert list(assess(source, results)["unreadable"]) == ["0"]
-
-
-_PARENT = """
-import os, sys, time
-from rkd_jax.offline.pipeline import process_pool
-if __name__ == "__main__":
-  pool = process_pool(1)
-  print(pool.submit(os.getpid).result(), flush=True)
-  time.sleep(60)
-"""
-
-
-def test_workers_of_a_killed_run_end(tmp_path):
-  script = tmp_path / "parent.py"
-  script.write_text(_PARENT)
-  environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-  parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environment)
-  worker = int(parent.stdout.readline())
-  os.kill(worker, 0)  # raises unless it is there
-  os.kill(parent.pid, signal.SIGKILL)
-  parent.wait()
-  deadline = time.monotonic() + 20
-  while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
-    time.sleep(0.05)
-  status = Path(f"/proc/{worker}/stat")
-  # In a container without an init process the dead worker remains as a zombie.
-  assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
