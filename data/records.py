@@ -22,7 +22,7 @@ from rkd_jax.inputs.teachers import TeacherReader
 from rkd_jax.processes import in_order, process_pool
 
 # Starting worker processes takes as long as making some hundred records.
-WORTH_A_POOL = 500
+WORTH_A_POOL = 1000
 # Records of each worker that may wait for those before them.
 _AHEAD = 4
 

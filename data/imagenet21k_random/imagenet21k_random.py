@@ -2,7 +2,8 @@
 
     python -m data.imagenet21k_random.imagenet21k_random --data_dir=DIR --imagenet=FOLDER \\
       --wordnet=FILE (--annotations=lvis_v1_val.json | --names='cat, dog' | --names=@FILE) \\
-      [--classes=N] [--seed=0] [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run]
+      [--classes=N] [--seed=0] [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run] \\
+      [--workers=N | --beam='--runner=...']
 
 FOLDER holds a folder nXXXXXXXX or an archive nXXXXXXXX.tar for each synset, FILE is data.noun of
 WordNet 3.0 (folder `dict` of its release), which has the lemmas of each synset.  The classes are

@@ -1,7 +1,8 @@
 """TFDS builder of ImageNet-LVIS: the images of ImageNet-21K whose synset is a class of LVIS v1.
 
     python -m data.imagenet_lvis.imagenet_lvis --data_dir=DIR --lvis=FOLDER --imagenet=FOLDER \\
-      --wordnet=FILE [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run] [--skip_bad_images]
+      --wordnet=FILE [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run] [--skip_bad_images] \\
+      [--workers=N | --beam='--runner=...']
 
 The LVIS folder holds lvis_v1_val.json, whose categories name their synsets ('dog.n.01'); the
 ImageNet folder holds for each synset a folder nXXXXXXXX or an archive nXXXXXXXX.tar, which is read

@@ -278,8 +278,9 @@ def main():
   parser.add_argument("--scale", type=float, default=1.0, help="times the default sizes")
   parser.add_argument("--teachers", help="folder written by rkd_jax.precompute (config rkd)")
   parser.add_argument("--embedding_dim", type=int, default=64)
+  parser.add_argument("--workers", type=int, help="processes that render, by default one per CPU")
   args = parser.parse_args()
-  settings = {"embedding_dim": args.embedding_dim}
+  settings = {"embedding_dim": args.embedding_dim, "workers": args.workers}
   if args.config == "scenes":
     settings |= {"seed": args.seed, "sizes": sizes_at(args.scale)}
   else:
