@@ -39,6 +39,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     novel: Sequence[str],
     settings: Mapping[str, Any],
     frequencies: Sequence[str] | None = None,
+    ancestors: Sequence[Iterable[int]] | None = None,
     totals: Sequence[str] = (),
     teachers: str | os.PathLike | None = None,
     embedding_dim: int = 512,
@@ -54,6 +55,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       novel: classes that are only evaluated.
       settings: what the splits were made from, as JSON values.
       frequencies: LVIS' 'r', 'c' or 'f' of each class.
+      ancestors: the classes above each class, where they form a hierarchy.
       totals: lines of the description, see `compared`.
       teachers: folder written by `rkd_jax.precompute` for `train`; config `rkd` only.
       embedding_dim: width D of `regions/clip_embeddings`.
@@ -77,7 +79,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._embedding_dim = embedding_dim
     self._workers, self._beam = workers, beam
     self._base, self._novel = tuple(base), tuple(novel)
-    self._frequencies = frequencies
+    self._frequencies, self._ancestors = frequencies, ancestors
     self._totals = tuple(totals)
     self._settings = {
       **settings,
@@ -120,6 +122,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._settings,
         image_counts=self.splits["train"].image_counts() if "train" in self.splits else None,
         frequencies=self._frequencies,
+        ancestors=self._ancestors,
       ),
       disable_shuffling=True,
     )

@@ -7,7 +7,7 @@ have zero rows where the offline step (`rkd_jax.precompute`) has not been joined
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,11 +93,12 @@ def metadata(
   settings: Mapping[str, Any] | None = None,
   image_counts: Sequence[int] | None = None,
   frequencies: Sequence[str] | None = None,
+  ancestors: Sequence[Iterable[int]] | None = None,
 ) -> tfds.core.MetadataDict:
   """What a reader must know beside the records; `settings` are what they were built from (JSON).
 
-  Per class, where known: `image_counts`, the training images with a box of it, and
-  `frequencies`, LVIS' 'r', 'c' or 'f'.
+  Per class, where known: `image_counts`, the training images with a box of it, `frequencies`,
+  LVIS' 'r', 'c' or 'f', and `ancestors`, the classes above it in a hierarchy.
 
   Raises:
     ValueError: `base` or `novel` names a class that is not in `class_names`, or both name it.
@@ -119,6 +120,7 @@ def metadata(
     settings=dict(settings or {}),
     image_counts=None if image_counts is None else list(image_counts),
     frequencies=None if frequencies is None else list(frequencies),
+    ancestors=None if ancestors is None else [sorted(above) for above in ancestors],
   )
 
 

@@ -16,9 +16,14 @@ nothing here is trained on.
 
 Boxes and labels are spread along the hierarchy (`files.py`), so that an evaluation must not do it
 again.  Boxes of groups are crowds.  Classes that people verified to be in an image are its labels,
-those they verified not to be there its `negative_labels`; by the challenge's rules detections of
-any other class are neither right nor wrong.  evaluation.protocol="coco" scores by boxes and crowds
-alone and takes them for wrong.
+those they verified not to be there its `negative_labels`.
+
+    python -m rkd_jax.main --config=configs/lvis/rkd_ils.py --workdir=RUN --mode=eval \\
+      --config.data.dir=DIR --config.data.name=openimages_challenge2019/plain \\
+      --config.class_embeddings=F.npz --config.evaluation.protocol=open_images
+
+then evaluates a detector by text embeddings F of these classes and the challenge's rules
+(`rkd_jax.evaluation.open_images`).
 Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
@@ -129,7 +134,7 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
   """Open Images Challenge 2019, validation; see the module's docstring."""
 
   name = "openimages_challenge2019"
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
   BUILDER_CONFIGS = builder.RecordBuilder.BUILDER_CONFIGS[:1]  # no training, so no teachers
 
   def __init__(
@@ -174,6 +179,7 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
       base=(),
       novel=names,
       settings=settings,
+      ancestors=ancestors,
       totals=builder.compared({CLASSES_CSV: {"classes": len(classes)}}, OFFICIAL),
       **kwargs,
     )

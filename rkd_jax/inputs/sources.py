@@ -56,8 +56,8 @@ class Record:
 class Source:
   """The records of one split, by position; safe to share between threads.
 
-  `image_counts` (training images per class) and `frequencies` (LVIS: r, c or f per class) are
-  None where the data set does not say.
+  `image_counts` (training images per class), `frequencies` (LVIS: r, c or f per class) and
+  `ancestors` (the classes above each) are None where the data set does not say.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, name: str, split: str):
@@ -71,6 +71,7 @@ class Source:
     self.embedding_dim: int = metadata["embedding_dim"]
     self.image_counts: tuple[int, ...] | None = _optional_tuple(metadata, "image_counts")
     self.frequencies: tuple[str, ...] | None = _optional_tuple(metadata, "frequencies")
+    self.ancestors: tuple[list[int], ...] | None = _optional_tuple(metadata, "ancestors")
     self._folder, self._split = Path(builder.data_dir), split
     self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
