@@ -31,7 +31,7 @@ def detector() -> ml_collections.ConfigDict:
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
   # checkpoint: an earlier run.  backbone: a CLIP run whose ResNet tower the backbone starts from.
   c.init = ml_collections.ConfigDict(dict(checkpoint="", backbone="", allow_missing=()))
-  # protocol: coco or lvis; engine: hotcoco, or pycocotools for coco.
+  # protocol: coco, lvis or open_images; engine: hotcoco, or pycocotools for coco.
   c.evaluation = ml_collections.ConfigDict(dict(protocol="coco", engine="hotcoco"))
   c.model = model()
   c.loss = loss()

@@ -183,11 +183,16 @@ def test_a_strict_run_has_other_classes_in_image_steps(root):
     assert ("pms" in metrics) == (kind == "image")
 
 
-def test_the_lvis_protocol_needs_lvis_data(root):
+def test_a_protocol_needs_its_own_data(root):
   config = _config(root, "coco", "base").unlock()
-  with pytest.raises(ValueError, match=r"protocol is 'oid'; expected one of \['coco', 'lvis'\]"):
+  with pytest.raises(ValueError, match=r"'oid'; expected one of \['coco', 'lvis', 'open_images'\]"):
     config.evaluation.protocol = "oid"
     evaluate_detector(config, "nowhere")
   with pytest.raises(ValueError, match="coco_ovd/plain/validation does not say which classes are"):
     config.evaluation.protocol = "lvis"
+    evaluate_detector(config, "nowhere")
+  with pytest.raises(
+    ValueError, match="coco_ovd/plain/validation does not say which classes stand"
+  ):
+    config.evaluation.protocol = "open_images"
     evaluate_detector(config, "nowhere")

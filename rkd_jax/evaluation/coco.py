@@ -49,7 +49,7 @@ class CocoEvaluator:
   ):
     if engine not in ("hotcoco", "pycocotools"):
       raise ValueError(f"engine is {engine!r}; expected 'hotcoco' or 'pycocotools'")
-    _check_split(class_names, base, novel)
+    check_split(class_names, base, novel)
     self._class_names = tuple(class_names)
     self._index = {name: index for index, name in enumerate(class_names)}
     self._base = tuple(base)
@@ -253,7 +253,8 @@ def _pycocotools(truth: dict, found: dict):
 _ENGINES = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}
 
 
-def _check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence[str]) -> None:
+def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence[str]) -> None:
+  """Raises ValueError unless base and novel are names of classes, none of them in both."""
   for split, names in (("base", base), ("novel", novel)):
     if unknown := sorted(set(names) - set(class_names)):
       raise ValueError(
@@ -299,13 +300,20 @@ def mean_of_counted(values: Iterable[float | None]) -> float | None:
   return float(np.mean(counted)) if counted else None
 
 
-def _pairwise_iou(
+def pairwise_areas(
   a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]
-) -> Float[np.ndarray, "n m"]:
+) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m"], Float[np.ndarray, "n 1"]]:
+  """Areas, in double precision, of intersections and unions of XYXY boxes, and of `a` alone."""
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   corner_low = np.maximum(a[:, None, :2], b[None, :, :2])
   corner_high = np.minimum(a[:, None, 2:], b[None, :, 2:])
   intersection = np.clip(corner_high - corner_low, 0.0, None).prod(axis=-1)
-  areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (a, b)]
-  union = areas[0][:, None] + areas[1][None, :] - intersection
+  own, other = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (a, b))
+  return intersection, own[:, None] + other[None, :] - intersection, own[:, None]
+
+
+def _pairwise_iou(
+  a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]
+) -> Float[np.ndarray, "n m"]:
+  intersection, union, _ = pairwise_areas(a, b)
   return np.where(union > 0, intersection / np.where(union > 0, union, 1.0), 0.0)

@@ -16,6 +16,7 @@ from rkd_jax.clip.load import load_clip
 from rkd_jax.clip.regions import crop_regions
 from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
+from rkd_jax.evaluation.open_images import OpenImagesEvaluator
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.models import rcnn
@@ -123,26 +124,32 @@ def evaluate_detector(
   """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names.
 
   'coco' gives box AP over novel, base and all classes (`evaluation.coco`), 'lvis' federated AP of
-  boxes and, with a mask head, masks (`evaluation.lvis`).
+  boxes and, with a mask head, masks (`evaluation.lvis`), 'open_images' that of the Open Images
+  Challenge (`evaluation.open_images`).
 
   Raises:
-    ValueError: another protocol, or the data set does not hold what LVIS' asks for.
+    ValueError: another protocol, or the data set does not hold what the protocol asks for.
   """
-  protocols = {"coco": _coco_results, "lvis": _lvis_results}
-  if config.evaluation.protocol not in protocols:
-    raise ValueError(
-      f"evaluation.protocol is {config.evaluation.protocol!r}; expected one of {list(protocols)}."
-    )
+  protocols = {"coco": _coco_results, "lvis": _lvis_results, "open_images": _open_images_results}
+  protocol = config.evaluation.protocol
+  if protocol not in protocols:
+    raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(protocols)}.")
   source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-  if config.evaluation.protocol == "lvis" and source.frequencies is None:
+  if protocol == "lvis" and source.frequencies is None:
     raise ValueError(
       f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
       "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
     )
+  if protocol == "open_images" and source.ancestors is None:
+    raise ValueError(
+      f"evaluation.protocol is 'open_images', but {source.name} does not say which classes stand "
+      "above which: evaluate on openimages_challenge2019 (built again, if its version is 1.0.0), "
+      "or set it to 'coco'."
+    )
   vocabulary = load_vocabulary(config, source)
   detector = Detector(config, checkpoint)
   found = detections_of(detector, source, vocabulary, config, description)
-  return protocols[config.evaluation.protocol](config, source, found)
+  return protocols[protocol](config, source, found)
 
 
 def _coco_results(config: ml_collections.ConfigDict, source: Source, detections: Found) -> dict:
@@ -189,6 +196,32 @@ def _lvis_results(config: ml_collections.ConfigDict, source: Source, detections:
       found["scores"],
       found["classes"],
       found.get("masks"),
+    )
+  return evaluator.compute()
+
+
+def _open_images_results(
+  config: ml_collections.ConfigDict, source: Source, detections: Found
+) -> dict:
+  evaluator = OpenImagesEvaluator(
+    source.class_names,
+    source.base,
+    source.novel,
+    source.ancestors,
+    max_detections=config.model.test.detections,
+  )
+  for index, found in detections:
+    record = source[index]
+    evaluator.add(
+      record.image_id,
+      record.boxes,
+      record.classes,
+      record.is_crowd,
+      record.labels,
+      record.negative_labels,
+      found["boxes"],
+      found["scores"],
+      found["classes"],
     )
   return evaluator.compute()
 

@@ -1,4 +1,4 @@
-"""Open Images for evaluation: the hierarchy, groups, verified classes; counted by hand."""
+"""Open Images for evaluation: the hierarchy, groups, verified classes, AP; counted by hand."""
 
 import json
 import re
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from official_files import HEIGHT, WIDTH, write_image
 
+from configs.lvis import base
 from data.openimages_challenge2019 import files
 from data.openimages_challenge2019 import openimages_challenge2019 as openimages
+from rkd_jax.evaluation import evaluate
 from rkd_jax.inputs.sources import open_source
 
 CLASSES = "/m/01,Cat\n/m/02,Animal\n/m/03,Carnivore\n/m/04,Car wheel\n/m/05,Car\n/m/06,Dog\n"
@@ -87,6 +89,38 @@ def test_verified_classes_go_up_and_absent_ones_down(root, monkeypatch):
   assert other.labels.tolist() == []
   assert other.negative_labels.tolist() == [CAT, ANIMAL, CARNIVORE, DOG]
   assert other.not_exhaustive_labels.tolist() == []
+
+
+def test_records_are_evaluated_by_the_rules_of_the_challenge(root, monkeypatch):
+  """A cat that is found, one where nobody looked for cats, and one where there is none."""
+  data_dir = _run(root, monkeypatch)
+  source = open_source(data_dir, "openimages_challenge2019/plain", "validation")
+  assert source.ancestors == ([ANIMAL, CARNIVORE], [], [ANIMAL], [], [], [ANIMAL, CARNIVORE])
+  box = source[2].boxes[:1]
+
+  def found(*_):
+    # By ascending ImageID: without boxes and with unverified cats, without animals, with the cat.
+    for index, score in enumerate((0.9, 0.8, 0.7)):
+      yield index, {"boxes": box, "scores": np.array([score]), "classes": np.array([CAT])}
+
+  monkeypatch.setattr(evaluate, "detections_of", found)
+  for name in ("load_vocabulary", "Detector"):
+    monkeypatch.setattr(evaluate, name, lambda *_: None)
+  config = base.get_config()
+  config.data.dir, config.data.name = str(data_dir), "openimages_challenge2019/plain"
+  config.evaluation.protocol = "open_images"
+  results = evaluate.evaluate(config, str(root))
+  assert json.loads((root / "evaluation.json").read_text()) == results
+  per_class = results["per_class"]
+  assert [entry["num_gt"] for entry in per_class.values()] == [1, 1, 1, 0, 1, 0]
+  # A wrong cat of 0.8 stands before the right one.  As an animal, that of 0.9 is wrong, too, for
+  # the image is verified to show a carnivore, and all carnivores are animals.
+  assert per_class["Cat"] == {"num_gt": 1, "AP50": 50, "AP50_expanded": 50}
+  assert per_class["Animal"]["AP50"] == 0
+  assert per_class["Animal"]["AP50_expanded"] == pytest.approx(100 / 3)
+  assert results["AP50_novel"] == results["AP50_all"] == pytest.approx(50 / 4)
+  assert results["AP50_expanded_all"] == pytest.approx((50 + 100 / 3 + 100 / 3) / 4)
+  assert results["AP50_base"] is None
 
 
 def test_a_class_may_stand_below_several(root):
