@@ -12,7 +12,9 @@ Names and templates are stored beside the matrix: in the .npz, or in F.json besi
 
 Rows are not normalised by default, as in the matrices that the RKD code ships: the detector's
 classifier divides by the norm, so detections are the same, and a file can be compared with theirs.
---ensemble and --synonyms average the unit vectors of all texts of a class.
+--ensemble and --synonyms average the unit vectors of all texts of a class.  The prompts of
+--ensemble=vild are those of ViLD's published code ("This is a photo of an apple in the scene."),
+which also reads '_' as a space and normalises rows: give --spaces and --normalize.
 
 With --embeddings nothing is embedded: the rows of a published matrix get their names, so that
 prediction can look them up.

@@ -89,7 +89,7 @@ a photo of a small {}.
 a tattoo of the {}.
 """
 
-# The 63 prompts of ViLD (arXiv 2104.13921, appendix).
+# The 63 prompts of ViLD (arXiv 2104.13921, appendix), less the "This is " of its published code.
 _VILD = """\
 There is {article} {} in the scene.
 There is the {} in the scene.
@@ -158,7 +158,11 @@ a painting of a {}.
 
 ENSEMBLES = {
   "imagenet80": tuple(_IMAGENET_80.splitlines()),
-  "vild": tuple(_VILD.splitlines()),
+  # As ViLD's published code embeds them: what is no sentence becomes one.
+  "vild": tuple(
+    f"This is {line}" if line.startswith(("a ", "an ", "the ")) else line
+    for line in _VILD.splitlines()
+  ),
 }
 
 
