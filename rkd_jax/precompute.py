@@ -22,10 +22,11 @@ where it reads text, else the proposal that CLIP likes best.
 With published CLIP weights crops are CLIP's own (--crop_mode=clip --context=0), as in the original.
 
 A run may be killed at any moment: started again with the same settings it carries on behind the
-shards that are complete, and ends with the same bytes.  Several machines or devices share a split
-when each is started with its own --process_index of --process_count and the same --output.  An
-image that cannot be read gets an empty record, a box that is empty or outside is dropped; both are
-listed with the reason in the split's report.json, next to the agreement with annotated boxes.
+shards that are complete, and ends with the same bytes.  A process computes on all its local
+devices, each with a copy of the model that proposes, compiled for it.  Several machines share a
+split when each is started with its own --process_index of --process_count and the same --output.
+An image that cannot be read gets an empty record, a box that is empty or outside is dropped; both
+are listed with the reason in the split's report.json, next to the agreement with annotated boxes.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import jax
 import numpy as np
 import openai_clip
 import pytest
@@ -128,7 +129,12 @@ def test_published_weights_embed_crops_of_their_own_kind(command, source, publis
 
 
 def test_mavl_proposes_and_answers(command, source, monkeypatch, tmp_path):
-  """With a CLIP that reads no text, since MAVL itself is asked for the classes."""
+  """With a CLIP that reads no text, since MAVL itself is asked for the classes.
+
+  On two devices, as alone on one.
+  """
+  # More would take more compiling.
+  monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:2])
   write_pth(tmp_path / "mavl.pth", tiny_mvit.state_dict())
   for name in ("vocab.json", "merges.txt"):
     (tmp_path / name).write_text(name)
@@ -157,7 +163,7 @@ def test_mavl_proposes_and_answers(command, source, monkeypatch, tmp_path):
     for box, label, score in zip(*(result[f"pseudo_boxes/{k}"] for k in PseudoBoxes._fields)):
       row = record.labels.tolist().index(label)
       np.testing.assert_array_equal(box, answers[row])
-      assert score == pytest.approx(answer_scores[row], abs=1e-6) and score > 0.2
+      assert score == answer_scores[row] and score > 0.2
       found += 1
   notes = [note for n in results.notes.values() for note in n.get("dropped_boxes", ())]
   assert dropped == sum(note.startswith("region") for note in notes)

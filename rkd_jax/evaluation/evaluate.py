@@ -20,6 +20,7 @@ from rkd_jax.evaluation.open_images import OpenImagesEvaluator
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.models import rcnn
+from rkd_jax.replicas import Replicas
 from rkd_jax.structures import Batch, Detections, Proposals, Vocabulary
 from rkd_jax.train.tasks import detector_specs, load_vocabulary
 
@@ -39,6 +40,7 @@ class Detector:
     check_model(checkpoint, config)
     self.model = rcnn.build(config)
     self.variables = {"params": restore_variables(checkpoint, expected)["params"]}
+    self._replicas = Replicas(self.variables)
     # A multiple of the strides of all configs.
     self._short_side = -(-max(config.data.eval.short_sides) // 64) * 64
     self._detect = self._jit(self.model.detect)
@@ -60,8 +62,13 @@ class Detector:
     return _in_original(found, batch)
 
   def propose(self, batch: Batch) -> Proposals:
-    """The RPN's proposals, best first; arrays and boxes as those of `detect`."""
-    return _in_original(jax.device_get(self._propose(self.variables, batch)), batch)
+    """The RPN's proposals, best first; arrays and boxes as those of `detect`.
+
+    Calls from several threads spread over the local devices.
+    """
+    with self._replicas.lease() as variables:
+      found = jax.device_get(self._propose(variables, batch))
+    return _in_original(found, batch)
 
   def _cropped(self, images, sizes):
     """Cuts a canvas that takes lying and standing images where all of a batch lie, or all stand.

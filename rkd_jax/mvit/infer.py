@@ -7,7 +7,8 @@
 
 The image is resized so that its short side has 800 pixels (PIL's bilinear, antialiased, no limit
 on the long side) and laid on one of a few canvases per orientation, so that few shapes are
-compiled; the canvas changes no result.  It is encoded once for all queries.
+compiled; the canvas changes no result.  It is encoded once for all queries.  Calls from several
+threads spread over the local devices.
 """
 
 import os
@@ -24,6 +25,7 @@ from rkd_jax.convert.restricted import read_checkpoint
 from rkd_jax.mvit.model import RELEASED, Mvit, MvitConfig
 from rkd_jax.mvit.params import params_from_torch
 from rkd_jax.mvit.tokenizer import Tokenizer, Tokens
+from rkd_jax.replicas import Replicas
 from rkd_jax.structures import Arr
 
 # What RKD asks of every image (arXiv 2207.03482, section 3.2, as published).
@@ -92,11 +94,11 @@ class Mavl:
     config: MvitConfig = RELEASED,
     short_side: int = 800,
   ):
-    self._variables = variables
+    self._replicas = Replicas(variables)
     self._tokenize = tokenize
     self._short_side = short_side
-    # Encoded texts with their lengths, by query.
-    self._texts: dict[str, tuple[Float[np.ndarray, "t c"], int]] = {}
+    # Encoded texts [t, c] and the validity of their tokens, by query; on the host, for any device.
+    self._texts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     model = Mvit(config)
 
     @jax.jit
@@ -154,9 +156,11 @@ class Mavl:
     """
     if not len(queries):
       return []
-    objects = self.encode(image)
-    text, valid = self._encoded(queries)
-    boxes, scores = map(np.asarray, self._fuse(self._variables, objects, text, valid))
+    canvas, size = self._on_canvas(image)
+    with self._replicas.lease() as variables:
+      objects = self._encode_image(variables, canvas, size)
+      text, valid = self._encoded(variables, queries)
+      boxes, scores = jax.device_get(self._fuse(variables, objects, text, valid))
     height, width = image.shape[:2]
     answers = []
     for centred, score in zip(boxes[: len(queries)], scores):
@@ -167,8 +171,10 @@ class Mavl:
       answers.append(((np.trunc(corners) if truncate else corners)[kept], score[kept]))
     return answers
 
-  def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "1 n c"]:
-    """The objects of an image, before any query; see `Mvit.encode_image`."""
+  def _on_canvas(
+    self, image: UInt8[np.ndarray, "h w 3"]
+  ) -> tuple[UInt8[np.ndarray, "1 H W 3"], Int[np.ndarray, "1 2"]]:
+    """The resized image on its canvas, and its (height, width) there."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
       raise ValueError(
@@ -178,30 +184,24 @@ class Mavl:
     canvas = np.zeros((1, *canvas_size(*size), 3), np.uint8)
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
     canvas[0, : size[0], : size[1]] = resized
-    return self._encode_image(self._variables, canvas, np.array([size], np.int32))
+    return canvas, np.array([size], np.int32)
 
-  def _encoded(self, queries: Sequence[str]):
+  def _encoded(self, variables: Any, queries: Sequence[str]):
     """Encoded texts [q, t, c] and the validity of their tokens, q rounded up to a power of two."""
-    new = [query for query in dict.fromkeys(queries) if query not in self._texts]
-    if new:
-      tokens = self._tokenize(new)
-      padding = [(0, _power_of_two(len(new)) - len(new)), (0, 0)]
-      padded = Tokens(np.pad(tokens.ids, padding, mode="edge"), np.pad(tokens.valid, padding))
-      encoded = np.asarray(self._encode_text(self._variables, padded))
-      for query, row, valid in zip(new, encoded, tokens.valid):
-        self._texts[query] = row, int(valid.sum())
+    for query in queries:
+      if query not in self._texts:
+        # By itself, so that its bits depend neither on the queries nor on the threads before.
+        tokens = self._tokenize([query])
+        encoded = jax.device_get(self._encode_text(variables, tokens))
+        self._texts[query] = encoded[0], tokens.valid[0]
     rows = [self._texts[query] for query in queries]
     length = max(len(row) for row, _ in rows)
-    text = np.zeros((_power_of_two(len(rows)), length, rows[0][0].shape[1]), np.float32)
+    count = 1 << (len(rows) - 1).bit_length()
+    text = np.zeros((count, length, rows[0][0].shape[1]), np.float32)
     valid = np.zeros(text.shape[:2], bool)
-    for i, (row, count) in enumerate(rows):
-      text[i, : len(row)] = row
-      valid[i, :count] = True
+    for i, (row, row_valid) in enumerate(rows):
+      text[i, : len(row)], valid[i, : len(row)] = row, row_valid
     return text, valid
-
-
-def _power_of_two(count: int) -> int:
-  return 1 << (count - 1).bit_length()
 
 
 def nms(

@@ -24,7 +24,7 @@ class MvitProposer:
   `Answerer`, which asks for every class by name.
 
   Holds settings only; the model is loaded on first use, once per process, so that the proposer
-  itself is cheap to pickle and to describe.
+  itself is cheap to pickle and to describe.  Calls from several threads use all local devices.
 
   Attributes:
     checkpoint: the released .pth.

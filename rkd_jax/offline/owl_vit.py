@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -22,6 +21,7 @@ from rkd_jax import checksums
 from rkd_jax.clip.tokenizer import Tokenizer
 from rkd_jax.mvit.infer import RKD_QUERIES
 from rkd_jax.proposals import Proposed, checked_images, iou, suppress
+from rkd_jax.replicas import Replicas
 
 _INSTALL = (
   "--proposals=owl_vit needs Google's Scenic, which is no package of an index: "
@@ -68,7 +68,7 @@ class OwlVit:
   Class-agnostic scores are those of the objectness head where the model has one (OWLv2), else the
   best over the queries of RKD.  A class is asked for as "a photo of a <name>".  The image is padded
   to a square at the bottom and right with grey and resized (PIL, antialiased bilinear); its
-  embedding serves all queries.
+  embedding serves all queries.  Calls from several threads use all local devices.
 
   Args:
     checkpoint: of Scenic.
@@ -107,6 +107,7 @@ class OwlVit:
       box_bias=settings.model.box_bias,
     )
     self._variables = module.load_variables(checkpoint)
+    self._replicas = Replicas(self._variables)
     self._side = settings.dataset_configs.input_size
     self._tokenizer = Tokenizer(settings.dataset_configs.max_query_length)
     self._settings = {"config": config, "top": top, "nms_threshold": nms_threshold}
@@ -147,13 +148,16 @@ class OwlVit:
     queries = () if self._has_objectness else RKD_QUERIES
     queries = [*queries, *(f"a photo of a {name}" for name in names)]
     general = len(queries) - len(names)
-    tokens, boxes, logits = self._embed_image(self._variables, self._square(image))
-    scores = np.zeros((boxes.shape[0], 0))
-    if queries:
-      scores = _sigmoid(self._classify(self._variables, tokens, self._encoded(queries)))
+    square = self._square(image)
+    with self._replicas.lease() as variables:
+      tokens, boxes, logits = self._embed_image(variables, square)
+      scores = np.zeros((boxes.shape[0], 0))
+      if queries:
+        scores = _sigmoid(self._classify(variables, tokens, self._encoded(variables, queries)))
+      boxes, logits = jax.device_get((boxes, logits))
     objectness = _sigmoid(logits) if self._has_objectness else scores[:, :general].max(1)
     named = scores[:, general : len(queries)]
-    boxes = _corners(np.asarray(boxes), max(image.shape[:2]))
+    boxes = _corners(boxes, max(image.shape[:2]))
     kept = suppress(iou(boxes, boxes), objectness, self._settings["nms_threshold"])
     kept = kept[: self._settings["top"]]
     best = named.argmax(0)
@@ -172,12 +176,12 @@ class OwlVit:
     resized = Image.fromarray(square).resize(size, Image.Resampling.BILINEAR)
     return np.asarray(resized, np.float32)[None] / 255
 
-  def _encoded(self, queries: Sequence[str]) -> Float[np.ndarray, "q d"]:
+  def _encoded(self, variables: Any, queries: Sequence[str]) -> Float[np.ndarray, "q d"]:
     """Embedded queries, in rows rounded up to a power of two; those beyond are zero."""
     for query in queries:
       if query not in self._texts:
-        tokens = jnp.asarray(self._tokenizer([query]))
-        self._texts[query] = np.asarray(self._embed_texts(self._variables, tokens))[0]
+        tokens = self._tokenizer([query])
+        self._texts[query] = np.asarray(self._embed_texts(variables, tokens))[0]
     rows = np.stack([self._texts[query] for query in queries])
     return np.pad(rows, [(0, (1 << (len(rows) - 1).bit_length()) - len(rows)), (0, 0)])
 

@@ -1,8 +1,9 @@
 """All images of a split through the teachers.
 
 Images are decoded in worker processes while the accelerator computes; a proposer that needs no
-accelerator, and the crops it asks for, are computed there, too.  Queues between the parts are
-bounded, so memory does not grow with the data set.
+accelerator, and the crops it asks for, are computed there, too.  One that needs it is called from
+several threads for each local device and uses them all.  Queues between the parts are bounded, so
+memory does not grow with the data set.
 
 CLIP sees the crops of a fixed group of images in one fixed order, also when only some of them are
 missing: a run that was killed and carried on, or that several processes share, gives the same
@@ -17,6 +18,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from tqdm import tqdm
@@ -33,7 +35,7 @@ CODE_VERSION = 2
 GROUP = 64
 # Decoded images of any size that wait for the proposer.
 _DECODED_AHEAD = 16
-# While one image is on the device, another is resized and the boxes of a third are suppressed.
+# Per device: while it computes one image, another is resized or the boxes of one are suppressed.
 _DEVICE_THREADS = 2
 
 
@@ -110,7 +112,8 @@ def precompute(
     if proposer.in_workers:
       prepared = in_order(executor, prepare, ((r, *settings) for r in records), ahead)
     else:
-      threads = stack.enter_context(ThreadPoolExecutor(_DEVICE_THREADS))
+      count = _DEVICE_THREADS * len(jax.local_devices())
+      threads = stack.enter_context(ThreadPoolExecutor(count))
       decoded = _decoded(executor, records)
       tasks = ((record, *settings, image) for record, image in decoded)
       prepared = in_order(threads, prepare, tasks, ahead)

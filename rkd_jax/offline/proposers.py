@@ -18,7 +18,8 @@ from rkd_jax.train.tasks import detector_specs
 class DetectorProposer:
   """The class-agnostic proposals of a trained detector's RPN, best first.
 
-  Scores are probabilities of being any object.  Boxes lie inside the image.
+  Scores are probabilities of being any object.  Boxes lie inside the image.  Calls from several
+  threads use all local devices.
 
   Args:
     workdir: of the detector's run, or of a converted checkpoint.

@@ -2,6 +2,7 @@ import dataclasses
 import pickle
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,20 +12,23 @@ from rkd_jax.mvit import infer
 from rkd_jax.mvit.proposer import MvitProposer
 from rkd_jax.offline.images import Options
 from rkd_jax.offline.pipeline import describe
+from tests import side_by_side
 from tests.tiny_mvit import CONFIG, state_dict, tokenize
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 40, 52, 3), np.uint8)
 
 
-@pytest.fixture
-def proposer(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def proposer(tmp_path_factory):
   """A tiny model from a file; the tokenizer, whose vocabulary is no part of the project, is not."""
-  write_pth(tmp_path / "mavl.pth", state_dict())
-  monkeypatch.setattr(infer, "Tokenizer", lambda *_: tokenize)
-  files = [str(tmp_path / name) for name in ("mavl.pth", "vocab.json", "merges.txt")]
+  folder = tmp_path_factory.mktemp("mavl")
+  write_pth(folder / "mavl.pth", state_dict())
+  files = [str(folder / name) for name in ("mavl.pth", "vocab.json", "merges.txt")]
   for path in files[1:]:
     Path(path).write_text(path)
-  return MvitProposer(*files, top=4, short_side=64, config=CONFIG)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(infer, "Tokenizer", lambda *_: tokenize)
+    yield MvitProposer(*files, top=4, short_side=64, config=CONFIG)
 
 
 def test_proposals_are_the_regions_of_rkd(proposer):
@@ -52,10 +56,21 @@ def test_a_class_gets_the_best_box_of_its_query(proposer):
 
 def test_the_image_is_encoded_once_for_all_queries(proposer, monkeypatch):
   calls = []
-  encode = proposer.mavl.encode
-  monkeypatch.setattr(proposer.mavl, "encode", lambda image: calls.append(1) or encode(image))
+  encode = proposer.mavl._encode_image
+  monkeypatch.setattr(proposer.mavl, "_encode_image", lambda *x: calls.append(1) or encode(*x))
   proposer.answer(IMAGES[0], ["red fox", "dog", "cat"])
   assert len(calls) == 1
+
+
+def test_calls_from_threads_use_several_devices(proposer, monkeypatch):
+  """Texts are asked for in another order, and encoded on other devices."""
+  names = [("red fox", "dog"), ("dog", "an old cat")]
+  expected = [proposer.answer(*call) for call in zip(IMAGES, names)]
+  proposer.mavl._texts.clear()
+  used = side_by_side.at_once(monkeypatch, proposer.mavl, "_encode_image", 2)
+  found = side_by_side.run(proposer.answer, IMAGES[::-1], names[::-1])
+  assert used == set(jax.local_devices()[:2])
+  jax.tree.map(np.testing.assert_array_equal, found[::-1], expected)
 
 
 def test_the_model_is_loaded_once_and_does_not_travel(proposer):

@@ -4,12 +4,14 @@ import sys
 import types
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
 from rkd_jax.offline.owl_vit import OwlVit, import_scenic
+from tests import side_by_side
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 # Per token of the 2 x 2 grid: centre and size as parts of the padded square, and objectness.
@@ -96,6 +98,18 @@ def test_each_class_gets_the_box_that_answers(scenic, tmp_path, version):
     boxes, np.c_[half[:, :2] - half[:, 2:] / 2, half[:, :2] + half[:, 2:] / 2], atol=1e-5
   )
   np.testing.assert_allclose(scores, 1 / (1 + np.exp(-2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_calls_from_threads_use_several_devices(scenic, tmp_path, monkeypatch, version):
+  images, names = [IMAGE, IMAGE[::-1], IMAGE[:20]], [("dog", "red fox"), (), ("cat", "dog")]
+  model = OwlVit(str(tmp_path), version)
+  expected = [model.answer(*call) for call in zip(images, names)]
+  model._texts.clear()
+  used = side_by_side.at_once(monkeypatch, model, "_embed_image", 3)
+  found = side_by_side.run(model.answer, images, names)
+  assert used == set(jax.local_devices()[:3])
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_without_an_objectness_head_the_queries_of_rkd_decide(scenic, tmp_path):

@@ -3,8 +3,10 @@
 import dataclasses
 import io
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -263,6 +265,21 @@ def test_what_answers_by_name_makes_the_pseudo_boxes(tmp_path):
   assert len(results[2]["pseudo_boxes/boxes"]) == 0
   for i in (1, 2):
     np.testing.assert_array_equal(results[i]["regions/boxes"], PLACES[:2])
+
+
+def test_a_proposer_on_accelerators_is_called_twice_per_device_at_once(tmp_path):
+  count = 2 * len(jax.local_devices())
+  barrier = threading.Barrier(count, timeout=60)
+
+  class Waiting(Canned):
+    def answer(self, image, names):
+      barrier.wait()
+      return super().answer(image, names)
+
+  source = MemorySource([colours.record(i, labels=()) for i in range(count)])
+  expected = _run(tmp_path / "alone", source, proposer=Canned(PLACES, {}))
+  results = _run(tmp_path / "together", source, proposer=Waiting(PLACES, {}))
+  _assert_same(results, expected, range(count))
 
 
 def test_a_bad_box_is_reported_and_its_neighbours_stay(tmp_path):

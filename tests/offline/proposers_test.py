@@ -13,7 +13,7 @@ from rkd_jax.offline.proposers import DetectorProposer, StoredProposals
 from rkd_jax.proposals import PseudoBoxes, iou
 from rkd_jax.train.state import TrainState
 from rkd_jax.train.tasks import detector_specs
-from tests import tiny_coco
+from tests import side_by_side, tiny_coco
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
 
@@ -58,6 +58,17 @@ def test_proposals_are_those_of_the_rpn_suppressed(workdir):
     assert (boxes >= 0).all() and (boxes <= [64, 48, 64, 48]).all()
     # The network saw the image 43 pixels wide.
     assert boxes[:, 2].max() > 43
+
+
+def test_calls_from_threads_use_several_devices(workdir, monkeypatch):
+  proposer = DetectorProposer(workdir)
+  expected = proposer.propose(IMAGES)
+  used = side_by_side.at_once(monkeypatch, proposer._detector, "_propose", 2)
+  found = side_by_side.run(proposer.propose, [IMAGES[:1], IMAGES[1:]])
+  assert used == set(jax.local_devices()[:2])
+  jax.tree.map(np.testing.assert_array_equal, [one for [one] in found], expected)
+  with pytest.raises(ValueError, match=r"uint8 images \[n, h, w, 3\]"):
+    proposer.propose(IMAGES[0])
 
 
 def test_a_detector_is_described_by_its_weights(workdir):

@@ -1,0 +1,46 @@
+"""One model on every local device, for calls that come from several threads."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+
+class Replicas:
+  """The variables of a model, copied to each of several devices when a call first needs it there.
+
+  A call computes where its variables are:
+
+      with replicas.lease() as variables:
+        result = jax.device_get(function(variables, inputs))
+
+  Inputs are NumPy arrays, or were computed within the same lease.  A jitted function is compiled
+  once for each device that is used.  The devices being alike, so are the results.  Calls that
+  never overlap stay on the first device.
+
+  Args:
+    variables: tree of arrays.
+    devices: by default all that are local.
+  """
+
+  def __init__(self, variables: Any, devices: Sequence[jax.Device] = ()):
+    self._variables = variables
+    self._calls = dict.fromkeys(devices or jax.local_devices(), 0)
+    self._copies: dict[jax.Device, Any] = {}
+    self._lock = threading.Lock()
+
+  @contextlib.contextmanager
+  def lease(self) -> Iterator[Any]:
+    """The variables on a device with the fewest other calls, the first of those."""
+    with self._lock:
+      device = min(self._calls, key=self._calls.get)
+      if device not in self._copies:
+        self._copies[device] = jax.device_put(self._variables, device)
+      self._calls[device] += 1
+    try:
+      yield self._copies[device]
+    finally:
+      with self._lock:
+        self._calls[device] -= 1
