@@ -5,6 +5,7 @@ are kept; the rest is here.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from data import schema, shards
 from data.records import Record, RecordMaker, Split, records
+from rkd_jax import storage
 from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs.teachers import TeacherReader
 
 CONFIGS = ("plain", "rkd")
+# TFDS writes it last.
+_MARK = "dataset_info.json"
 
 
 class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -61,7 +66,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       embedding_dim: width D of `regions/clip_embeddings`.
       workers: processes that make the records, by default one per CPU; these do not depend on it.
       beam: flags of Apache Beam, which then makes them.
-      **kwargs: those of every TFDS builder (`data_dir`, `config`, ...).
+      **kwargs: those of every TFDS builder (`data_dir`, `config`, ...).  What is for a remote
+        `data_dir` is built in a local folder; `prepare` takes it there.
 
     Raises:
       ValueError: config `rkd` without teachers or teachers without it.
@@ -86,6 +92,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       "teachers": None if self._teacher is None else self._teacher.metadata,
       "embedding_dim": embedding_dim,
     }
+    kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
     super().__init__(file_format="array_record", **kwargs)
 
   def settings(self) -> dict[str, Any]:
@@ -200,23 +207,56 @@ def checked_limit(limit: int | None) -> int | None:
   return limit
 
 
-def prepare(builder: RecordBuilder) -> RecordBuilder:
+_Builder = TypeVar("_Builder", bound=tfds.core.DatasetBuilder)
+
+
+def prepare(builder: _Builder) -> _Builder:
   """Stores the records, unless they are there with the same settings.
+
+  Args:
+    builder: has `settings()`, as `RecordBuilder` does, and its `data_dir` from
+      `storage.build_folder`.
 
   Raises:
     ValueError: a problem with an image, or the records are there with other settings.
+    OSError: a remote data_dir cannot be written.
   """
-  if builder.is_prepared():
-    found = json.loads((Path(builder.data_dir) / "metadata.json").read_text())["settings"]
-    if found != json.loads(json.dumps(builder.settings())):
-      raise ValueError(
-        f"{builder.data_dir} was built from other files or settings: {found}. "
-        "Remove that folder, or give another data_dir."
-      )
-    return builder
-  tfds.disable_progress_bar()
-  builder.download_and_prepare()
+  settings = json.loads(json.dumps(builder.settings()))
+  target = place(builder)
+  if not _is_stored(target, settings):
+    if not _is_stored(epath.Path(builder.data_dir), settings):
+      # TFDS would draw a bar per split over ours, and announce a download that there is not.
+      tfds.disable_progress_bar()
+      with contextlib.redirect_stdout(None):
+        builder.download_and_prepare()
+    storage.publish(builder.data_dir, target, last=_MARK)
   return builder
+
+
+def place(builder: tfds.core.DatasetBuilder) -> epath.Path:
+  """Where `prepare` stores the records, perhaps remote."""
+  return storage.path(storage.origin(builder.data_dir))
+
+
+def read_settings(folder: epath.Path) -> dict[str, Any]:
+  """The settings that a data set was built with."""
+  return json.loads((folder / "metadata.json").read_text())["settings"]
+
+
+def _is_stored(folder: epath.Path, settings: dict[str, Any]) -> bool:
+  """Whether the data set is complete; ValueError if it was built with other settings."""
+  if not (folder / _MARK).exists():
+    return False
+  found = read_settings(folder)
+  if different := sorted(
+    k for k in settings.keys() | found.keys() if settings.get(k) != found.get(k)
+  ):
+    raise ValueError(
+      f"{folder} was built from other files or settings: "
+      + "; ".join(f"{k} is {found.get(k)!r}, asked for {settings.get(k)!r}" for k in different)
+      + ". Ask for the same, or remove that folder, or give another data_dir."
+    )
+  return True
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -224,7 +264,9 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--data_dir", required=True, help="root folder of built data sets")
+  parser.add_argument(
+    "--data_dir", required=True, help="root folder of built data sets, perhaps gs://..."
+  )
   parser.add_argument("--config", choices=CONFIGS, default="plain")
   parser.add_argument("--teachers", help="folder written by rkd_jax.precompute (config rkd)")
   parser.add_argument("--embedding_dim", type=int, default=512)
@@ -261,6 +303,6 @@ def run(parser: argparse.ArgumentParser, make: Callable[[], RecordBuilder], dry_
       print("No problem found; nothing was stored.")
     else:
       prepare(builder)
-      print(builder.data_dir)
-  except (ValueError, ImportError) as error:
+      print(place(builder))
+  except (ValueError, ImportError, OSError) as error:
     parser.exit(1, f"{error}\n")

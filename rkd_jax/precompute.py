@@ -32,10 +32,11 @@ are listed with the reason in the split's report.json, next to the agreement wit
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
+from etils import epath
 
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.offline.assess import assess
@@ -85,7 +86,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
   """
   chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(Options)}
   chosen = {name: value for name, value in chosen.items() if value is not None}
-  defaults = PUBLISHED_CROPS if Path(args.clip).is_file() else {}
+  defaults = PUBLISHED_CROPS if os.path.isfile(args.clip) else {}
   named = {f.name for f in dataclasses.fields(Settings)} - {"options"}
   return Settings(
     options=Options(**{**defaults, **chosen}), **{name: getattr(args, name) for name in named}
@@ -112,7 +113,7 @@ def write_report(teachers: Teachers, args: argparse.Namespace, split: str) -> No
   """Prints and writes report.json of a complete split."""
   results = TeacherReader(args.output, split)
   report = json.dumps(assess(teachers.source, results), indent=1)
-  (Path(args.output) / split / "report.json").write_text(report + "\n")
+  (epath.Path(args.output) / split / "report.json").write_text(report + "\n")
   print(f"{split}: {report}")
 
 

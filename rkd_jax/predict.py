@@ -38,6 +38,7 @@ from jaxtyping import Float
 from ml_collections import config_flags
 
 from data.coco_json.annotations import parse_names
+from rkd_jax import storage
 from rkd_jax.clip import class_embeddings as class_embeddings_lib
 from rkd_jax.clip.load import load_clip
 from rkd_jax.evaluation.coco import encode_masks
@@ -87,7 +88,7 @@ def training_source(config: ml_collections.ConfigDict) -> Source | None:
   """The records that the detector was trained on, or None where they are not built here."""
   kinds = config.data.schedule
   folder, name, split = place(config.data, "box" if "box" in kinds else kinds[0])
-  if not (Path(folder) / name).is_dir():
+  if not (storage.path(folder) / name).is_dir():
     return None
   return open_source(folder, name, split)
 
@@ -142,7 +143,7 @@ def _stored_embeddings(
   config: ml_collections.ConfigDict, path: str
 ) -> class_embeddings_lib.ClassEmbeddings:
   """A file with names; a bare .npy is taken for the classes of the config's data set."""
-  if not path or not Path(path).is_file():
+  if not path or not storage.path(path).is_file():
     raise ValueError(
       f"There is no file {path!r} to take class embeddings from: give --class_embeddings=FILE "
       "(made by `python -m rkd_jax.clip.embed_classes`), or --clip=CLIP_WORKDIR."

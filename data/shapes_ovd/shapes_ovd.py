@@ -19,18 +19,18 @@ training splits; `tune` and `validation` stay without where there are none).
 import argparse
 import contextlib
 import itertools
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from data import builder as builder_lib
 from data import schema
 from data.shapes_ovd import scenes, vocabulary
+from rkd_jax import storage
 from rkd_jax.inputs import sources
 from rkd_jax.inputs.teachers import TeacherReader
 
@@ -92,6 +92,7 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
           f"sizes: {split!r}: {size} is not a positive number of scenes for one of the splits "
           f"{', '.join(scenes.SPLITS)}"
         )
+    kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
     super().__init__(file_format="array_record", **kwargs)
 
   def settings(self) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
     else:
       readers = {split: self._reader(split) for split in self._rkd_splits()}
       teachers = {split: reader.metadata for split, reader in readers.items() if reader is not None}
-      content = {"scenes": _settings_on_disk(self._scenes_folder()), "teachers": teachers}
+      content = {"scenes": self._scenes_settings(), "teachers": teachers}
     return {**content, "embedding_dim": self._embedding_dim}
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -167,18 +168,24 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
       )
 
   def _scenes(self, split: str) -> sources.Source:
-    return sources.open_source(self.data_dir_root, f"{self.name}/scenes", split)
-
-  def _scenes_folder(self) -> Path:
-    return Path(self.data_dir_root) / self.name / "scenes" / str(self.version)
+    return sources.open_source(storage.origin(self.data_dir_root), f"{self.name}/scenes", split)
 
   def _rkd_splits(self) -> list[str]:
-    sizes = _settings_on_disk(self._scenes_folder())["sizes"]
-    return [split for split in sizes if split != "clip"]
+    return [split for split in self._scenes_settings()["sizes"] if split != "clip"]
+
+  def _scenes_settings(self) -> dict[str, Any]:
+    root = storage.path(storage.origin(self.data_dir_root))
+    try:
+      return builder_lib.read_settings(root / self.name / "scenes" / str(self.version))
+    except FileNotFoundError as error:
+      raise ValueError(
+        f"{error.filename or root}: no such file. Build the scenes first: "
+        "python -m data.shapes_ovd.shapes_ovd --data_dir=DIR --config=scenes"
+      ) from error
 
   def _reader(self, split: str) -> TeacherReader | None:
     """The teachers' results; None where an evaluation split has none."""
-    if split in SPLITS_WITH_ALL_BOXES and not (Path(self._teachers) / split).exists():
+    if split in SPLITS_WITH_ALL_BOXES and not (storage.path(self._teachers) / split).exists():
       return None
     return TeacherReader(self._teachers, split, self._embedding_dim)
 
@@ -199,32 +206,7 @@ def build(data_dir: str | os.PathLike, config: str = "scenes", **settings: Any) 
   Raises:
     ValueError: it is there with other settings, or `scenes` or the teachers' results are missing.
   """
-  builder = ShapesOvd(data_dir=data_dir, config=config, **settings)
-  wanted = json.loads(json.dumps(builder.settings()))
-  if builder.is_prepared():
-    found = _settings_on_disk(Path(builder.data_dir))
-    if different := sorted(key for key in wanted if wanted[key] != found.get(key)):
-      raise ValueError(
-        f"{builder.data_dir} was built with other settings: "
-        + "; ".join(f"{key} is {found.get(key)!r}, asked for {wanted[key]!r}" for key in different)
-        + ". Ask for the same, or remove that folder, or give another data_dir."
-      )
-    return builder
-  # TFDS would draw a bar per split over ours, and announce a download that there is not.
-  tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(None):
-    builder.download_and_prepare()
-  return builder
-
-
-def _settings_on_disk(folder: Path) -> dict[str, Any]:
-  path = folder / "metadata.json"
-  if not path.exists():
-    raise ValueError(
-      f"{path} is missing. Build the scenes first: "
-      "python -m data.shapes_ovd.shapes_ovd --data_dir=DIR --config=scenes"
-    )
-  return json.loads(path.read_text())["settings"]
+  return builder_lib.prepare(ShapesOvd(data_dir=data_dir, config=config, **settings))
 
 
 def _render(tasks: list[tuple[int, str, int]], workers: int) -> Iterator[scenes.EncodedScene]:
@@ -272,7 +254,9 @@ def _example(
 def main():
   """Command line of the module's docstring."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--data_dir", required=True, help="root folder of built data sets")
+  parser.add_argument(
+    "--data_dir", required=True, help="root folder of built data sets, perhaps gs://..."
+  )
   parser.add_argument("--config", choices=("scenes", "rkd"), default="scenes")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scale", type=float, default=1.0, help="times the default sizes")
@@ -287,11 +271,11 @@ def main():
     settings |= {"teachers": args.teachers}
   try:
     builder = build(args.data_dir, args.config, **settings)
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     parser.exit(1, f"{error}\n")
   for name, split in builder.info.splits.items():
     print(f"{name}: {split.num_examples} records")
-  print(builder.data_dir)
+  print(builder_lib.place(builder))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,20 @@ the published matrices (norms about 10), unless they were averaged or normalised
 """
 
 import difflib
+import io
 import itertools
 import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
+from rkd_jax import storage
 from rkd_jax.clip import prompts
 from rkd_jax.clip.batching import map_batches
 from rkd_jax.clip.model import Clip
@@ -127,14 +129,13 @@ def save(
   Raises:
     ValueError: the path ends in neither, or names and embeddings do not fit.
   """
-  path = Path(path)
+  path = storage.path(path)
   if path.suffix not in (".npz", ".npy"):
     raise ValueError(f"{path}: class embeddings are saved as .npz or .npy")
   embeddings = _check_array(np.asarray(embeddings), str(path))
   if len(names) != len(embeddings):
     raise ValueError(f"{path}: {len(names)} names for {len(embeddings)} embeddings")
   templates = [template] if isinstance(template, str) else list(template)
-  path.parent.mkdir(parents=True, exist_ok=True)
   if path.suffix == ".npy":
     sidecar = path.with_suffix(".json")
     if sidecar.exists() and _read_sidecar(path) == (None, None):
@@ -149,12 +150,12 @@ def save(
     _write(path, lambda file: np.savez(file, **arrays, embeddings=embeddings))
 
 
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write(path: epath.Path, write: Callable[[BinaryIO], Any]) -> None:
+  temporary = storage.work_folder(path.parent) / f".{path.name}.{os.getpid()}.partial"
   try:
     with open(temporary, "wb") as file:
       write(file)
-    os.replace(temporary, path)
+    storage.put(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -169,9 +170,9 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
       expected; the first difference is named.
     FileNotFoundError: there is no such file.
   """
-  path = Path(path)
+  path = storage.path(path)
   try:
-    stored = np.load(path, allow_pickle=False)
+    stored = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     if isinstance(stored, np.ndarray):
       result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
@@ -196,7 +197,7 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
   return result
 
 
-def _read_sidecar(path: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+def _read_sidecar(path: epath.Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
   """Names and templates of a .npy, None for a bare one."""
   sidecar = path.with_suffix(".json")
   content = json.loads(sidecar.read_bytes()) if sidecar.exists() else None
@@ -227,7 +228,7 @@ def select(
   return stored.embeddings[[rows[name] for name in names]]
 
 
-def _check_names(stored: ClassEmbeddings, names: Sequence[str], path: Path) -> None:
+def _check_names(stored: ClassEmbeddings, names: Sequence[str], path: epath.Path) -> None:
   if stored.names is not None:
     for row, (found, expected) in enumerate(zip(stored.names, names)):
       if found != expected:

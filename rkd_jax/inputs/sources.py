@@ -6,15 +6,18 @@ builder's code and without TensorFlow.  Images stay encoded until `decode_image`
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from data import schema
+from rkd_jax import storage
 from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs import transforms
 
@@ -138,8 +141,8 @@ def select(source: Source, rule: str) -> "Source | Selection":
   return Selection(source, positions)
 
 
-def open_source(data_dir: str | Path, name: str, split: str) -> Source:
-  """Opens a split of a built data set.
+def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
+  """Opens a split of a built data set; of a remote one, a local copy (`storage.local_copy`).
 
   Args:
     data_dir: the folder that was given to the builder.
@@ -148,16 +151,22 @@ def open_source(data_dir: str | Path, name: str, split: str) -> Source:
 
   Raises:
     ValueError: not built, or there is no such split.
+    OSError: of a remote data set, see `storage.local_copy`.
   """
-  folder = Path(data_dir) / name
+  root = storage.path(data_dir)
+  folder = root / name
   versions = [path.parent for path in folder.glob("*.*.*/dataset_info.json")]
   if not versions:
     raise ValueError(
-      f"no data set {name!r} under {str(data_dir)!r}; {_found(Path(data_dir))}. "
+      f"no data set {name!r} under {str(data_dir)!r}; {_found(root)}. "
       f"Build it with: {_build_command(data_dir, name)}"
     )
   latest = max(versions, key=lambda path: [int(number) for number in path.name.split(".")])
-  builder = tfds.builder_from_directory(str(latest))
+
+  def needed(file: str) -> bool:
+    return ".array_record-" not in file or f"-{split}.array_record-" in file
+
+  builder = tfds.builder_from_directory(str(storage.local_copy(latest, needed)))
   if split not in builder.info.splits:
     raise ValueError(
       f"data set {name!r} in {str(latest)!r} has no split {split!r}; "
@@ -194,7 +203,7 @@ def _optional_tuple(metadata: Any, name: str) -> tuple | None:
   return tuple(metadata[name]) if metadata.get(name) else None
 
 
-def _found(data_dir: Path) -> str:
+def _found(data_dir: epath.Path) -> str:
   found = {
     path.parent.parent.relative_to(data_dir).as_posix()
     for depth in ("*/*/", "*/*/*/")
@@ -203,7 +212,7 @@ def _found(data_dir: Path) -> str:
   return f"found: {', '.join(sorted(found))}" if found else "found none there"
 
 
-def _build_command(data_dir: str | Path, name: str) -> str:
+def _build_command(data_dir: str | os.PathLike, name: str) -> str:
   data_set, _, config = name.partition("/")
   flag = f" --config={config}" if config else ""
   return f"python -m data.{data_set}.{data_set} --data_dir={data_dir}{flag}"

@@ -13,6 +13,9 @@ their name only when they are complete: a run that was killed loses at most the 
 that it was writing, and carries on behind the others.
 
 Several processes may write one split, each its own images into its own shards.
+
+A folder may be remote (gs://...): shards and manifest go there as they are completed, and are
+copied to this machine (`rkd_jax.storage`) where they are read.
 """
 
 import json
@@ -24,7 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from etils import epath
 from flax import serialization
+
+from rkd_jax import storage
 
 _COMMAND = "python -m rkd_jax.precompute ..."
 _MANIFEST = "manifest.json"
@@ -62,14 +68,14 @@ def _checked(record: Mapping[str, Any], embedding_dim: int, where: str) -> dict[
   return arrays
 
 
-def _write_json(path: Path, content: dict):
+def _write_json(path: epath.Path, content: dict):
   # Other processes may write the same file at the same time.
-  partial = path.with_suffix(f".{os.getpid()}.partial")
+  partial = storage.work_folder(path.parent) / f"{path.stem}.{os.getpid()}.partial"
   partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-  os.replace(partial, path)
+  storage.put(partial, path)
 
 
-def _read_manifest(path: Path) -> dict:
+def _read_manifest(path: epath.Path) -> dict:
   try:
     manifest = json.loads(path.read_text())
   except FileNotFoundError:
@@ -113,11 +119,12 @@ def _shards(folder: Path) -> list[Path]:
 class ShardWriter:
   """Writes one shard, which gets its name when it is closed."""
 
-  def __init__(self, path: Path, partial: Path, embedding_dim: int):
-    """`partial` is the name until then; no other writer may have it."""
-    self._path, self._partial = path, partial
+  def __init__(self, path: str | os.PathLike, partial: str, embedding_dim: int):
+    """`path` may be remote; `partial` is the name until then, that no other writer may have."""
+    self._path = storage.path(path)
+    self._partial = storage.work_folder(self._path.parent) / partial
     self._embedding_dim = embedding_dim
-    self._writer = ArrayRecordWriter(str(partial), "group_size:1")
+    self._writer = ArrayRecordWriter(str(self._partial), "group_size:1")
     self._ids, self._positions, self._notes = [], [], {}
 
   def __len__(self) -> int:
@@ -147,7 +154,7 @@ class ShardWriter:
     }
     self._writer.write(serialization.msgpack_serialize(last))
     self._writer.close()
-    os.replace(self._partial, self._path)
+    storage.put(self._partial, self._path)
 
 
 class TeacherWriter:
@@ -181,7 +188,7 @@ class TeacherWriter:
     """Opens or resumes a split.
 
     Args:
-      folder: of all splits of a data set.
+      folder: of all splits of a data set; may be remote.
       split: name of the split.
       embedding_dim: width D of the CLIP embeddings.
       metadata: whatever decides the results, as JSON values (checksum of the teacher,
@@ -201,8 +208,8 @@ class TeacherWriter:
         "the count less 1, and with several processes the total number of records."
       )
     self.process_index, self.process_count = process_index, process_count
-    self._folder = Path(folder) / split
-    self._folder.mkdir(parents=True, exist_ok=True)
+    self._target = storage.path(folder) / split
+    self._folder = storage.work_folder(self._target)
     self._embedding_dim = embedding_dim
     self._records_per_shard = records_per_shard
     self._total = total
@@ -210,7 +217,7 @@ class TeacherWriter:
     self._metadata = json.loads(json.dumps(dict(metadata)))
     self._shard = None
     self.complete = False
-    path = self._folder / _MANIFEST
+    path = self._target / _MANIFEST
     manifest = _read_manifest(path) if path.exists() else None
     if manifest is not None:
       for key, mine in (("metadata", self._metadata), ("embedding_dim", embedding_dim)):
@@ -266,13 +273,13 @@ class TeacherWriter:
     image_id = int(image_id)
     if image_id in self._done:
       raise ValueError(
-        f"Teacher record of image {image_id} for {self._folder}: already written; "
+        f"Teacher record of image {image_id} for {self._target}: already written; "
         "ask `image_id in writer` first."
       )
     if self._shard is None:
       number = len(list(self._folder.glob(f"{self._prefix}*{_SUFFIX}")))
-      path = self._folder / f"{self._prefix}{number:05d}{_SUFFIX}"
-      partial = self._folder / f"{self._prefix}shard{_SUFFIX}.partial"
+      path = self._target / f"{self._prefix}{number:05d}{_SUFFIX}"
+      partial = f"{self._prefix}shard{_SUFFIX}.partial"
       self._shard = ShardWriter(path, partial, self._embedding_dim)
     self._shard.write(image_id, record, position, notes)
     self._done.add(image_id)
@@ -286,7 +293,7 @@ class TeacherWriter:
   def _written(self) -> tuple[set[int], dict[int, int]]:
     """Image ids in all complete shards, and those by position."""
     ids, positions = set(), {}
-    for shard in _shards(self._folder):
+    for shard in _shards(storage.local_copy(self._target, missing_ok=True)):
       content = _open_shard(shard)[1]
       ids.update(content.image_ids)
       positions.update((p, i) for p, i in zip(content.positions, content.image_ids) if p >= 0)
@@ -308,7 +315,7 @@ class TeacherWriter:
 
   def _commit(self, complete: bool):
     count = len(self._done) if self.process_count == 1 else self._total
-    _write_json(self._folder / _MANIFEST, self._manifest(count, complete))
+    _write_json(self._target / _MANIFEST, self._manifest(count, complete))
 
 
 class TeacherReader:
@@ -325,11 +332,12 @@ class TeacherReader:
 
     Raises:
       ValueError: nothing there, not complete, or embeddings of another width.
+      OSError: of a remote folder, see `storage.local_copy`.
     """
-    self._folder = Path(folder) / split
+    self._folder = storage.path(folder) / split
     path = self._folder / _MANIFEST
     manifest = _read_manifest(path)
-    shards = [_open_shard(shard) for shard in _shards(self._folder)]
+    shards = [_open_shard(shard) for shard in _shards(storage.local_copy(self._folder))]
     if not manifest["complete"]:
       count = sum(len(content.image_ids) for _, content in shards)
       raise ValueError(

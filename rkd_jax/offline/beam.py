@@ -10,7 +10,8 @@ must be where all of them can read, and the output where they can write.
 """
 
 from collections.abc import Container, Iterator, Sequence
-from pathlib import Path
+
+from etils import epath
 
 from rkd_jax.offline.pipeline import GROUP, write_shard
 from rkd_jax.offline.teachers import Settings, open_teachers
@@ -53,7 +54,7 @@ class WriteShard(beam.DoFn):
     start, stop, done = element
     teachers = self._teachers
     written = write_shard(
-      Path(self._output) / self._split / f"beam-{start:09d}.arrayrecord",
+      epath.Path(self._output) / self._split / f"beam-{start:09d}.arrayrecord",
       range(start, stop),
       frozenset(done),
       teachers.source,

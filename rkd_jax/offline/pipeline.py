@@ -15,11 +15,11 @@ import uuid
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Float32, UInt8
 from tqdm import tqdm
 
@@ -151,7 +151,7 @@ def clip_chooses(proposer: Proposer) -> bool:
 
 
 def write_shard(
-  path: Path,
+  path: epath.Path,
   positions: range,
   done: Collection[int],
   source: Source,
@@ -169,7 +169,7 @@ def write_shard(
   `precompute` where `positions` begins at a multiple of `images_per_group`.
 
   Args:
-    path: of the shard.
+    path: of the shard; may be remote.
     positions: of the images in the source.
     done: those whose results are there already.
     embedding_dim: width of the embeddings.
@@ -177,8 +177,7 @@ def write_shard(
   Returns:
     The number of records written.
   """
-  partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-  shard = ShardWriter(path, partial, embedding_dim)
+  shard = ShardWriter(path, f"{path.name}.{uuid.uuid4().hex}.partial", embedding_dim)
   for group in groups(len(positions), images_per_group or GROUP):
     group = positions[group.start : group.stop]
     settings = (proposer, source.class_names, encoder.image_size, options)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from rkd_jax import checksums
+from rkd_jax import checksums, storage
 from rkd_jax.clip.load import FrozenClip, load_clip
 from rkd_jax.inputs.sources import Source, open_source
 from rkd_jax.inputs.teachers import TeacherReader
@@ -96,7 +96,7 @@ def make_proposer(settings: Settings, split: str) -> Proposer:
       if getattr(settings, name) is None:
         raise ValueError(f"--proposals={kind} needs {', '.join(f'--{n}=...' for n in needed)}.")
     return _load_proposer(settings)
-  if os.path.isdir(kind):
+  if storage.path(kind).is_dir():
     return StoredProposals(TeacherReader(kind, split))
   raise ValueError(
     f"--proposals={kind}: expected regions, mvit, rpn, owl_vit, or the --output of another run; "

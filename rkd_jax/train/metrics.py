@@ -18,6 +18,8 @@ from typing import Any, TextIO
 import tensorboardX
 import tqdm
 
+from rkd_jax import storage
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 _TENSORBOARD_FLUSH_S = 30
@@ -28,10 +30,11 @@ class MetricWriter:
 
   Every line reaches the operating system at once, so that a killed process
   loses at most part of its last line; TensorBoard is flushed every 30 seconds,
-  by `flush` and by `close`.
+  by `flush` and by `close`.  An object store cannot append: files for a remote
+  workdir grow on this machine, and go there with `flush` and `close`.
 
   Args:
-    workdir: folder of the run; made if absent.
+    workdir: folder of the run, perhaps remote; made if absent.
     start_step: the first step that this process will write.  Lines of this step
       and later ones, left by a killed run that got further than its last
       checkpoint, are removed, so that each step appears once.  None keeps all.
@@ -41,14 +44,17 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: str | os.PathLike, start_step: int | None = None):
-    folder = Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
+    self._workdir = storage.path(workdir)
+    folder = storage.work_folder(workdir)
+    storage.local_copy(workdir, lambda name: name == METRICS_FILE, missing_ok=True)
     path = folder / METRICS_FILE
     if path.exists():
       _rewrite_before(path, math.inf if start_step is None else start_step)
+    self._path = path
     self._lines = path.open("a", buffering=1, encoding="utf-8")
+    self._events = storage.work_folder(self._workdir / TENSORBOARD_FOLDER)
     self._tensorboard = tensorboardX.SummaryWriter(
-      str(folder / TENSORBOARD_FOLDER), purge_step=start_step, flush_secs=_TENSORBOARD_FLUSH_S
+      str(self._events), purge_step=start_step, flush_secs=_TENSORBOARD_FLUSH_S
     )
 
   def write(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
@@ -74,10 +80,16 @@ class MetricWriter:
     """Puts everything written so far on disk; call it before saving a checkpoint."""
     self._lines.flush()
     self._tensorboard.flush()
+    self._send()
 
   def close(self) -> None:
     self._lines.close()
     self._tensorboard.close()
+    self._send()
+
+  def _send(self) -> None:
+    for file in (self._path, *self._events.iterdir()):
+      storage.put(file, self._workdir / file.relative_to(self._path.parent))
 
   def __enter__(self) -> "MetricWriter":
     return self
