@@ -254,7 +254,7 @@ def _is_stored(folder: epath.Path, settings: dict[str, Any]) -> bool:
     raise ValueError(
       f"{folder} was built from other files or settings: "
       + "; ".join(f"{k} is {found.get(k)!r}, asked for {settings.get(k)!r}" for k in different)
-      + ". Ask for the same, or remove that folder, or give another data_dir."
+      + ". Remove that folder, ask for the same, or give another data_dir."
     )
   return True
 
