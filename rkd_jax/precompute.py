@@ -25,8 +25,9 @@ A run may be killed at any moment: started again with the same settings it carri
 shards that are complete, and ends with the same bytes.  A process computes on all its local
 devices, each with a copy of the model that proposes, compiled for it.  Several machines share a
 split when each is started with its own --process_index of --process_count and the same --output.
-An image that cannot be read gets an empty record, a box that is empty or outside is dropped; both
-are listed with the reason in the split's report.json, next to the agreement with annotated boxes.
+That may be remote (gs://bucket/folder): each shard goes there when it is complete.  An image that
+cannot be read gets an empty record, a box that is empty or outside is dropped; both are listed with
+the reason in the split's report.json, next to the agreement with annotated boxes.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
   parser.add_argument("--data_dir", required=True, help="root folder of built data sets")
   parser.add_argument("--dataset", required=True, help="such as shapes_ovd/scenes")
   parser.add_argument("--splits", required=True, help="separated by commas")
-  parser.add_argument("--output", required=True, help="folder for the results")
+  parser.add_argument("--output", required=True, help="folder for the results, perhaps gs://...")
   parser.add_argument("--clip", required=True, help="folder of a CLIP run, or published weights")
   parser.add_argument(
     "--activation", choices=("quick_gelu", "gelu"), help="of published weights; see clip/load.py"

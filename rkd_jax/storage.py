@@ -17,8 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec.config
 from etils import epath
 from tqdm import tqdm
+
+# gcsfs would remember listings for as long as the process lives, while others write to the folder.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 # Files under way at once; one alone does not fill a line.
 _STREAMS = 8

@@ -55,6 +55,10 @@ def _records(data_dir, name, split):
   return [pickle.dumps(record) for record in open_source(data_dir, name, split)]
 
 
+def test_listings_are_not_remembered(store):
+  assert store.storage_options["use_listings_cache"] is False
+
+
 def test_a_folder_is_copied_once_and_followed_when_it_changes(store, remote):
   place = _folder(f"{remote}/some/folder", a="one", b="two")
   (epath.Path(place) / "below" / "c").write_text("not a file of the folder")

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from rkd_jax import storage
 from rkd_jax.checkpoint import latest_step
 from rkd_jax.clip import class_embeddings as class_embeddings_lib
 from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, make_clip
@@ -125,7 +126,7 @@ def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabu
 def _class_embeddings(
   path: str, key: str, source: Source, config: ml_collections.ConfigDict
 ) -> np.ndarray:
-  if not path or not epath.Path(path).exists():
+  if not path or not storage.path(path).exists():
     raise ValueError(
       f"{key}: there is no file {path!r}. Make one with "
       f"`python -m rkd_jax.clip.embed_classes`, or set config.{key} to a .npy of "
@@ -192,7 +193,7 @@ def _image_counts(path: str, source: Source) -> np.ndarray | None:
     counts = getattr(source, "image_counts", None)
     return None if counts is None else np.array(counts, np.float32)
   try:
-    entries = json.loads(epath.Path(path).read_text())
+    entries = json.loads(storage.path(path).read_text())
     counts = {entry["name"]: float(entry["image_count"]) for entry in entries}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(
