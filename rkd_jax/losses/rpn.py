@@ -36,7 +36,10 @@ def rpn_losses(
   """
 
   def one_image(logits, deltas, anchor_valid, gt_boxes, gt_valid, key):
-    iou = jnp.where(anchor_valid, boxes_lib.pairwise_iou(gt_boxes, outputs.anchors), 0.0)
+    def iou(i):
+      row = boxes_lib.pairwise_iou(gt_boxes[i][None], outputs.anchors)[0]
+      return jnp.where(anchor_valid, row, 0.0)
+
     gt_index, label = matching.match(
       iou, gt_valid, options.low, options.high, allow_low_quality=True
     )

@@ -3,17 +3,16 @@
 A head is given every `bin_step`-th bin along both axes.
 """
 
-import functools
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rkd_jax.models.resnet import ResStage
+from rkd_jax.ops.parts import in_parts_on_cpu
 
-# RoIs that go through the last stage together on a CPU.
+# RoIs that go through the last stage together on a CPU: two thirds of the memory of all together.
 _PART = 64
 
 
@@ -44,24 +43,7 @@ class ResBoxHead(nn.Module):
     def head(variables, rois):
       return jnp.mean(stage.apply(variables, rois), axis=(1, 2))
 
-    return jax.lax.platform_dependent(
-      variables, pooled, cpu=functools.partial(_in_parts, head), default=head
-    )
-
-
-def _in_parts(head, variables, rois):
-  """One part of the RoIs after the other.
-
-  The results within a part stay in the caches, and what only the backward pass of a part needs is
-  held for one part: two thirds of the memory of a training step of all RoIs together.
-  """
-  count = rois.shape[0]
-  parts = -(-count // _PART)
-  size = -(-count // parts)
-  rois = jnp.pad(rois, ((0, parts * size - count), (0, 0), (0, 0), (0, 0)))
-  rois = rois.reshape(parts, size, *rois.shape[1:])
-  vectors = jax.lax.map(functools.partial(head, variables), rois)
-  return vectors.reshape(parts * size, -1)[:count]
+    return in_parts_on_cpu(head, variables, (pooled,), _PART)
 
 
 class FcBoxHead(nn.Module):

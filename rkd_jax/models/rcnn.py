@@ -30,6 +30,7 @@ from rkd_jax.ops import matching, sampling
 from rkd_jax.ops import nms as nms_lib
 from rkd_jax.ops.levels import assign_levels
 from rkd_jax.ops.padding import zero_beyond
+from rkd_jax.ops.parts import in_parts_on_cpu
 from rkd_jax.ops.roi_align import multilevel_roi_align
 from rkd_jax.structures import (
   Batch,
@@ -141,10 +142,27 @@ class RCNN(nn.Module):
 
     Padding enters as the pixel mean; beyond `extents` maps are zero.
     """
+    extents = self.extents(sizes)
+    if self.is_initializing():
+      return self.image_features(images, sizes, extents)
+    model, variables = self.unbind()
+    params = {k: v for k, v in variables["params"].items() if k in ("backbone", "fpn")}
+
+    def features(params, *args):
+      return model.apply({"params": params}, *args, method=RCNN.image_features)
+
+    return in_parts_on_cpu(features, params, (images, sizes, extents), 1)
+
+  def image_features(
+    self,
+    images: UInt8[Array, "b h w 3"],
+    sizes: Int[Array, "b 2"],
+    extents: Int[Array, "b 2"],
+  ) -> list[Float[Array, "b _h _w c"]]:
+    """`features` of images that know nothing of each other."""
     c = self.config
     x = (images.astype(jnp.float32) - jnp.array(c.pixel_mean)) / jnp.array(c.pixel_std)
     x = zero_beyond(x, sizes, 1).astype(c.dtype)
-    extents = self.extents(sizes)
     maps = self.backbone(x, extents)
     if c.fpn.channels:
       maps = self.fpn(maps, extents)

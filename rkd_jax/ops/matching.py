@@ -1,5 +1,7 @@
 """Assigns ground truth to anchors or proposals, as detectron2's `Matcher`."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int8
@@ -8,7 +10,7 @@ from rkd_jax.structures import Arr
 
 
 def match(
-  iou: Float[Arr, "g n"],
+  iou: Float[Arr, "g n"] | Callable[[Int[Array, ""]], Float[Array, "n"]],
   gt_valid: Bool[Arr, "g"],
   low: float | int,
   high: float | int,
@@ -23,7 +25,8 @@ def match(
   all of them foreground, as in the reference.  Such a candidate keeps its own best match.
 
   Args:
-    iou: IoU of each ground truth with each candidate.
+    iou: of each ground truth with each candidate; or a function that computes a row of it, so that
+      300 boxes x 200,000 anchors need not be in memory.
     gt_valid: False for padding rows, which influence nothing.
     low: IoU below which a candidate is background.
     high: IoU from which on a candidate is foreground.
@@ -34,17 +37,28 @@ def match(
   """
   if low > high:
     raise ValueError(f"match: low={low} exceeds high={high}; give low <= high.")
-  if iou.shape[0] == 0:
-    return jnp.zeros(iou.shape[1], jnp.int32), jnp.zeros(iou.shape[1], jnp.int8)
-  # The comparison with the row maximum below is for equality: both sides must read the same bits,
-  # which XLA does not promise if it fuses the computation of `iou` into each of them.
-  iou = jax.lax.optimization_barrier(jnp.where(gt_valid[:, None], iou, -1.0))
-  best = jnp.max(iou, axis=0)
-  # The first row that reaches it, as two plain reductions: XLA's argmax is slow on a CPU.
-  rows = jnp.arange(iou.shape[0], dtype=jnp.int32)[:, None]
-  gt_index = jnp.min(jnp.where(iou == best, rows, iou.shape[0] - 1), axis=0)
+  rows = gt_valid.shape[0]
+  if not callable(iou):
+    # One row more: without ground truth none is read, but the loop is compiled.
+    matrix = jnp.pad(jnp.asarray(iou), ((0, 1), (0, 0)))
+    iou = matrix.__getitem__
+  valid = jnp.pad(gt_valid, (0, 1))
+  n = jax.eval_shape(iou, jnp.zeros((), jnp.int32)).shape[0]
+
+  def add(i, state):
+    best, gt_index, claimed = state
+    # The comparison for equality must read the same bits as the maximum, which XLA does not promise
+    # if it fuses the computation of the row into each of them.
+    row = jax.lax.optimization_barrier(jnp.where(valid[i], iou(i), -1.0))
+    # The first of equals stays.
+    gt_index = jnp.where(row > best, i, gt_index)
+    claimed |= (row == jnp.max(row)) & valid[i]
+    return jnp.maximum(best, row), gt_index, claimed
+
+  start = jnp.full(n, -1.0), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
+  end = jnp.max(jnp.where(gt_valid, jnp.arange(1, rows + 1), 0), initial=0)
+  best, gt_index, claimed = jax.lax.fori_loop(0, end, add, start)
   label = jnp.where(best >= high, 1, jnp.where(best < low, 0, -1))
   if allow_low_quality:
-    claimed = (iou == jnp.max(iou, axis=1, keepdims=True)) & gt_valid[:, None]
-    label = jnp.where(jnp.any(claimed, axis=0), 1, label)
+    label = jnp.where(claimed, 1, label)
   return gt_index, label.astype(jnp.int8)

@@ -1,0 +1,37 @@
+"""Work on a batch in parts, where that suits the platform."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def in_parts_on_cpu(
+  function: Callable[..., Any], variables: Any, arrays: tuple[jax.Array, ...], size: int
+) -> Any:
+  """`function(variables, *arrays)`, on a CPU in parts of at most `size` rows, one after the other.
+
+  There the results within a part stay in the caches, and what only its backward pass needs is held
+  for one part.  Elsewhere all rows are taken at once, which keeps an accelerator busy.
+
+  Args:
+    function: treats the rows of `arrays` one by one; so do the rows of its results stand for them.
+    variables: differentiable, like `arrays`.
+    arrays: of one length; a part is filled up with rows of zeros.
+    size: rows of a part.
+  """
+
+  def in_parts(variables, *arrays):
+    count = arrays[0].shape[0]
+    parts = -(-count // size)
+    length = -(-count // parts)
+
+    def split(x):
+      x = jnp.pad(x, [(0, parts * length - count)] + [(0, 0)] * (x.ndim - 1))
+      return x.reshape(parts, length, *x.shape[1:])
+
+    results = jax.lax.map(lambda part: function(variables, *part), tuple(map(split, arrays)))
+    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:count], results)
+
+  return jax.lax.platform_dependent(variables, *arrays, cpu=in_parts, default=function)
