@@ -31,6 +31,20 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(size, stride, h
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-5)
 
 
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_small_maps_of_many_channels(size):
+  """They have a form of their own; its border is where it could go wrong."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, 5, 7, 256)).astype(np.float32)
+  kernel = rng.standard_normal((size, size, 256, 256)).astype(np.float32) / 16
+  expected, expected_pullback = jax.vjp(lambda *args: reference(*args, 1), x, kernel)
+  y, pullback = jax.vjp(conv, x, kernel)
+  np.testing.assert_allclose(y, expected, atol=1e-4)
+  gradient = rng.standard_normal(y.shape).astype(np.float32)
+  for ours, theirs in zip(pullback(gradient), expected_pullback(gradient), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
 def test_half_precision_sums_in_float32():
   """A sum of 4096 ones is exact; in bfloat16 it would stop at 256."""
   x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
