@@ -1,7 +1,8 @@
 """Settings for all tests: CPU with 8 fake devices, shape checks at run time, quick compilation.
 
 Compiling takes most of the tests' time and optimising most of that, so it is left out, except in
-modules that say COMPILED_AS_IN_USE = True: those that compare with what the originals compute.
+modules that say COMPILED_AS_IN_USE = True: those that compare with what the originals compute, where
+also the forms for a single device are taken.
 """
 
 import os
@@ -26,5 +27,8 @@ def compilation(request):
   quick = jax.config.read("jax_disable_most_optimizations")
   as_in_use = getattr(request.module, "COMPILED_AS_IN_USE", False)
   jax.config.update("jax_disable_most_optimizations", quick and not as_in_use)
-  yield
+  with pytest.MonkeyPatch.context() as patch:
+    if as_in_use:
+      patch.setattr("rkd_jax.ops.parts._alone", lambda: True)
+    yield
   jax.config.update("jax_disable_most_optimizations", quick)

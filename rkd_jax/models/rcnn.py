@@ -264,9 +264,14 @@ class RCNN(nn.Module):
     class_embeddings: Float[Array, "c e"],
   ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
     """Class logits (background last), box deltas and distilled embeddings of RoIs."""
-    x = self.roi_features(features, sizes, boxes)
-    batch, rois, width = x.shape
-    x = x.reshape(batch * rois, width)
+    return self.classify(self.roi_features(features, sizes, boxes), class_embeddings)
+
+  def classify(
+    self, roi_features: Float[Array, "b r d"], class_embeddings: Float[Array, "c e"]
+  ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
+    """What `roi_outputs` says of RoIs with these features."""
+    batch, rois, width = roi_features.shape
+    x = roi_features.reshape(batch * rois, width)
     logits, distilled = self.classifier(x, class_embeddings)
     outputs = (logits, self.box_predictor(x), distilled)
     return tuple(y.reshape(batch, rois, -1) for y in outputs)

@@ -13,7 +13,8 @@ def in_parts_on_cpu(
   """`function(variables, *arrays)`, on a CPU in parts of at most `size` rows, one after the other.
 
   There the results within a part stay in the caches, and what only its backward pass needs is held
-  for one part.  Elsewhere all rows are taken at once, which keeps an accelerator busy.
+  for one part.  Elsewhere all rows are taken at once, which keeps an accelerator busy; and so they
+  are by several devices, which share the rows as they are.
 
   Args:
     function: treats the rows of `arrays` one by one; so do the rows of its results stand for them.
@@ -34,4 +35,11 @@ def in_parts_on_cpu(
     results = jax.lax.map(lambda part: function(variables, *part), tuple(map(split, arrays)))
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:count], results)
 
+  if not _alone():
+    return function(variables, *arrays)
   return jax.lax.platform_dependent(variables, *arrays, cpu=in_parts, default=function)
+
+
+def _alone() -> bool:
+  """Whether a single device does all the work."""
+  return jax.device_count() == 1

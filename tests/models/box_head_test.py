@@ -8,6 +8,8 @@ import pytest
 from rkd_jax.models.box_head import ResBoxHead
 from rkd_jax.models.resnet import ResStage
 
+COMPILED_AS_IN_USE = True
+
 
 @pytest.mark.parametrize("rois", [1, 64, 150])
 def test_rois_in_parts_give_what_the_stage_gives_all_at_once(rois):

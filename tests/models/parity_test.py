@@ -63,8 +63,12 @@ def inference(name, batch):
     rpn = model.rpn_outputs(features, batch.sizes)
     proposals = model.propose(rpn, features, batch.sizes, train=False)
     pooled = model.roi_features(features, batch.sizes, proposals.boxes)
-    logits, deltas, _ = model.roi_outputs(features, batch.sizes, proposals.boxes, embeddings)
-    return features, rpn, proposals, pooled, logits, deltas, model.detect(batch, embeddings)
+    logits, deltas, _ = model.classify(pooled, embeddings)
+    found = model.final_detections(proposals, logits, deltas, batch.sizes)
+    if c.model.mask_head.layers:
+      masks = model.masks(features, batch.sizes, found.boxes, found.valid)
+      found = found.replace(masks=jax.nn.sigmoid(masks))
+    return features, rpn, proposals, pooled, logits, deltas, found
 
   golden = golden_models.load(f"{name}_infer_b{batch}")
   variables = {"params": parameters(name)}
