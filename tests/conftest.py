@@ -1,8 +1,8 @@
 """Settings for all tests: CPU with 8 fake devices, shape checks at run time, quick compilation.
 
 Compiling takes most of the tests' time and optimising most of that, so it is left out, except in
-modules that say COMPILED_AS_IN_USE = True: those that compare with what the originals compute, where
-also the forms for a single device are taken.
+modules that say COMPILED_AS_IN_USE = True: those that compare with what the originals compute.
+There also the forms for a single device are taken.
 """
 
 import os
