@@ -2,7 +2,7 @@
 
 Compiling takes most of the tests' time and optimising most of that, so it is left out, except in
 modules that say COMPILED_AS_IN_USE = True: those that compare with what the originals compute.
-There also the forms for a single device are taken.
+There also the forms for a single CPU device are taken.
 """
 
 import os
@@ -29,6 +29,6 @@ def compilation(request):
   jax.config.update("jax_disable_most_optimizations", quick and not as_in_use)
   with pytest.MonkeyPatch.context() as patch:
     if as_in_use:
-      patch.setattr("rkd_jax.ops.parts._alone", lambda: True)
+      patch.setattr("rkd_jax.ops.parts._single_cpu", lambda: True)
     yield
   jax.config.update("jax_disable_most_optimizations", quick)

@@ -56,9 +56,10 @@ import os, time
 from rkd_jax.processes import process_pool
 if __name__ == "__main__":
   with process_pool(1) as pool:
-    print(pool.submit(os.getpid).result(), flush=True)
+    worker = pool.submit(os.getpid).result()
     for _ in range(50):
       pool.submit(time.sleep, 0.2)
+    print(worker, flush=True)
     time.sleep(60)
 """
 

@@ -35,11 +35,9 @@ def in_parts_on_cpu(
     results = jax.lax.map(lambda part: function(variables, *part), tuple(map(split, arrays)))
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:count], results)
 
-  if not _alone():
-    return function(variables, *arrays)
-  return jax.lax.platform_dependent(variables, *arrays, cpu=in_parts, default=function)
+  return in_parts(variables, *arrays) if _single_cpu() else function(variables, *arrays)
 
 
-def _alone() -> bool:
-  """Whether a single device does all the work."""
-  return jax.device_count() == 1
+def _single_cpu() -> bool:
+  """Whether one CPU device does all the work; known when tracing, so that one form is traced."""
+  return jax.default_backend() == "cpu" and jax.device_count() == 1
