@@ -30,5 +30,6 @@ def compilation(request):
   with pytest.MonkeyPatch.context() as patch:
     if as_in_use:
       patch.setattr("rkd_jax.ops.parts._single_cpu", lambda: True)
+      patch.setattr("rkd_jax.models.rcnn._PIXELS", 1)  # small images, too, one by one
     yield
   jax.config.update("jax_disable_most_optimizations", quick)

@@ -44,6 +44,8 @@ from rkd_jax.structures import (
 
 # The mask head runs on its RoIs in so many parts, those without any wanted RoI skipped.
 _MASK_PARTS = 4
+# Of the images that go through the trunk together on a CPU: one of 800 x 1333, many small ones.
+_PIXELS = 1 << 20
 
 
 class RCNN(nn.Module):
@@ -151,7 +153,8 @@ class RCNN(nn.Module):
     def features(params, *args):
       return model.apply({"params": params}, *args, method=RCNN.image_features)
 
-    return in_parts_on_cpu(features, params, (images, sizes, extents), 1)
+    together = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+    return in_parts_on_cpu(features, params, (images, sizes, extents), together)
 
   def image_features(
     self,

@@ -26,6 +26,8 @@ def in_parts_on_cpu(
   def in_parts(variables, *arrays):
     count = arrays[0].shape[0]
     parts = -(-count // size)
+    if parts == 1:
+      return function(variables, *arrays)
     length = -(-count // parts)
 
     def split(x):
