@@ -57,8 +57,10 @@ def _products_of_taps(x, kernel):
 
 
 def _stride_one(x, kernel):
-  small = max(x.shape[1:3]) <= _SMALL_MAP and min(kernel.shape[2:]) >= _MANY_CHANNELS
-  if not small or kernel.shape[0] % 2 == 0 or min(x.shape[1:3]) < kernel.shape[0]:
+  size, *channels = kernel.shape[1:]
+  # Each tap must meet a cell of the map.
+  small = size <= min(x.shape[1:3]) and max(x.shape[1:3]) <= _SMALL_MAP
+  if not small or size % 2 == 0 or min(channels) < _MANY_CHANNELS:
     return _convolution(x, kernel, 1)
   return jax.lax.platform_dependent(
     x, kernel, cpu=_products_of_taps, default=partial(_convolution, stride=1)

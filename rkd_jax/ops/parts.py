@@ -23,21 +23,18 @@ def in_parts_on_cpu(
     size: rows of a part.
   """
 
-  def in_parts(variables, *arrays):
-    count = arrays[0].shape[0]
-    parts = -(-count // size)
-    if parts == 1:
-      return function(variables, *arrays)
-    length = -(-count // parts)
+  count = arrays[0].shape[0]
+  parts = -(-count // size)
+  if parts <= 1 or not _single_cpu():
+    return function(variables, *arrays)
+  length = -(-count // parts)
 
-    def split(x):
-      x = jnp.pad(x, [(0, parts * length - count)] + [(0, 0)] * (x.ndim - 1))
-      return x.reshape(parts, length, *x.shape[1:])
+  def split(x):
+    x = jnp.pad(x, [(0, parts * length - count)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(parts, length, *x.shape[1:])
 
-    results = jax.lax.map(lambda part: function(variables, *part), tuple(map(split, arrays)))
-    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:count], results)
-
-  return in_parts(variables, *arrays) if _single_cpu() else function(variables, *arrays)
+  results = jax.lax.map(lambda part: function(variables, *part), tuple(map(split, arrays)))
+  return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:count], results)
 
 
 def _single_cpu() -> bool:
