@@ -37,7 +37,7 @@ from absl import app, flags, logging
 from jaxtyping import Float
 from ml_collections import config_flags
 
-from data.coco_json.annotations import parse_names
+from data.coco_json.category_names import parse_names
 from rkd_jax import storage
 from rkd_jax.clip import class_embeddings as class_embeddings_lib
 from rkd_jax.clip.load import load_clip

@@ -6,7 +6,7 @@ They fit the classes of `official_files.write_lvis`.
 import tarfile
 from pathlib import Path
 
-from official_files import write_image
+from official_files import write_image, write_lvis
 
 LICENCE = "  1 This software and database is being provided to you, the LICENSEE, by"
 INDEX_NOUN = (
@@ -31,6 +31,14 @@ DATA_NOUN = (
   "03745146 06 n 02 menagerie 0 zoo 0 001 @ 03574816 n 0000 | where wild animals are housed",
   "13924052 27 n 01 aerosol 0 001 @ 13920835 n 0000 | a cloud of particles in a gas",
 )
+
+
+def write_sources(root: Path) -> Path:
+  """All that imagenet_lvis reads, in `root`, which is returned: lvis, dict and imagenet."""
+  write_lvis(root / "lvis", root / "coco")
+  write_wordnet(root)
+  write_imagenet(root / "imagenet")
+  return root
 
 
 def write_wordnet(root: Path) -> None:

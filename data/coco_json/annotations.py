@@ -7,17 +7,16 @@ classes as 0-based numbers, in the order of ascending category id.
 
 import collections
 import dataclasses
-import difflib
-import json
 import math
 import os
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from data.coco_json import category_names, checks
 
 # Annotation tools round: a box may stick out of its image by so many pixels and is clipped.
 _ROUNDING = 1.0
@@ -63,65 +62,6 @@ class Annotations:
   images: tuple[AnnotatedImage, ...]
   categories: tuple[Mapping[str, Any], ...] = ()
   repairs: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-
-def read_json(path: str | os.PathLike) -> Any:
-  """The content of a JSON file; ValueError if it is missing or malformed (line and column)."""
-  try:
-    return json.loads(Path(path).read_bytes())
-  except OSError as error:
-    raise ValueError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. "
-      "Correct it there; if it is the end of the file, the file may be cut off."
-    ) from error
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
-
-
-def _required(entry: Any, keys: Sequence[str], where: str) -> list:
-  missing = [key for key in keys if not isinstance(entry, Mapping) or key not in entry]
-  if missing:
-    raise ValueError(
-      f"{where} has no {', '.join(map(repr, missing))}: COCO format asks for {', '.join(keys)}."
-    )
-  return [entry[key] for key in keys]
-
-
-def _entries(content: Any, key: str, path: Path) -> list:
-  (entries,) = _required(content, (key,), f"{path}")
-  if not isinstance(entries, list):
-    raise ValueError(f"{path}: {key!r} is a {type(entries).__name__}, COCO format has a list.")
-  return entries
-
-
-def _integer(value: Any, name: str, where: str, low: int = 0, high: int = 2**63 - 1) -> int:
-  if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-    raise ValueError(f"{where}: {name} is {value!r}, expected an integer in [{low}, {high}].")
-  return value
-
-
-def _new(key: Any, seen: Collection, name: str, path: Path):
-  if key in seen:
-    raise ValueError(
-      f"{path}: {name} {key!r} occurs twice: give every entry its own, or remove the copy."
-    )
-
-
-def _categories(content: Any, path: Path) -> dict[int, str]:
-  names = {}
-  for number, entry in enumerate(_entries(content, "categories", path)):
-    where = f"{path}: categories[{number}]"
-    category_id, name = _required(entry, ("id", "name"), where)
-    if not isinstance(name, str) or not name:
-      raise ValueError(f"{where}: name is {name!r}, expected a text.")
-    _new(_integer(category_id, "id", where), names, "category id", path)
-    _new(name, names.values(), "category name", path)
-    names[category_id] = name
-  if not names:
-    raise ValueError(f"{path}: 'categories' is empty: list at least one class.")
-  return dict(sorted(names.items()))
 
 
 def _box(
@@ -192,19 +132,19 @@ def _objects(
   """image id -> [(box, class, annotation id, area, is_crowd, polygons), ...]."""
   objects = {image_id: [] for image_id in images}
   seen = set()
-  for number, entry in enumerate(_entries(content, "annotations", path)):
+  for number, entry in enumerate(checks.entries(content, "annotations", path)):
     where = f"{path}: annotations[{number}]"
     keys = ("id", "image_id", "category_id", "bbox")
-    annotation_id, image_id, category_id, bbox = _required(entry, keys, where)
-    _new(_integer(annotation_id, "id", where), seen, "annotation id", path)
+    annotation_id, image_id, category_id, bbox = checks.required(entry, keys, where)
+    checks.unseen(checks.integer(annotation_id, "id", where), seen, "annotation id", path)
     seen.add(annotation_id)
     where = f"{path}: annotation {annotation_id}"
-    if _integer(image_id, "image_id", where) not in images:
+    if checks.integer(image_id, "image_id", where) not in images:
       raise ValueError(
         f"{where} belongs to image {image_id!r}, which is not in 'images': "
         "add the image or remove the annotation."
       )
-    if _integer(category_id, "category_id", where) not in class_of:
+    if checks.integer(category_id, "category_id", where) not in class_of:
       raise ValueError(
         f"{where} of image {image_id} has category {category_id!r}, which is not in 'categories': "
         "add the category or remove the annotation."
@@ -225,7 +165,7 @@ def _objects(
 
 def _file_name(entry: Mapping, lvis: bool, where: str) -> str:
   """'file_name'; LVIS v1 has none, there it is the end of 'coco_url', 'train2017/0….jpg'."""
-  (name,) = _required(entry, ("coco_url",) if lvis else ("file_name",), where)
+  (name,) = checks.required(entry, ("coco_url",) if lvis else ("file_name",), where)
   return "/".join(str(name).split("/")[-2:]) if lvis else str(name)
 
 
@@ -233,7 +173,7 @@ def _federated(entry: Mapping, class_of: Mapping, where: str) -> dict[str, tuple
   """LVIS' classes that are not, or not all of them, annotated in an image."""
   keys = ("neg_category_ids", "not_exhaustive_category_ids")
   labels = {}
-  for key, ids in zip(keys, _required(entry, keys, where)):
+  for key, ids in zip(keys, checks.required(entry, keys, where)):
     if not isinstance(ids, list) or (unknown := [i for i in ids if i not in class_of]):
       found = ids if not isinstance(ids, list) else unknown
       raise ValueError(f"{where}: {key} has {found!r}, expected a list of ids in 'categories'.")
@@ -265,18 +205,18 @@ def load_annotations(
       that are none.
   """
   path = Path(json_path)
-  content = read_json(path)
-  categories = _categories(content, path)
+  content = checks.read_json(path)
+  categories = category_names.names_by_id(content, path)
   class_of = {category_id: number for number, category_id in enumerate(categories)}
   images = {}
-  for number, entry in enumerate(_entries(content, "images", path)):
+  for number, entry in enumerate(checks.entries(content, "images", path)):
     where = f"{path}: images[{number}]"
-    image_id, height, width = _required(entry, ("id", "height", "width"), where)
+    image_id, height, width = checks.required(entry, ("id", "height", "width"), where)
     filename = _file_name(entry, lvis, where)
-    _new(_integer(image_id, "id", where, high=_MAX_ID), images, "image id", path)
+    checks.unseen(checks.integer(image_id, "id", where, high=_MAX_ID), images, "image id", path)
     where = f"{path}: image {image_id} ({filename})"
-    _integer(height, "height", where, low=1)
-    _integer(width, "width", where, low=1)
+    checks.integer(height, "height", where, low=1)
+    checks.integer(width, "width", where, low=1)
     images[image_id] = (
       filename,
       height,
@@ -316,32 +256,6 @@ def load_annotations(
   )
 
 
-def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
-  """Class names by ascending category id, of a COCO JSON or of a bare list of its categories.
-
-  Such lists are the category-info files of LVIS.
-
-  Raises:
-    ValueError: missing or malformed file, no categories, or one that occurs twice.
-  """
-  return tuple(load_categories(json_path).values())
-
-
-def load_categories(json_path: str | os.PathLike) -> dict[int, str]:
-  """Category id -> class name, ascending; files and errors as for `load_class_names`."""
-  path = Path(json_path)
-  return _categories(_category_list(path), path)
-
-
-def load_category_entries(json_path: str | os.PathLike) -> tuple[Mapping[str, Any], ...]:
-  """The whole entries of 'categories' by ascending id; else as for `load_class_names`."""
-  path = Path(json_path)
-  content = _category_list(path)
-  order = _categories(content, path)
-  by_id = {entry["id"]: entry for entry in content["categories"]}
-  return tuple(by_id[category_id] for category_id in order)
-
-
 def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
   """Image id -> file name, in the order of the file; nothing else of its images is looked at.
 
@@ -350,78 +264,12 @@ def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
   """
   path = Path(json_path)
   filenames = {}
-  for number, entry in enumerate(_entries(read_json(path), "images", path)):
+  for number, entry in enumerate(checks.entries(checks.read_json(path), "images", path)):
     where = f"{path}: images[{number}]"
-    image_id, filename = _required(entry, ("id", "file_name"), where)
-    _new(_integer(image_id, "id", where, high=_MAX_ID), filenames, "image id", path)
+    image_id, filename = checks.required(entry, ("id", "file_name"), where)
+    checks.unseen(checks.integer(image_id, "id", where, high=_MAX_ID), filenames, "image id", path)
     filenames[image_id] = str(filename)
   return filenames
-
-
-def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
-  """The 'synonyms' of each category (LVIS has them), in the order of `load_class_names`.
-
-  Raises:
-    ValueError: as `load_class_names`, or a category has none.
-  """
-  path = Path(json_path)
-  content = _category_list(path)
-  order = list(_categories(content, path))
-  synonyms = {}
-  for entry in content["categories"]:
-    names = entry.get("synonyms")
-    where = f"{path}: category {entry['id']} ({entry['name']})"
-    synonyms[entry["id"]] = check_texts(names, f"{where}: 'synonyms'")
-  return tuple(synonyms[category_id] for category_id in order)
-
-
-def check_texts(texts: Any, where: str) -> tuple[str, ...]:
-  """A list of at least one text; ValueError for anything else."""
-  if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t for t in texts):
-    raise ValueError(f"{where} is {texts!r}, expected a list of at least one text.")
-  return tuple(texts)
-
-
-def _category_list(path: Path) -> Any:
-  content = read_json(path)
-  return {"categories": content} if isinstance(content, list) else content
-
-
-def check_names(names: Sequence[str], class_names: Sequence[str], where: str):
-  """Raises ValueError for the first name that is no class, with the nearest that are."""
-  for name in names:
-    if name not in class_names:
-      folded = {known.casefold(): known for known in class_names}
-      near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-      hint = ", ".join(repr(folded[match]) for match in near) or f"one of {list(class_names)[:20]}"
-      raise ValueError(f"{where} names {name!r}, which is not among the categories. Meant {hint}?")
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-  """Class names from a command line: 'a, b, c', or '@file' with one name per line."""
-  if text.startswith("@"):
-    try:
-      names = Path(text[1:]).read_text().splitlines()
-    except OSError as error:
-      raise ValueError(f"Cannot read the list of names {text[1:]}: {error.strerror}.") from error
-  else:
-    names = text.split(",")
-  return tuple(name.strip() for name in names if name.strip())
-
-
-def split_classes(
-  class_names: Sequence[str], base: Sequence[str] | None, novel: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Checked (base, novel) names; `base` None means every class that is not novel."""
-  check_names(novel, class_names, "The list of novel classes")
-  if base is None:
-    base = [name for name in class_names if name not in novel]
-  check_names(base, class_names, "The list of base classes")
-  if both := sorted(set(base) & set(novel)):
-    raise ValueError(f"{both} are in the list of base classes and of novel ones: keep them in one.")
-  if not base:
-    raise ValueError("There is no base class: name at least one to train on.")
-  return tuple(dict.fromkeys(base)), tuple(dict.fromkeys(novel))
 
 
 def load_captions(
@@ -435,9 +283,9 @@ def load_captions(
     ValueError: missing or malformed, or no caption belongs to any of the images.
   """
   captions = {image.image_id: () for image in annotations.images}
-  for number, entry in enumerate(_entries(read_json(path), "annotations", Path(path))):
+  for number, entry in enumerate(checks.entries(checks.read_json(path), "annotations", Path(path))):
     where = f"{path}: annotations[{number}]"
-    image_id, caption = _required(entry, ("image_id", "caption"), where)
+    image_id, caption = checks.required(entry, ("image_id", "caption"), where)
     if not isinstance(caption, str):
       raise ValueError(f"{where}: caption is {caption!r}, expected a text.")
     if image_id in captions:
@@ -453,7 +301,7 @@ def load_tags(path: str | os.PathLike, annotations: Annotations) -> dict[int, tu
   Raises:
     ValueError: missing or malformed, an unknown file or class name.
   """
-  content = read_json(path)
+  content = checks.read_json(path)
   if not isinstance(content, dict):
     raise ValueError(f"{path}: expected an object {{file name: [class name, ...]}}.")
   ids = {image.filename: image.image_id for image in annotations.images}
@@ -463,16 +311,6 @@ def load_tags(path: str | os.PathLike, annotations: Annotations) -> dict[int, tu
       raise ValueError(f"{path}: {filename!r} is not the file_name of an image in the annotations.")
     if not isinstance(names, list):
       raise ValueError(f"{path}: the tags of {filename!r} are {names!r}, expected a list of names.")
-    check_names(names, annotations.class_names, f"{path}, {filename!r}")
+    category_names.check_names(names, annotations.class_names, f"{path}, {filename!r}")
     tags[ids[filename]] = tuple(names)
   return tags
-
-
-def named_in(captions: Sequence[str], class_names: Sequence[str]) -> list[str]:
-  """Classes whose name, or its plural in -s or -es, stands in a caption as whole words."""
-  text = " ".join(" ".join(captions).casefold().split())
-  return [
-    name
-    for name in class_names
-    if re.search(rf"(?<!\w){re.escape(name.casefold())}(?:e?s)?(?!\w)", text)
-  ]

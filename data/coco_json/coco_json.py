@@ -25,7 +25,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data import builder
-from data.coco_json import annotations
+from data.coco_json import annotations, category_names
 from data.coco_json.split import AnnotatedSplit
 
 
@@ -58,7 +58,7 @@ def _split(
   labels = {}
   for image in images:
     own = captions.get(image.image_id, ())
-    names = {*tags.get(image.image_id, ()), *annotations.named_in(own, content.class_names)}
+    names = {*tags.get(image.image_id, ()), *category_names.named_in(own, content.class_names)}
     labels[image.image_id] = [i for i, name in enumerate(content.class_names) if name in names]
   return AnnotatedSplit(content, kept, images, captions, labels, skip_bad_images=skip_bad_images)
 
@@ -97,7 +97,7 @@ class CocoJson(builder.RecordBuilder):
     builder.checked_limit(limit)
     content = annotations.load_annotations(train.json, train.images)
     names = content.class_names
-    base, novel = annotations.split_classes(names, base, novel)
+    base, novel = category_names.split_classes(names, base, novel)
     splits = {"train": _split(train, content, base, limit, skip_bad_images)}
     if validation is not None:
       content = annotations.load_annotations(validation.json, validation.images)
@@ -154,8 +154,8 @@ def main():
     return CocoJson(
       train=train,
       validation=validation,
-      base=None if args.base is None else annotations.parse_names(args.base),
-      novel=annotations.parse_names(args.novel),
+      base=None if args.base is None else category_names.parse_names(args.base),
+      novel=category_names.parse_names(args.novel),
       **builder.shared_settings(args),
     )
 

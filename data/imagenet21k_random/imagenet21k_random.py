@@ -39,7 +39,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data import builder
-from data.coco_json import annotations
+from data.coco_json import category_names
 from data.imagenet_lvis import synsets
 from data.imagenet_lvis.wordnet import load_lemmas, wnid
 
@@ -162,8 +162,8 @@ def _draw(
 
 def _vocabulary(args: argparse.Namespace) -> Sequence[str]:
   if args.annotations is not None:
-    return annotations.load_class_names(args.annotations)
-  names = annotations.parse_names(args.names)
+    return category_names.load_class_names(args.annotations)
+  names = category_names.parse_names(args.names)
   if not names:
     raise ValueError("--names is empty: name at least one class of the vocabulary.")
   return names

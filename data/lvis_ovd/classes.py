@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data.coco_json import annotations
+from data.coco_json import category_names
 
 
 class LvisClasses(NamedTuple):
@@ -46,7 +46,7 @@ def load_synsets(json_path: str | os.PathLike) -> tuple[LvisClasses, tuple[str, 
   Raises:
     ValueError: missing or malformed file, a category without frequency or synset.
   """
-  entries = annotations.load_category_entries(json_path)
+  entries = category_names.load_category_entries(json_path)
   for entry in entries:
     if not isinstance(entry.get("synset"), str):
       raise ValueError(

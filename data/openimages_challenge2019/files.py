@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data.coco_json.annotations import read_json
+from data.coco_json.checks import read_json
 
 
 class AnnotatedImage(NamedTuple):

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from data.coco_json import annotations
+from data.coco_json import category_names, checks
 from rkd_jax.clip import class_embeddings, prompts
 from rkd_jax.clip.load import load
 
@@ -40,8 +40,8 @@ def class_names(names: str | None, annotations_path: str | None) -> tuple[str, .
   if (names is None) == (annotations_path is None):
     raise ValueError("give the class names with either --names or --annotations.")
   if annotations_path is not None:
-    return annotations.load_class_names(annotations_path)
-  result = annotations.parse_names(names)
+    return category_names.load_class_names(annotations_path)
+  result = category_names.parse_names(names)
   if not result:
     raise ValueError("--names is empty: name at least one class, as in --names='cat, dog'.")
   if twice := sorted({name for name in result if result.count(name) > 1}):
@@ -65,12 +65,12 @@ def class_synonyms(
   if not synonyms_path:
     if annotations_path is None:
       raise ValueError("--synonyms needs a file (--synonyms=F.json), or LVIS' --annotations.")
-    return annotations.load_synonyms(annotations_path)
-  content = annotations.read_json(synonyms_path)
+    return category_names.load_synonyms(annotations_path)
+  content = checks.read_json(synonyms_path)
   if not isinstance(content, list) or len(content) != len(names):
     raise ValueError(f"{synonyms_path}: expected a list with {len(names)} lists, one per class.")
   return tuple(
-    annotations.check_texts(row, f"{synonyms_path}: entry {number} ({name})")
+    checks.texts(row, f"{synonyms_path}: entry {number} ({name})")
     for number, (name, row) in enumerate(zip(names, content))
   )
 

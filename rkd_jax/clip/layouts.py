@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from data.coco_json.annotations import read_json
+from data.coco_json.checks import read_json
 from rkd_jax.clip import preprocess
 
 Layout = Literal["openai", "open_clip", "hugging_face"]

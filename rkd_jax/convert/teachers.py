@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from data.coco_json import annotations
+from data.coco_json import annotations, category_names
 from rkd_jax.convert.restricted import read_objects
 from rkd_jax.convert.torch_files import pickle_tensors
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
@@ -208,7 +208,7 @@ def to_pickles(
 
 def _index(annotation_file: str | os.PathLike) -> tuple[dict[int, str], dict[int, int]]:
   """Image id -> file name, and category id -> class."""
-  categories = annotations.load_categories(annotation_file)
+  categories = category_names.load_categories(annotation_file)
   return annotations.load_filenames(annotation_file), {c: i for i, c in enumerate(categories)}
 
 

@@ -19,6 +19,7 @@ from pycocotools import coco as pycocotools_coco
 from pycocotools import cocoeval as pycocotools_cocoeval
 from pycocotools import mask as pycocotools_mask
 
+from rkd_jax.evaluation.checks import check_image, check_split
 from rkd_jax.ops.masks import paste
 
 Engine = Literal["hotcoco", "pycocotools"]
@@ -78,24 +79,12 @@ class CocoEvaluator:
       ValueError: the image id was added before, array lengths differ, a class
         is not a column, or a box, area or score is not finite.
     """
-    image_id = int(image_id)
-    if image_id in self._images:
-      raise ValueError(f"image {image_id} was added twice; give every image once")
-    columns = len(self._class_names)
-    truth = check_arrays(
-      f"image {image_id}, ground truth",
-      columns,
-      boxes=gt_boxes,
-      classes=gt_classes,
-      areas=gt_areas,
-      is_crowd=gt_is_crowd,
-    )
-    found = check_arrays(
-      f"image {image_id}, detections",
-      columns,
-      boxes=det_boxes,
-      classes=det_classes,
-      scores=det_scores,
+    image_id, truth, found = check_image(
+      image_id,
+      self._images,
+      len(self._class_names),
+      truth={"boxes": gt_boxes, "classes": gt_classes, "areas": gt_areas, "is_crowd": gt_is_crowd},
+      found={"boxes": det_boxes, "classes": det_classes, "scores": det_scores},
     )
     self._images[image_id] = {
       "height": int(height),
@@ -251,47 +240,6 @@ def _pycocotools(truth: dict, found: dict):
 
 
 _ENGINES = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}
-
-
-def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence[str]) -> None:
-  """Raises ValueError unless base and novel are names of classes, none of them in both."""
-  for split, names in (("base", base), ("novel", novel)):
-    if unknown := sorted(set(names) - set(class_names)):
-      raise ValueError(
-        f"{split} classes {unknown} are not among the class names; correct the split"
-      )
-  if both := sorted(set(base) & set(novel)):
-    raise ValueError(f"classes {both} are both base and novel; keep each in one list")
-
-
-def check_arrays(what: str, columns: int, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-  """The arrays as NumPy, or a ValueError that says which of them is wrong.
-
-  Args:
-    what: whose they are, for the message.
-    columns: the number of classes.
-    **arrays: rows that belong together; `boxes` [n, 4], `classes`, and others [n].
-  """
-  arrays = {name: np.asarray(array) for name, array in arrays.items()}
-  count = len(arrays["boxes"])
-  for name, array in arrays.items():
-    expected = (count, 4) if name == "boxes" else (count,)
-    if array.shape != expected:
-      raise ValueError(f"{what}: {name} have shape {array.shape}, expected {expected}")
-    if not np.isfinite(array).all():
-      rows = np.flatnonzero(~np.isfinite(array).reshape(count, -1).all(axis=1))
-      raise ValueError(
-        f"{what}: {name} are not finite in rows {rows[:5].tolist()}; "
-        "check the annotations or the checkpoint that this comes from"
-      )
-  classes = arrays["classes"]
-  if count and not (classes.min() >= 0 and classes.max() < columns):
-    raise ValueError(
-      f"{what}: classes span {classes.min()}..{classes.max()}, expected 0..{columns - 1}"
-    )
-  if "is_crowd" in arrays:
-    arrays["is_crowd"] = arrays["is_crowd"].astype(bool)
-  return {**arrays, "classes": classes.astype(np.int64)}
 
 
 def mean_of_counted(values: Iterable[float | None]) -> float | None:

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from pycocotools import mask as pycocotools_mask
 
-from rkd_jax.evaluation.coco import check_arrays, encode_masks, mean_of_counted
+from rkd_jax.evaluation.checks import check_image
+from rkd_jax.evaluation.coco import encode_masks, mean_of_counted
 
 FREQUENCIES = ("r", "c", "f")
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
@@ -98,19 +99,12 @@ class LvisEvaluator:
       ValueError: the image id was added before, array lengths differ, masks or polygons are
         missing, a class is not a column, or a box or score is not finite.
     """
-    image_id = int(image_id)
-    if image_id in self._seen:
-      raise ValueError(f"image {image_id} was added twice; give every image once")
-    columns = len(self._class_names)
-    truth = check_arrays(
-      f"image {image_id}, ground truth", columns, boxes=gt_boxes, classes=gt_classes
-    )
-    found = check_arrays(
-      f"image {image_id}, detections",
-      columns,
-      boxes=det_boxes,
-      classes=det_classes,
-      scores=det_scores,
+    image_id, truth, found = check_image(
+      image_id,
+      self._seen,
+      len(self._class_names),
+      truth={"boxes": gt_boxes, "classes": gt_classes},
+      found={"boxes": det_boxes, "classes": det_classes, "scores": det_scores},
     )
     for name, given, count in (
       ("gt_polygons", gt_polygons, len(truth["boxes"])),

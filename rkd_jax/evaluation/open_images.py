@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rkd_jax.evaluation.coco import check_arrays, check_split, mean_of_counted, pairwise_areas
+from rkd_jax.evaluation.checks import check_image, check_split
+from rkd_jax.evaluation.coco import mean_of_counted, pairwise_areas
 
 _THRESHOLD = 0.5
 
@@ -105,23 +106,13 @@ class OpenImagesEvaluator:
       ValueError: the image id was added before, array lengths differ, a class is not a column, or
         a box or score is not finite.
     """
-    image_id = int(image_id)
-    if image_id in self._outcomes["AP50"]:
-      raise ValueError(f"image {image_id} was added twice; give every image once")
     columns = len(self._class_names)
-    truth = check_arrays(
-      f"image {image_id}, ground truth",
+    image_id, truth, found = check_image(
+      image_id,
+      self._outcomes["AP50"],
       columns,
-      boxes=gt_boxes,
-      classes=gt_classes,
-      is_crowd=gt_is_group,
-    )
-    found = check_arrays(
-      f"image {image_id}, detections",
-      columns,
-      boxes=det_boxes,
-      classes=det_classes,
-      scores=det_scores,
+      truth={"boxes": gt_boxes, "classes": gt_classes, "is_crowd": gt_is_group},
+      found={"boxes": det_boxes, "classes": det_classes, "scores": det_scores},
     )
     verified = _mask(f"image {image_id}: verified classes", [*positive, *negative], columns)
     verified[truth["classes"]] = True

@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from rkd_jax.models import rois as rois_lib
 from rkd_jax.models import rpn as rpn_lib
 from rkd_jax.models.box_head import FcBoxHead, ResBoxHead
 from rkd_jax.models.box_predictor import BoxPredictor
@@ -26,8 +27,6 @@ from rkd_jax.models.mask_head import MaskHead
 from rkd_jax.models.resnet import ResNet
 from rkd_jax.models.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
-from rkd_jax.ops import matching, sampling
-from rkd_jax.ops import nms as nms_lib
 from rkd_jax.ops.levels import assign_levels
 from rkd_jax.ops.padding import zero_beyond
 from rkd_jax.ops.parts import in_parts_on_cpu
@@ -320,40 +319,7 @@ class RCNN(nn.Module):
     num_classes: int,
     keys: Key[Array, "b"] | None,
   ) -> RoiSamples:
-    """Appends the ground truth to the proposals, matches and samples, per image.
-
-    Foreground first, then background.  Background RoIs have class `num_classes`.
-    """
-    c = self.config.roi
-
-    def one_image(boxes, valid, gt_boxes, gt_classes, gt_valid, key):
-      boxes = jnp.concatenate([boxes, gt_boxes])
-      valid = jnp.concatenate([valid, gt_valid])
-      iou = boxes_lib.pairwise_iou(gt_boxes, boxes)
-      gt_index, label = matching.match(
-        iou, gt_valid, c.iou_threshold, c.iou_threshold, allow_low_quality=False
-      )
-      label = jnp.where(valid, label, -1)
-      index, foreground, valid = sampling.sample_foreground_background(
-        key, label, c.batch_size_per_image, c.positive_fraction
-      )
-      matched = gt_index[index]
-      return RoiSamples(
-        boxes=jnp.where(valid[:, None], boxes[index], 0.0),
-        classes=jnp.where(foreground, gt_classes[matched], num_classes),
-        gt_boxes=gt_boxes[matched],
-        gt_index=matched,
-        valid=valid,
-      )
-
-    return jax.vmap(one_image, in_axes=(0, 0, 0, 0, 0, None if keys is None else 0))(
-      proposals.boxes,
-      proposals.valid,
-      ground_truth.boxes,
-      ground_truth.classes,
-      ground_truth.valid,
-      keys,
-    )
+    return rois_lib.sample(proposals, ground_truth, num_classes, self.config.roi, keys)
 
   def box_step(
     self, batch: Batch, class_embeddings: Float[Array, "c e"], keys: Key[Array, "b"] | None
@@ -414,11 +380,7 @@ class RCNN(nn.Module):
     return self.propose(self.rpn_outputs(features, batch.sizes), features, batch.sizes, train=False)
 
   def detect(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Detections:
-    """Final detections in network-input pixels, best first.
-
-    Sigmoid scores of the C class columns above the threshold; one proposal may
-    yield several classes; class-wise NMS; no objectness, no background competition.
-    """
+    """Final detections in network-input pixels, best first, as `rois.detections` chooses them."""
     features = self.features(batch.images, batch.sizes)
     rpn = self.rpn_outputs(features, batch.sizes)
     proposals = self.propose(rpn, features, batch.sizes, train=False)
@@ -437,29 +399,7 @@ class RCNN(nn.Module):
     sizes: Int[Array, "b 2"],
   ) -> Detections:
     """What `detect` keeps of scored proposals, without masks."""
-    c = self.config.test
-    num_classes = logits.shape[-1] - 1
-
-    def one_image(boxes, valid, logits, deltas, size):
-      boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, boxes_lib.ROI_WEIGHTS), size)
-      scores = jax.nn.sigmoid(logits[:, :num_classes])
-      scores = jnp.where(valid[:, None] & (scores > c.score_threshold), scores, -1.0).reshape(-1)
-      # Greedy NMS keeps best first, so a prefix of the candidates gives the same
-      # result unless fewer than `detections` of them survive.
-      top, index = jax.lax.top_k(scores, min(c.candidates, scores.shape[0]))
-      roi, label = index // num_classes, index % num_classes
-      keep, keep_valid = nms_lib.nms(
-        boxes[roi], top, top > 0, c.nms_threshold, c.detections, classes=label
-      )
-      return Detections(
-        boxes=jnp.where(keep_valid[:, None], boxes[roi[keep]], 0.0),
-        scores=jnp.where(keep_valid, top[keep], 0.0),
-        classes=label[keep],
-        rois=roi[keep],
-        valid=keep_valid,
-      )
-
-    return jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, sizes)
+    return rois_lib.detections(proposals, logits, deltas, sizes, self.config.test)
 
 
 def build(config: ml_collections.ConfigDict) -> RCNN:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.coco_json import annotations
+from data.coco_json import category_names
 from rkd_jax.clip import class_embeddings
 
 FOLDER = os.environ.get("RKD_JAX_CLASS_EMBEDDINGS")
@@ -57,7 +57,7 @@ def test_coco():
 
 
 def test_lvis():
-  names = annotations.load_class_names(Path(FOLDER) / "lvis_v1_train_cat_info.json")
+  names = category_names.load_class_names(Path(FOLDER) / "lvis_v1_train_cat_info.json")
   assert len(names) == 1203
   rows = load("lvis_v1_a_photo_of_a.npy", names)
   assert neighbours(rows, names, "dog")[0] in ("puppy", "pug-dog", "cat", "shepherd_dog")

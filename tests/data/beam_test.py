@@ -4,7 +4,6 @@ import importlib.util
 import sys
 
 import numpy as np
-import official_files
 import official_imagenet
 import pytest
 
@@ -19,10 +18,7 @@ needs_beam = pytest.mark.skipif(
 
 @pytest.fixture
 def root(tmp_path):
-  official_files.write_lvis(tmp_path / "lvis", tmp_path / "coco")
-  official_imagenet.write_wordnet(tmp_path)
-  official_imagenet.write_imagenet(tmp_path / "imagenet")
-  return tmp_path
+  return official_imagenet.write_sources(tmp_path)
 
 
 def _run(root, monkeypatch, name, *flags):

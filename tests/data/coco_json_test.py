@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.coco_json import annotations, coco_json
+from data.coco_json import annotations, category_names, coco_json
 from data.coco_json.coco_json import Files
 from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs.sources import decode_image, open_source
@@ -192,15 +192,15 @@ def test_limit_takes_the_first_images(folder):
 
 
 def test_without_base_every_other_class_is_base(folder):
-  assert annotations.split_classes(("a", "b", "c"), None, ("b",)) == (("a", "c"), ("b",))
+  assert category_names.split_classes(("a", "b", "c"), None, ("b",)) == (("a", "c"), ("b",))
 
 
 def test_names_from_text_and_file(folder):
   (folder / "names.txt").write_text("cat\n\n red fox \n")
-  assert annotations.parse_names("cat, red fox,") == ("cat", "red fox")
-  assert annotations.parse_names(f"@{folder / 'names.txt'}") == ("cat", "red fox")
+  assert category_names.parse_names("cat, red fox,") == ("cat", "red fox")
+  assert category_names.parse_names(f"@{folder / 'names.txt'}") == ("cat", "red fox")
   with pytest.raises(ValueError, match=r"none\.txt"):
-    annotations.parse_names("@none.txt")
+    category_names.parse_names("@none.txt")
 
 
 def _annotation(**changes):

@@ -16,10 +16,7 @@ from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
 
 @pytest.fixture
 def root(tmp_path):
-  official_files.write_lvis(tmp_path / "lvis", tmp_path / "coco")
-  official_imagenet.write_wordnet(tmp_path)
-  official_imagenet.write_imagenet(tmp_path / "imagenet")
-  return tmp_path
+  return official_imagenet.write_sources(tmp_path)
 
 
 def _imagenet(root, name, config="plain", **settings):

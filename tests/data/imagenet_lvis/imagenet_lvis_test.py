@@ -26,10 +26,7 @@ IDS = [21391990000007, 21391990000014, 21216200000002, 21216200000010, 212162000
 
 @pytest.fixture
 def root(tmp_path):
-  official_files.write_lvis(tmp_path / "lvis", tmp_path / "coco")
-  official_imagenet.write_wordnet(tmp_path)
-  official_imagenet.write_imagenet(tmp_path / "imagenet")
-  return tmp_path
+  return official_imagenet.write_sources(tmp_path)
 
 
 def _build(root, config="plain", **settings):

@@ -1,0 +1,62 @@
+"""Checks of JSON content: each a ValueError that names the file, the record and the remedy."""
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """The content of a JSON file; ValueError if it is missing or malformed (line and column)."""
+  try:
+    return json.loads(Path(path).read_bytes())
+  except OSError as error:
+    raise ValueError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. "
+      "Correct it there; if it is the end of the file, the file may be cut off."
+    ) from error
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
+
+
+def required(entry: Any, keys: Sequence[str], where: str) -> list:
+  """The values of `keys` in an object that must have them."""
+  missing = [key for key in keys if not isinstance(entry, Mapping) or key not in entry]
+  if missing:
+    raise ValueError(
+      f"{where} has no {', '.join(map(repr, missing))}: COCO format asks for {', '.join(keys)}."
+    )
+  return [entry[key] for key in keys]
+
+
+def entries(content: Any, key: str, path: Path) -> list:
+  """The list that an object has under `key`."""
+  (value,) = required(content, (key,), f"{path}")
+  if not isinstance(value, list):
+    raise ValueError(f"{path}: {key!r} is a {type(value).__name__}, COCO format has a list.")
+  return value
+
+
+def integer(value: Any, name: str, where: str, low: int = 0, high: int = 2**63 - 1) -> int:
+  """`value`, which must be an integer in [low, high]."""
+  if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    raise ValueError(f"{where}: {name} is {value!r}, expected an integer in [{low}, {high}].")
+  return value
+
+
+def unseen(key: Any, seen: Collection, name: str, path: Path):
+  """Refuses a key that is among those seen."""
+  if key in seen:
+    raise ValueError(
+      f"{path}: {name} {key!r} occurs twice: give every entry its own, or remove the copy."
+    )
+
+
+def texts(value: Any, where: str) -> tuple[str, ...]:
+  """A list of at least one text; ValueError for anything else."""
+  if not isinstance(value, list) or not value or not all(isinstance(t, str) and t for t in value):
+    raise ValueError(f"{where} is {value!r}, expected a list of at least one text.")
+  return tuple(value)

@@ -1,0 +1,72 @@
+"""What every evaluator checks of the classes and images it is given."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+
+def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence[str]) -> None:
+  """Raises ValueError unless base and novel are names of classes, none of them in both."""
+  for split, names in (("base", base), ("novel", novel)):
+    if unknown := sorted(set(names) - set(class_names)):
+      raise ValueError(
+        f"{split} classes {unknown} are not among the class names; correct the split"
+      )
+  if both := sorted(set(base) & set(novel)):
+    raise ValueError(f"classes {both} are both base and novel; keep each in one list")
+
+
+def check_image(
+  image_id: int,
+  seen: Collection[int],
+  columns: int,
+  truth: Mapping[str, np.ndarray],
+  found: Mapping[str, np.ndarray],
+) -> tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """The id and arrays of an image, ready to use.
+
+  Args:
+    image_id: of the image.
+    seen: ids of the images before it.
+    columns: the number of classes.
+    truth: rows of the annotated objects: `boxes` [n, 4], `classes`, and others [n].
+    found: rows of the detections, likewise.
+
+  Raises:
+    ValueError: the image was seen before, array lengths differ, a class is not a column, or a
+      value is not finite.
+  """
+  image_id = int(image_id)
+  if image_id in seen:
+    raise ValueError(f"image {image_id} was added twice; give every image once")
+  return (
+    image_id,
+    _check_arrays(f"image {image_id}, ground truth", columns, truth),
+    _check_arrays(f"image {image_id}, detections", columns, found),
+  )
+
+
+def _check_arrays(
+  what: str, columns: int, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """The arrays as NumPy, or a ValueError that says which of them is wrong."""
+  arrays = {name: np.asarray(array) for name, array in arrays.items()}
+  count = len(arrays["boxes"])
+  for name, array in arrays.items():
+    expected = (count, 4) if name == "boxes" else (count,)
+    if array.shape != expected:
+      raise ValueError(f"{what}: {name} have shape {array.shape}, expected {expected}")
+    if not np.isfinite(array).all():
+      rows = np.flatnonzero(~np.isfinite(array).reshape(count, -1).all(axis=1))
+      raise ValueError(
+        f"{what}: {name} are not finite in rows {rows[:5].tolist()}; "
+        "check the annotations or the checkpoint that this comes from"
+      )
+  classes = arrays["classes"]
+  if count and not (classes.min() >= 0 and classes.max() < columns):
+    raise ValueError(
+      f"{what}: classes span {classes.min()}..{classes.max()}, expected 0..{columns - 1}"
+    )
+  if "is_crowd" in arrays:
+    arrays["is_crowd"] = arrays["is_crowd"].astype(bool)
+  return {**arrays, "classes": classes.astype(np.int64)}

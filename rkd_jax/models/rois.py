@@ -1,0 +1,102 @@
+"""RoIs before and after the head: sampling for training, final detections at test time."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Int, Key
+
+from rkd_jax.ops import boxes as boxes_lib
+from rkd_jax.ops import matching, nms, sampling
+from rkd_jax.structures import Detections, GroundTruth, Proposals, RoiSamples
+
+
+def sample(
+  proposals: Proposals,
+  ground_truth: GroundTruth,
+  num_classes: int,
+  config: ml_collections.FrozenConfigDict,
+  keys: Key[Array, "b"] | None,
+) -> RoiSamples:
+  """Appends the ground truth to the proposals, matches and samples, per image.
+
+  Foreground first, then background.  Background RoIs have class `num_classes`.
+
+  Args:
+    proposals: of each image.
+    ground_truth: of each image.
+    num_classes: of the vocabulary, background not counted.
+    config: `config.model.roi`.
+    keys: one per image; None takes the first that fit rather than a random choice.
+  """
+
+  def one_image(boxes, valid, gt_boxes, gt_classes, gt_valid, key):
+    boxes = jnp.concatenate([boxes, gt_boxes])
+    valid = jnp.concatenate([valid, gt_valid])
+    iou = boxes_lib.pairwise_iou(gt_boxes, boxes)
+    gt_index, label = matching.match(
+      iou, gt_valid, config.iou_threshold, config.iou_threshold, allow_low_quality=False
+    )
+    label = jnp.where(valid, label, -1)
+    index, foreground, valid = sampling.sample_foreground_background(
+      key, label, config.batch_size_per_image, config.positive_fraction
+    )
+    matched = gt_index[index]
+    return RoiSamples(
+      boxes=jnp.where(valid[:, None], boxes[index], 0.0),
+      classes=jnp.where(foreground, gt_classes[matched], num_classes),
+      gt_boxes=gt_boxes[matched],
+      gt_index=matched,
+      valid=valid,
+    )
+
+  return jax.vmap(one_image, in_axes=(0, 0, 0, 0, 0, None if keys is None else 0))(
+    proposals.boxes,
+    proposals.valid,
+    ground_truth.boxes,
+    ground_truth.classes,
+    ground_truth.valid,
+    keys,
+  )
+
+
+def detections(
+  proposals: Proposals,
+  logits: Float[Array, "b p c1"],
+  deltas: Float[Array, "b p 4"],
+  sizes: Int[Array, "b 2"],
+  config: ml_collections.FrozenConfigDict,
+) -> Detections:
+  """Boxes above the score threshold after class-wise NMS, best first, without masks.
+
+  Sigmoid scores of the C class columns; one proposal may yield several classes; no objectness, no
+  background competition.
+
+  Args:
+    proposals: of each image.
+    logits: of classes, background last.
+    deltas: of boxes.
+    sizes: height and width that boxes are clipped to.
+    config: `config.model.test`.
+  """
+  num_classes = logits.shape[-1] - 1
+
+  def one_image(boxes, valid, logits, deltas, size):
+    boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, boxes_lib.ROI_WEIGHTS), size)
+    scores = jax.nn.sigmoid(logits[:, :num_classes])
+    scores = jnp.where(valid[:, None] & (scores > config.score_threshold), scores, -1.0).reshape(-1)
+    # Greedy NMS keeps best first, so a prefix of the candidates gives the same
+    # result unless fewer than `detections` of them survive.
+    top, index = jax.lax.top_k(scores, min(config.candidates, scores.shape[0]))
+    roi, label = index // num_classes, index % num_classes
+    keep, keep_valid = nms.nms(
+      boxes[roi], top, top > 0, config.nms_threshold, config.detections, classes=label
+    )
+    return Detections(
+      boxes=jnp.where(keep_valid[:, None], boxes[roi[keep]], 0.0),
+      scores=jnp.where(keep_valid, top[keep], 0.0),
+      classes=label[keep],
+      rois=roi[keep],
+      valid=keep_valid,
+    )
+
+  return jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, sizes)
