@@ -17,7 +17,7 @@ ablation: .venv/ready             ## all rows and the equal-steps control, three
 	$(BIN)/python -m rkd_jax.demo --root=$(DEMO) --ablation --seeds=0,1,2
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist=loadfile
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 bench: .venv/ready                ## the published detectors by stage, at full size, on synthetic batches
 	$(BIN)/python -m rkd_jax.benchmark --config=configs/coco/rkd_ils_weight_transfer.py \

@@ -8,8 +8,13 @@ There also the forms for a single CPU device are taken.
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+  (
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    # Without optimisation, half of what compiling takes; this one holds for all modules.
+    "--xla_cpu_use_fusion_emitters=false",
+  )
 )
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of programs that tests start, too
@@ -20,6 +25,20 @@ from jaxtyping import install_import_hook
 
 # Shape annotations are checked in tests only; in use they are documentation.
 install_import_hook(["rkd_jax.ops", "rkd_jax.losses"], "beartype.beartype")
+
+
+def pytest_addoption(parser):
+  parser.addoption("--full", action="store_true", help="also the tests marked full, for minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption("full"):
+    skip = pytest.mark.skip(reason="takes long and is much like its neighbours: run with --full")
+    for item in items:
+      if item.get_closest_marker("full"):
+        item.add_marker(skip)
+  # The modules that take longest first, so that workers end together.
+  items.sort(key=lambda item: not getattr(item.module, "COMPILED_AS_IN_USE", False))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -51,10 +51,12 @@ def test_the_first_error_in_order_is_raised(numbers, message, before):
   assert got == before
 
 
+# Programs that a script puts into the background are started without Ctrl-C.
 _PARENT = """
-import os, time
+import os, signal, time
 from rkd_jax.processes import process_pool
 if __name__ == "__main__":
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   with process_pool(1) as pool:
     worker = pool.submit(os.getpid).result()
     for _ in range(50):
