@@ -1,8 +1,8 @@
 """Settings for all tests: CPU with 8 fake devices, shape checks at run time, quick compilation.
 
-Compiling takes most of the tests' time and optimising most of that, so it is left out, except in
-modules that say COMPILED_AS_IN_USE = True: those that compare with what the originals compute.
-There also the forms for a single CPU device are taken.
+Compiling takes most of the tests' time and optimising much of that, so it is left out.  Modules
+that say COMPILED_AS_IN_USE = True, those that compare with what the originals compute, take the
+forms for a single CPU device, and are optimised with --full.
 """
 
 import os
@@ -28,7 +28,7 @@ install_import_hook(["rkd_jax.ops", "rkd_jax.losses"], "beartype.beartype")
 
 
 def pytest_addoption(parser):
-  parser.addoption("--full", action="store_true", help="also the tests marked full, for minutes")
+  parser.addoption("--full", action="store_true", help="all cases, compiled as in use; takes minutes")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(config, items):
 def compilation(request):
   quick = jax.config.read("jax_disable_most_optimizations")
   as_in_use = getattr(request.module, "COMPILED_AS_IN_USE", False)
-  jax.config.update("jax_disable_most_optimizations", quick and not as_in_use)
+  optimised = as_in_use and request.config.getoption("full")
+  jax.config.update("jax_disable_most_optimizations", quick and not optimised)
   with pytest.MonkeyPatch.context() as patch:
     if as_in_use:
       patch.setattr("rkd_jax.ops.parts._single_cpu", lambda: True)

@@ -22,8 +22,8 @@ GOLDEN = Path(__file__).parent / "golden" / "detector"
 
 @functools.cache
 def load(name: str) -> dict[str, np.ndarray]:
-  """The arrays of a golden run; coco_wt's are stored where they differ from coco_base's."""
-  shared = load(name.replace("wt", "base")) if name.startswith("coco_wt_infer") else {}
+  """The arrays of a golden run; those of weight transfer are stored where base's differ."""
+  shared = load(name.replace("wt", "base")) if "_wt_infer" in name else {}
   with np.load(GOLDEN / f"{name}.npz") as file:
     return {**shared, **file}
 
@@ -44,8 +44,11 @@ def vocabulary(dataset: str) -> Vocabulary:
 
 
 def manifest(name: str) -> list[dict[str, Any]]:
-  """Name and shape of every entry of the original's state dict, and how its values are drawn."""
-  return json.loads((GOLDEN / f"{name}_manifest.json").read_text())
+  """Name and shape of every entry of the original's state dict, and how its values are drawn.
+
+  RKD has those of base.
+  """
+  return json.loads((GOLDEN / f"{name.replace('rkd', 'base')}_manifest.json").read_text())
 
 
 def state_dict(name: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,9 @@ COMPILED_AS_IN_USE = True
 GOLDEN = np.load(openai_clip.GOLDEN)
 
 
-@pytest.mark.parametrize("name", ["clip_vit_b32", "clip_rn50"])
+@pytest.mark.parametrize(
+  "name", ["clip_vit_b32", pytest.param("clip_rn50", marks=pytest.mark.full)]
+)
 def test_embeddings_equal_the_original(name):
   weights = Weights(name)
   config = config_from_torch(weights)
