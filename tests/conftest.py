@@ -28,7 +28,7 @@ install_import_hook(["rkd_jax.ops", "rkd_jax.losses"], "beartype.beartype")
 
 
 def pytest_addoption(parser):
-  parser.addoption("--full", action="store_true", help="all cases, compiled as in use; takes minutes")
+  parser.addoption("--full", action="store_true", help="all cases, compiled as in use")
 
 
 def pytest_collection_modifyitems(config, items):
