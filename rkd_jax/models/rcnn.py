@@ -319,6 +319,7 @@ class RCNN(nn.Module):
     num_classes: int,
     keys: Key[Array, "b"] | None,
   ) -> RoiSamples:
+    """What `box_step` trains the RoI head on; one key per image."""
     return rois_lib.sample(proposals, ground_truth, num_classes, self.config.roi, keys)
 
   def box_step(

@@ -93,7 +93,10 @@ def detections(golden, found, i):
 
 def cases(always, full):
   """Cases of which those that go no new way run with --full only."""
-  return [*always, *(pytest.param(*case, marks=pytest.mark.full) for case in full)]
+  return [
+    *(pytest.param(*case) for case in always),
+    *(pytest.param(*case, marks=pytest.mark.full) for case in full),
+  ]
 
 
 # The others' detections are in predict_published_test.
@@ -155,7 +158,7 @@ def test_detections(name, batch):
 
 
 @pytest.mark.parametrize(
-  "name, batch", cases([("lvis_base", 2)], full=[("lvis_base", 1), ("lvis_wt", 1), ("lvis_wt", 2)])
+  "name, batch", [case for case in INFERENCE if case.values[0].startswith("lvis")]
 )
 def test_masks(name, batch):
   """Probabilities in the frames of the boxes, and pasted into the image of the requested size."""
@@ -248,15 +251,9 @@ def test_losses(name, kind):
   assert all(golden[k] == 0 for k in others - {"loss_loss_total", "loss_total"})
 
 
-@pytest.mark.parametrize(
-  ["name"],
-  cases(
-    [("coco_rkd",), ("lvis_wt",)],
-    full=[("coco_base",), ("coco_wt",), ("lvis_base",), ("lvis_rkd",)],
-  ),
-)
-def test_sampled_rois(name):
-  golden, _, _, outputs, _ = training(name, "box")
+@pytest.mark.parametrize("name, kind", [case for case in TRAINING if case.values[1] == "box"])
+def test_sampled_rois(name, kind):
+  golden, _, _, outputs, _ = training(name, kind)
   for i in range(2):
     valid = outputs.rois.valid[i]
     np.testing.assert_allclose(outputs.rois.boxes[i][valid], golden[f"roi_boxes{i}"], atol=0.01)
