@@ -28,6 +28,7 @@ from rkd_jax.evaluation.evaluate import Detector, evaluate
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.sources import Source, decode_image, open_source
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
+from rkd_jax.memory import return_memory_after_compiling
 from rkd_jax.offline import pipeline
 from rkd_jax.offline.assess import assess
 from rkd_jax.offline.images import Options
@@ -240,6 +241,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
   logging.set_verbosity(logging.WARNING)
+  return_memory_after_compiling()
   root, seeds = _ROOT.value, [int(seed) for seed in _SEEDS.value]
   stages = ABLATION_STAGES if _ABLATION.value else DEMO_STAGES
   jax.config.update("jax_compilation_cache_dir", f"{root}/jax_cache")

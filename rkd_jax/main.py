@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rkd_jax.evaluation.evaluate import evaluate
+from rkd_jax.memory import return_memory_after_compiling
 from rkd_jax.train.train import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -28,6 +29,7 @@ def main(argv):
       f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value."
     )
   logging.set_verbosity(logging.WARNING)
+  return_memory_after_compiling()
   config = _CONFIG.value
   if config.compilation_cache:
     jax.config.update("jax_compilation_cache_dir", config.compilation_cache)

@@ -40,6 +40,7 @@ import jax
 from etils import epath
 
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
+from rkd_jax.memory import return_memory_after_compiling
 from rkd_jax.offline.assess import assess
 from rkd_jax.offline.images import Options
 from rkd_jax.offline.pipeline import precompute
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None):
   parser.add_argument("--process_index", type=int, help="default: that of jax.distributed, or 0")
   parser.add_argument("--process_count", type=int, help="default: that of jax.distributed, or 1")
   args = parser.parse_args(arguments)
+  return_memory_after_compiling()
   try:
     settings = settings_of(args)
     index = jax.process_index() if args.process_index is None else args.process_index

@@ -46,6 +46,7 @@ from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.examples import BatchSpec, collate, picture_example
 from rkd_jax.inputs.sources import Source, open_source
+from rkd_jax.memory import return_memory_after_compiling
 from rkd_jax.train.tasks import detector_specs, place
 from rkd_jax.visualize import Picture, draw_detections, png_bytes
 
@@ -282,6 +283,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected argument {argv[1]!r}; quote patterns and names with spaces.")
   logging.set_verbosity(logging.WARNING)
+  return_memory_after_compiling()
   config = _CONFIG.value
   if config.compilation_cache:
     jax.config.update("jax_compilation_cache_dir", config.compilation_cache)

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from rkd_jax.benchmark import clip
 from rkd_jax.benchmark.run import DTYPES, PROGRAMS, Options, run
 from rkd_jax.clip.model import PRESETS
+from rkd_jax.memory import return_memory_after_compiling
 
 _CLIP = flags.DEFINE_enum("clip", None, list(PRESETS), "Measure this image tower, not a config.")
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
@@ -66,6 +67,7 @@ def main(argv):
     # By default JAX takes most of a GPU's memory at once; torch needs some too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   logging.set_verbosity(logging.WARNING)
+  return_memory_after_compiling()
   options = Options(
     canvas=(int(canvas[1]), int(canvas[2])),
     inference_batches=inference_batches,

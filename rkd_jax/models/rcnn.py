@@ -153,7 +153,8 @@ class RCNN(nn.Module):
       return model.apply({"params": params}, *args, method=RCNN.image_features)
 
     together = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
-    return in_parts_on_cpu(features, params, (images, sizes, extents), together)
+    # One more forward pass in training, for half of what a step holds.
+    return in_parts_on_cpu(features, params, (images, sizes, extents), together, recompute=True)
 
   def image_features(
     self,

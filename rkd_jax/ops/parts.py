@@ -8,19 +8,24 @@ import jax.numpy as jnp
 
 
 def in_parts_on_cpu(
-  function: Callable[..., Any], variables: Any, arrays: tuple[jax.Array, ...], size: int
+  function: Callable[..., Any],
+  variables: Any,
+  arrays: tuple[jax.Array, ...],
+  size: int,
+  recompute: bool = False,
 ) -> Any:
   """`function(variables, *arrays)`, on a CPU in parts of at most `size` rows, one after the other.
 
-  There the results within a part stay in the caches, and what only its backward pass needs is held
-  for one part.  Elsewhere all rows are taken at once, which keeps an accelerator busy; and so they
-  are by several devices, which share the rows as they are.
+  There the results within a part stay in the caches.  Elsewhere all rows are taken at once, which
+  keeps an accelerator busy; and so they are by several devices, which share the rows as they are.
 
   Args:
     function: treats the rows of `arrays` one by one; so do the rows of its results stand for them.
     variables: differentiable, like `arrays`.
     arrays: of one length; a part is filled up with rows of zeros.
     size: rows of a part.
+    recompute: whether the backward pass computes each part once more, where there are several,
+      instead of holding what it needs of all of them.
   """
 
   count = arrays[0].shape[0]
@@ -33,6 +38,9 @@ def in_parts_on_cpu(
     x = jnp.pad(x, [(0, parts * length - count)] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(parts, length, *x.shape[1:])
 
+  if recompute:
+    # Within a loop nothing could be merged with the first pass.
+    function = jax.checkpoint(function, prevent_cse=False)
   results = jax.lax.map(lambda part: function(variables, *part), tuple(map(split, arrays)))
   return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:count], results)
 

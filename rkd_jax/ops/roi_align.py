@@ -326,13 +326,19 @@ def _gather_forward(static, flat, y, x, place):
   return _gather_pool(static, flat, y, x, place), (y, x, place)
 
 
+def _zeros_after(x, shape):
+  """Float32 zeros that are made when `x` is known: XLA on a CPU makes constants at the start."""
+  zero = (x.ravel()[:1].sum() > jnp.inf).astype(jnp.float32)
+  return jnp.broadcast_to(zero, shape)
+
+
 def _gather_backward(static, geometry, gradient):
   y, x, place = geometry
 
   def scatter(total, cell, weight):
     return total.at[cell].add(weight[..., None] * gradient.astype(jnp.float32))
 
-  start = jnp.zeros((static.height * static.width, gradient.shape[-1]), jnp.float32)
+  start = _zeros_after(gradient, (static.height * static.width, gradient.shape[-1]))
   total = _visit(static, y, x, place, scatter, start)
   return total.astype(gradient.dtype), None, None, None
 
