@@ -1,8 +1,9 @@
 """The LVIS v1 protocol: federated box and mask AP over rare, common and frequent classes.
 
 In an image only the classes count that LVIS has looked for there: those with an object and the
-"negative" ones; other detections are dropped, after the cut to the 300 best of the image.  An
-unmatched detection of a class that is not exhaustively annotated in the image is no error.
+"negative" ones; other detections, and masks without a pixel, are dropped after the cut to the 300
+best of the image.  An unmatched detection of a class that is not exhaustively annotated in the
+image is no error.
 hotcoco is the engine (its numbers are those of the lvis package).  Images are matched as they
 come: memory holds the outcomes of matching, not the masks of all images.
 All APs are in percent, as in the paper's tables.
@@ -132,9 +133,11 @@ class LvisEvaluator:
         outlines = [_outline(own, height, width) for own in gt_polygons]
         runs = encode_masks(det_masks[counted], found["boxes"][counted], height, width)
         objects = [o | {"segmentation": s} for o, s in zip(objects, outlines)]
+        # The lvis package drops masks without a pixel: they are no false positives.
         detections = [
           {k: v for k, v in d.items() if k != "bbox"} | {"segmentation": s}
           for d, s in zip(detections, runs)
+          if pycocotools_mask.area(s)
         ]
       stream.update([image], objects, detections)
 

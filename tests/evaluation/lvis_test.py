@@ -103,6 +103,15 @@ def test_masks_are_matched_by_their_pixels():
   assert (results["mask_APr"], results["mask_APc"]) == (pytest.approx(100), 0)
 
 
+def test_a_mask_without_a_pixel_is_no_false_positive():
+  """It takes its place among the best of the image all the same."""
+  arrays = scene([(*BOX, 0)], [(*FAR, 0, 0.9), (*BOX, 0, 0.5)])
+  arrays["det_masks"][0] = 0
+  results = evaluate(arrays)
+  assert (results["box_AP"], results["mask_AP"]) == (pytest.approx(50), pytest.approx(100))
+  assert evaluate(arrays, max_detections=1)["mask_AP"] == 0
+
+
 def test_an_object_without_polygons_is_never_found_by_a_mask():
   arrays = scene([(*BOX, 0)], [(*BOX, 0, 0.9)])
   arrays["gt_polygons"] = [[]]
@@ -124,6 +133,8 @@ def plain_aps(scenes, kind, max_detections):
     for c in present | set(arrays["negative"].tolist()):
       gt = [i for i, own in enumerate(arrays["gt_classes"]) if own == c]
       found = [i for i in best if arrays["det_classes"][i] == c]
+      if kind == "mask":
+        found = [i for i in found if coco_mask.area(_runs(arrays, [i]))[0]]
       num_gt[c] += len(gt)
       overlaps = _overlaps(arrays, kind, found, gt)
       hits = np.zeros((10, len(found)), bool)
@@ -152,7 +163,7 @@ def _overlaps(arrays, kind, found, gt):
     one = [xywh(arrays["det_boxes"][i]) for i in found]
     other = [xywh(arrays["gt_boxes"][i]) for i in gt]
   else:
-    one = encode_masks(arrays["det_masks"][found], arrays["det_boxes"][found], SIZE, SIZE)
+    one = _runs(arrays, found)
     other = [
       coco_mask.merge(
         coco_mask.frPyObjects([p.ravel().tolist() for p in arrays["gt_polygons"][i]], SIZE, SIZE)
@@ -160,6 +171,10 @@ def _overlaps(arrays, kind, found, gt):
       for i in gt
     ]
   return coco_mask.iou(one, other, [0] * len(other))
+
+
+def _runs(arrays, rows):
+  return encode_masks(arrays["det_masks"][rows], arrays["det_boxes"][rows], SIZE, SIZE)
 
 
 def _average_precision(outcomes, num_gt):
@@ -205,11 +220,21 @@ def random_scene(rng):
     for x1, y1, x2, y2 in arrays["gt_boxes"]
   ]
   arrays["det_masks"] = (rng.random((len(detections), 7, 7)) < 0.9).astype(np.float32)
+  arrays["det_masks"][rng.random(len(detections)) < 0.1] = 0
   return arrays
 
 
+# What the lvis package (0.5.3) gives for the scenes below: AP of each class but the last.
+OF_PACKAGE = {
+  (4, "box"): [20.8128327463, 15.6446300348, 16.3167479332, 17.3302649689, 11.3246784992],
+  (4, "mask"): [5.3132270995, 4.9452878865, 4.3316126484, 5.8922675676, 3.2487650551],
+  (300, "box"): [25.3142098679, 21.7861784593, 22.0511861139, 27.4298860260, 16.0081127124],
+  (300, "mask"): [6.6028681697, 7.3514424252, 5.8078549600, 8.8280449968, 4.2967158676],
+}
+
+
 @pytest.mark.parametrize("max_detections", [4, 300])
-def test_aps_equal_the_plain_protocol(max_detections):
+def test_aps_equal_the_plain_protocol_and_the_lvis_package(max_detections):
   rng = np.random.default_rng(0)
   scenes = [random_scene(rng) for _ in range(80)] + [scene()]
   results = evaluate(*scenes, max_detections=max_detections)
@@ -219,6 +244,7 @@ def test_aps_equal_the_plain_protocol(max_detections):
     assert [value is None for value in found] == [value is None for value in expected]
     assert found[5] is None
     np.testing.assert_allclose(found[:5], expected[:5], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found[:5], OF_PACKAGE[max_detections, kind], rtol=0, atol=1e-9)
     assert 1 < results[f"{kind}_AP"] < 90
     of_rare = [value for value, f in zip(expected, FREQUENCIES) if f == "r"]
     assert results[f"{kind}_APr"] == pytest.approx(np.mean(of_rare), abs=1e-9)
