@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
-from data.records import RecordMaker, Split, without_bad_images
+from data.records import RecordMaker, Split, without_left_out
 from rkd_jax.inputs import index as index_lib
 
 try:
@@ -49,7 +49,7 @@ class WriteShard(beam.DoFn):
     writer = ArrayRecordWriter(f"{shard}{partial}", "group_size:1")
     rows, size = [], 0
     made = map(self._maker, self._split.entries(start, stop))
-    for record in without_bad_images(made, self._split.skip_bad_images):
+    for record in without_left_out(made, self._split.skip_bad_images):
       writer.write(record.data)
       rows.append(record.row)
       size += len(record.data)
@@ -90,7 +90,9 @@ def write_split(
   content = [(shard, json.loads(index.read_text())) for shard, index in found]
   content = [(shard, part) for shard, part in content if part["rows"]]
   if not content:
-    raise ValueError(f"{split.source}: none of its {len(split)} images can be decoded.")
+    raise ValueError(
+      f"{split.source}: none of its {len(split)} images can be stored: see the warnings."
+    )
   for number, (shard, _) in enumerate(content):
     shard.rename(template.sharded_filepath(shard_index=number, num_shards=len(content)))
   shutil.rmtree(parts)

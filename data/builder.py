@@ -48,6 +48,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     totals: Sequence[str] = (),
     teachers: str | os.PathLike | None = None,
     embedding_dim: int = 512,
+    skip_missing_results: bool = False,
     workers: int | None = None,
     beam: Sequence[str] | None = None,
     **kwargs: Any,
@@ -64,6 +65,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       totals: lines of the description, see `compared`.
       teachers: folder written by `rkd_jax.precompute` for `train`; config `rkd` only.
       embedding_dim: width D of `regions/clip_embeddings`.
+      skip_missing_results: leave out images that the teachers lack, with a counted warning.
       workers: processes that make the records, by default one per CPU; these do not depend on it.
       beam: flags of Apache Beam, which then makes them.
       **kwargs: those of every TFDS builder (`data_dir`, `config`, ...).  What is for a remote
@@ -83,6 +85,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._polygons = any(split.has_polygons for split in splits.values())
     self._teacher = TeacherReader(teachers, "train", embedding_dim) if rkd else None
     self._embedding_dim = embedding_dim
+    self._skip_missing_results = skip_missing_results
     self._workers, self._beam = workers, beam
     self._base, self._novel = tuple(base), tuple(novel)
     self._frequencies, self._ancestors = frequencies, ancestors
@@ -91,6 +94,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       **settings,
       "teachers": None if self._teacher is None else self._teacher.metadata,
       "embedding_dim": embedding_dim,
+      # Data sets that were built without it stay what they are.
+      **({"skip_missing_results": True} if skip_missing_results else {}),
     }
     kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
     super().__init__(file_format="array_record", **kwargs)
@@ -159,7 +164,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return records(self.splits[split], self._maker(split), self._workers)
 
   def _maker(self, split: str) -> RecordMaker:
-    return RecordMaker(self.info.features, self._teacher if split == "train" else None)
+    teacher = self._teacher if split == "train" else None
+    return RecordMaker(self.info.features, teacher, self._skip_missing_results)
 
   def _indexed_records(self, split: str) -> Iterator[bytes]:
     """The records; once all have been taken, their index lies in the folder being written."""
@@ -272,6 +278,9 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
   parser.add_argument("--embedding_dim", type=int, default=512)
   parser.add_argument("--limit", type=int, help="only the first so many images of each split")
   parser.add_argument("--skip_bad_images", action="store_true")
+  parser.add_argument(
+    "--skip_missing_results", action="store_true", help="leave out images that --teachers lacks"
+  )
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
   return parser
@@ -289,8 +298,9 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
 
 def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
   """The builder's arguments that `argument_parser` has read."""
-  names = ("data_dir", "config", "teachers", "embedding_dim", "limit", "skip_bad_images", "workers")
-  return {name: getattr(args, name) for name in names}
+  names = ("data_dir", "config", "teachers", "embedding_dim", "limit", "workers")
+  skips = ("skip_bad_images", "skip_missing_results")
+  return {name: getattr(args, name) for name in names + skips}
 
 
 def run(parser: argparse.ArgumentParser, make: Callable[[], RecordBuilder], dry_run: bool) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data import schema
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.teachers import TeacherReader
+from rkd_jax.inputs.teachers import MissingResultsError, TeacherReader
 from rkd_jax.processes import in_order, process_pool
 
 # Starting worker processes takes as long as making some hundred records.
@@ -76,23 +76,29 @@ class Record(NamedTuple):
   row: tuple[int, int, list[int], int, int]
 
 
+# Why there is no record of an image.
+LeftOut = transforms.BadImageError | MissingResultsError
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordMaker:
-  """Entries to records, or to the error of an image that cannot be decoded.
+  """Entries to records, or to the error of an image that may be left out.
 
   Attributes:
     features: the schema.
     teacher: results by image id.
+    skip_missing_results: an image that the teachers lack may be left out.
   """
 
   features: tfds.features.FeaturesDict
   teacher: TeacherReader | None = None
+  skip_missing_results: bool = False
 
   @functools.cached_property
   def _serializer(self) -> ExampleSerializer:
     return ExampleSerializer(self.features.get_serialized_info())
 
-  def __call__(self, entry: Entry) -> Record | transforms.BadImageError:
+  def __call__(self, entry: Entry) -> Record | LeftOut:
     """Raises ValueError as `Entry.load`, or where the teachers' results are missing."""
     try:
       arguments = entry.load()
@@ -101,7 +107,12 @@ class RecordMaker:
     if "polygons/vertices" not in self.features:
       arguments.pop("polygons", None)
     if self.teacher is not None:
-      arguments["teacher"] = self.teacher[arguments["image_id"]]
+      try:
+        arguments["teacher"] = self.teacher[arguments["image_id"]]
+      except MissingResultsError as error:
+        if not self.skip_missing_results:
+          raise
+        return error
     (embedding_dim,) = self.features["regions/clip_embeddings"].shape[1:]
     example = schema.encode_record(**arguments, embedding_dim=embedding_dim)
     row = (
@@ -116,17 +127,21 @@ class RecordMaker:
     return Record(message.SerializeToString(deterministic=True), row)
 
 
-def without_bad_images(
-  made: Iterable[Record | transforms.BadImageError], skip_bad_images: bool
-) -> Iterator[Record]:
-  """The records; an image that cannot be decoded is an error or left out with a counted warning."""
-  skipped = 0
+def without_left_out(made: Iterable[Record | LeftOut], skip_bad_images: bool) -> Iterator[Record]:
+  """The records; images without results of the teachers are left out with a counted warning.
+
+  One that cannot be decoded is an error or left out, too.
+  """
+  bad = missing = 0
   for record in made:
     if isinstance(record, Record):
       yield record
+    elif isinstance(record, MissingResultsError):
+      missing += 1
+      logging.warning("Skipped image without results (%d so far): %s", missing, record)
     elif skip_bad_images:
-      skipped += 1
-      logging.warning("Skipped bad image (%d so far): %s", skipped, record)
+      bad += 1
+      logging.warning("Skipped bad image (%d so far): %s", bad, record)
     else:
       raise record
 
@@ -151,16 +166,18 @@ def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Ite
     made = _in_processes(entries, maker, workers)
   bar = tqdm(made, f"reading {split.source}", len(split), unit=" images")
   empty = True
-  for record in without_bad_images(bar, split.skip_bad_images):
+  for record in without_left_out(bar, split.skip_bad_images):
     empty = False
     yield record
   if empty:
-    raise ValueError(f"{split.source}: none of its {len(split)} images can be decoded.")
+    raise ValueError(
+      f"{split.source}: none of its {len(split)} images can be stored: see the warnings."
+    )
 
 
 def _in_processes(
   entries: Iterable[Entry], maker: RecordMaker, workers: int
-) -> Iterator[Record | transforms.BadImageError]:
+) -> Iterator[Record | LeftOut]:
   with process_pool(workers, functools.partial(_keep, maker)) as pool:
     yield from in_order(pool, _make, zip(entries), _AHEAD * workers)
 
@@ -174,5 +191,5 @@ def _keep(maker: RecordMaker) -> None:
   _maker = maker
 
 
-def _make(entry: Entry) -> Record | transforms.BadImageError:
+def _make(entry: Entry) -> Record | LeftOut:
   return _maker(entry)

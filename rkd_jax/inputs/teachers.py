@@ -48,6 +48,10 @@ FIELDS = {
 }
 
 
+class MissingResultsError(ValueError):
+  """The teachers have no results for an image."""
+
+
 def _checked(record: Mapping[str, Any], embedding_dim: int, where: str) -> dict[str, np.ndarray]:
   """The record with exact types; ValueError for a wrong key, a wrong shape, a value not finite."""
   if set(record) != set(FIELDS):
@@ -378,13 +382,13 @@ class TeacherReader:
     """The arrays of `FIELDS` for one image.
 
     Raises:
-      ValueError: there is no record of this image.
+      MissingResultsError: there is no record of this image.
     """
     image_id = int(image_id)
     if image_id not in self._place:
-      raise ValueError(
+      raise MissingResultsError(
         f"No teacher results for image {image_id} in {self._folder} ({len(self)} records): "
-        f"make them with `{_COMMAND}`."
+        f"make them with `{_COMMAND}`, or build with --skip_missing_results to leave it out."
       )
     shard, row = self._place[image_id]
     with self._lock:

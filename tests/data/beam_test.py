@@ -72,7 +72,7 @@ def test_nothing_but_bad_images_is_an_error(root, monkeypatch, capsys):
   (root / "imagenet/n02139199.tar").unlink()
   with pytest.raises(SystemExit):
     _run(root, monkeypatch, "beam", "--skip_bad_images", "--beam=", "--limit=2")
-  assert "none of its 2 images can be decoded" in capsys.readouterr().err
+  assert "none of its 2 images can be stored" in capsys.readouterr().err
 
 
 def test_without_beam_the_command_says_what_to_install(root, monkeypatch, capsys):

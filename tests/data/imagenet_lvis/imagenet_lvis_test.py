@@ -14,7 +14,7 @@ from data import builder
 from data.imagenet_lvis import imagenet_lvis
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.sources import decode_image, open_source, select
-from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
+from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
 from rkd_jax.offline.images import Options
 from rkd_jax.offline.pipeline import describe, precompute
 from rkd_jax.offline.proposers import StoredProposals
@@ -216,10 +216,15 @@ def test_labels_become_pseudo_boxes_and_they_become_image_batches(root):
   assert batch.image_ids.tolist() == [image_id % 2**31 for image_id in IDS]
 
 
-def test_a_missing_result_of_the_teachers_is_named(root):
+def test_a_missing_result_of_the_teachers_is_an_error_or_left_out_with_a_count(root, caplog):
   _build(root)
   teachers = root / "teachers"
-  with TeacherWriter(teachers, "train", DIM, {}):
-    pass
-  with pytest.raises(ValueError, match=r"No teacher results for image 21391990000007"):
+  widths = {key: [DIM if n < 0 else n for n in shape] for key, (_, shape) in FIELDS.items()}
+  record = {key: np.zeros((0, *width)) for key, width in widths.items()}
+  with TeacherWriter(teachers, "train", DIM, {}) as writer:
+    writer.write(IDS[1], record)
+  with pytest.raises(ValueError, match=rf"No teacher results for image {IDS[0]} .*precompute"):
     _build(root, "rkd", teachers=teachers)
+  _build(root, "rkd", teachers=teachers, skip_missing_results=True)
+  assert [record.image_id for record in _open(root, "rkd")] == [IDS[1]]
+  assert f"Skipped image without results ({len(IDS) - 1} so far)" in caplog.text
