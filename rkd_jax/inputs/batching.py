@@ -105,7 +105,8 @@ def make_sampler(
   """Sampler over the given sources with the batch sizes and orientations of the specs."""
   sizes = {kind: (len(sources[kind]), specs[kind].batch_size) for kind in set(schedule)}
   indices = {kind: sources[kind].index for kind in sizes if specs[kind].one_orientation}
-  standing = {kind: index.heights > index.widths for kind, index in indices.items()}
+  # Squares stand, as in the original's buckets.
+  standing = {kind: index.heights >= index.widths for kind, index in indices.items()}
   return Sampler(seed, tuple(schedule), sizes, repeats or {}, standing)
 
 

@@ -155,8 +155,8 @@ class Sampler:
     schedule: kinds of successive steps, repeated for ever, e.g. ('box', 'box', 'image').
     sizes: kind -> (number of records, global batch size).
     repeats: kind -> repeat factors of its records; kinds without are drawn evenly.
-    standing: kind -> which of its records are higher than wide, for kinds whose batches are of
-      one orientation; in those of other kinds all records mix.
+    standing: kind -> which of its records are not wider than high, for kinds whose batches are
+      of one orientation; in those of other kinds all records mix.
 
   The draws of one kind walk through an endless sequence of epochs, each a fresh
   permutation of all records: no record is dropped at the end of an epoch, and a

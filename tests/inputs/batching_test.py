@@ -84,6 +84,12 @@ def test_canvases_lie_or_stand_with_their_images():
     assert (batch.image_ids % 2 == stands).all()
 
 
+def test_squares_stand():
+  source = FakeSource(make_record(0, height=20, width=width) for width in (20, 21))
+  sampler = batching.make_sampler(0, ("box",), {"box": source}, GROUPED)
+  assert sampler.standing["box"].tolist() == [True, False]
+
+
 def test_a_program_is_compiled_once_for_each_orientation():
   step = jax.jit(lambda batch, kind: sum(x.sum() for x in jax.tree.leaves(batch)), static_argnums=1)
   for _, kind, batch in _grouped(0, 40):
