@@ -155,7 +155,8 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
   """
   root = storage.path(data_dir)
   folder = root / name
-  versions = [path.parent for path in folder.glob("*.*.*/dataset_info.json")]
+  # A build that was killed leaves a folder incomplete.*_1.0.0.
+  versions = [path.parent for path in folder.glob("[0-9]*.*.*/dataset_info.json")]
   if not versions:
     raise ValueError(
       f"no data set {name!r} under {str(data_dir)!r}; {_found(root)}. "

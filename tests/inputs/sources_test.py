@@ -66,6 +66,13 @@ def test_a_data_set_that_is_not_built_names_the_command_and_what_is_there(data_d
     sources.open_source(data_dir, "shapes", "tune")
 
 
+def test_what_a_killed_build_left_is_not_opened(data_dir, source):
+  left = data_dir / "shapes_ovd/scenes/incomplete.ABC123_9.0.0"
+  left.mkdir()
+  (left / "dataset_info.json").write_text("{}")
+  assert len(sources.open_source(data_dir, "shapes_ovd/scenes", "tune")) == len(source)
+
+
 def test_unknown_split_names_those_that_exist(data_dir):
   with pytest.raises(ValueError, match="no split 'test'; it has clip, tune"):
     sources.open_source(data_dir, "shapes_ovd/scenes", "test")
