@@ -87,10 +87,7 @@ def check_names(names: Sequence[str], class_names: Sequence[str], where: str):
 def parse_names(text: str) -> tuple[str, ...]:
   """Class names from a command line: 'a, b, c', or '@file' with one name per line."""
   if text.startswith("@"):
-    try:
-      names = Path(text[1:]).read_text().splitlines()
-    except OSError as error:
-      raise ValueError(f"Cannot read the list of names {text[1:]}: {error.strerror}.") from error
+    names = checks.read_text(text[1:]).splitlines()
   else:
     names = text.split(",")
   return tuple(name.strip() for name in names if name.strip())

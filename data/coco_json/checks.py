@@ -22,6 +22,17 @@ def read_json(path: str | os.PathLike) -> Any:
     raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
 
 
+def read_text(path: str | os.PathLike) -> str:
+  """The content of a text file in UTF-8; ValueError if it is missing or anything else."""
+  try:
+    # Spreadsheets put a mark at the beginning.
+    return Path(path).read_text("utf-8-sig")
+  except OSError as error:
+    raise ValueError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
+
+
 def required(entry: Any, keys: Sequence[str], where: str) -> list:
   """The values of `keys` in an object that must have them."""
   missing = [key for key in keys if not isinstance(entry, Mapping) or key not in entry]

@@ -126,7 +126,7 @@ class Imagenet21kRandom(builder.RecordBuilder):
     self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
   ) -> list[tfds.core.SplitInfo]:
     names = "".join(f"{name}\n" for name in self.splits["train"].class_names)
-    (Path(self.data_dir) / NAMES_FILE).write_text(names)
+    (Path(self.data_dir) / NAMES_FILE).write_text(names, "utf-8")
     return super()._generate_splits(dl_manager, download_config)
 
 

@@ -21,13 +21,12 @@ Everything is checked before it is stored; --dry_run checks and stores nothing.
 import csv
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from data import builder
-from data.coco_json import annotations
+from data.coco_json import annotations, checks
 from data.coco_json.split import AnnotatedSplit
 
 OFFICIAL = {"images": 80_000, "classes": 365}
@@ -93,10 +92,7 @@ def _renamed(content: annotations.Annotations, path: str | os.PathLike) -> annot
     ValueError: the file is missing or malformed, names another category than the JSON, or gives
       two categories one name.
   """
-  try:
-    rows = list(csv.reader(Path(path).read_text("utf-8").splitlines()))
-  except OSError as error:
-    raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+  rows = csv.reader(checks.read_text(path).splitlines())
   names = {str(entry["id"]): name for entry, name in zip(content.categories, content.class_names)}
   for number, row in enumerate(rows, start=1):
     if len(row) != 3 or names.get(row[0]) != row[1] or not row[2].strip():

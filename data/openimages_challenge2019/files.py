@@ -8,13 +8,12 @@ above it are there, too, and a class not in it that none of those below it is.
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data.coco_json.checks import read_json
+from data.coco_json.checks import read_json, read_text
 
 
 class AnnotatedImage(NamedTuple):
@@ -38,7 +37,7 @@ def load_classes(path: str | os.PathLike) -> dict[str, str]:
     ValueError: missing or malformed, or a label or name occurs twice.
   """
   classes = {}
-  for number, row in enumerate(csv.reader(_text(path)), start=1):
+  for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
     if len(row) != 2 or row[0] in classes or row[1] in classes.values():
       raise ValueError(f"{path}, line {number}: {row}, expected a new label and its name.")
     classes[row[0]] = row[1]
@@ -122,16 +121,9 @@ def load_images(
   return images, empty
 
 
-def _text(path: str | os.PathLike) -> list[str]:
-  try:
-    return Path(path).read_text("utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"Cannot read {path}: {error}. Check the path.") from error
-
-
 def _rows(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[tuple[str, dict]]:
   """Rows of a CSV with a header, and where each is."""
-  reader = csv.DictReader(_text(path))
+  reader = csv.DictReader(read_text(path).splitlines())
   if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
     raise ValueError(f"{path} has no columns {missing}: its first line should name {columns}.")
   for number, row in enumerate(reader, start=2):

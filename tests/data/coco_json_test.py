@@ -201,6 +201,11 @@ def test_names_from_text_and_file(folder):
   assert category_names.parse_names(f"@{folder / 'names.txt'}") == ("cat", "red fox")
   with pytest.raises(ValueError, match=r"none\.txt"):
     category_names.parse_names("@none.txt")
+  (folder / "names.txt").write_bytes("\ufeffMädchen\n".encode())
+  assert category_names.parse_names(f"@{folder / 'names.txt'}") == ("Mädchen",)
+  (folder / "names.txt").write_bytes("Mädchen\n".encode("latin-1"))
+  with pytest.raises(ValueError, match=r"names\.txt is not a text file in UTF-8"):
+    category_names.parse_names(f"@{folder / 'names.txt'}")
 
 
 def _annotation(**changes):
