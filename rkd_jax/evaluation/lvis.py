@@ -1,9 +1,9 @@
 """The LVIS v1 protocol: federated box and mask AP over rare, common and frequent classes.
 
 In an image only the classes count that LVIS has looked for there: those with an object and the
-"negative" ones; other detections, and masks without a pixel, are dropped after the cut to the 300
-best of the image.  An unmatched detection of a class that is not exhaustively annotated in the
-image is no error.
+"negative" ones; other detections, and boxes and masks without area, are dropped after the cut to
+the 300 best of the image.  An unmatched detection of a class that is not exhaustively annotated in
+the image is no error.
 hotcoco is the engine (its numbers are those of the lvis package).  Images are matched as they
 come: memory holds the outcomes of matching, not the masks of all images.
 All APs are in percent, as in the paper's tables.
@@ -133,7 +133,7 @@ class LvisEvaluator:
         outlines = [_outline(own, height, width) for own in gt_polygons]
         runs = encode_masks(det_masks[counted], found["boxes"][counted], height, width)
         objects = [o | {"segmentation": s} for o, s in zip(objects, outlines)]
-        # The lvis package drops masks without a pixel: they are no false positives.
+        # As the lvis package does: a mask without a pixel is no false positive.
         detections = [
           {k: v for k, v in d.items() if k != "bbox"} | {"segmentation": s}
           for d, s in zip(detections, runs)
@@ -142,9 +142,10 @@ class LvisEvaluator:
       stream.update([image], objects, detections)
 
   def _counted(self, found: dict[str, np.ndarray], classes: set[int]) -> Int[np.ndarray, "k"]:
-    """Detections among the best of the image whose class is one of those looked for there."""
+    """Detections with an area among the best of the image, of the classes looked for there."""
     best = np.argsort(-found["scores"], kind="stable")[: self._max_detections]
-    return best[np.isin(found["classes"][best], list(classes))]
+    has_area = (found["boxes"][best, 2:] > found["boxes"][best, :2]).all(axis=1)
+    return best[has_area & np.isin(found["classes"][best], list(classes))]
 
   def compute(self) -> dict[str, Any]:
     """AP averaged over IoU 0.5:0.95, in percent, of boxes and (if evaluated) masks.

@@ -103,6 +103,11 @@ def test_masks_are_matched_by_their_pixels():
   assert (results["mask_APr"], results["mask_APc"]) == (pytest.approx(100), 0)
 
 
+def test_a_box_without_area_is_no_false_positive():
+  thin = (5, 5, 5, 9, 0, 0.9)
+  assert evaluate(scene([(*BOX, 0)], [thin, (*BOX, 0, 0.5)]))["box_AP"] == pytest.approx(100)
+
+
 def test_a_mask_without_a_pixel_is_no_false_positive():
   """It takes its place among the best of the image all the same."""
   arrays = scene([(*BOX, 0)], [(*FAR, 0, 0.9), (*BOX, 0, 0.5)])
