@@ -6,6 +6,7 @@ A builder writes the index of a split beside its shards (`save`); for data sets 
 
 import dataclasses
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def load(folder: str | os.PathLike, split: str) -> Index:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return Index(**arrays)
-  except (OSError, ValueError, TypeError, EOFError) as error:
+  except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(
       f"{path} is no index of records ({error}): remove it, or build again."
     ) from error

@@ -6,6 +6,7 @@ builder's code and without TensorFlow.  Images stay encoded until `decode_image`
 
 import dataclasses
 import functools
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
@@ -95,11 +97,15 @@ class Source:
 
     Raises:
       IndexError: there is no such position.
-      ValueError: the stored record contradicts itself.
+      ValueError: the stored record contradicts itself, or its file is damaged.
     """
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
-    return _record(self._records[index], self.name, self.embedding_dim)
+    try:
+      example = self._records[index]
+    except RuntimeError as error:
+      raise _damaged(self._folder, f"{error}, record {index} of {self.name}") from error
+    return _record(example, self.name, self.embedding_dim)
 
 
 class Selection:
@@ -150,7 +156,7 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
     split: name of the split.
 
   Raises:
-    ValueError: not built, or there is no such split.
+    ValueError: not built, damaged, or there is no such split.
     OSError: of a remote data set, see `storage.local_copy`.
   """
   root = storage.path(data_dir)
@@ -167,13 +173,20 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
   def needed(file: str) -> bool:
     return ".array_record-" not in file or f"-{split}.array_record-" in file
 
-  builder = tfds.builder_from_directory(str(storage.local_copy(latest, needed)))
+  local = storage.local_copy(latest, needed)
+  try:
+    builder = tfds.builder_from_directory(str(local))
+  except (json.JSONDecodeError, json_format.ParseError, OSError) as error:
+    raise _damaged(local, error) from error
   if split not in builder.info.splits:
     raise ValueError(
       f"data set {name!r} in {str(latest)!r} has no split {split!r}; "
       f"it has {', '.join(sorted(builder.info.splits))}"
     )
-  return Source(builder, name, split)
+  try:
+    return Source(builder, name, split)
+  except (KeyError, RuntimeError) as error:
+    raise _damaged(local, error) from error
 
 
 def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
@@ -194,6 +207,12 @@ def open_image(record: Record) -> Image.Image:
       f"{record.width}×{record.height}: the boxes would be wrong; build the data set again"
     )
   return picture
+
+
+def _damaged(folder: os.PathLike, reason: Exception | str) -> ValueError:
+  return ValueError(
+    f"{folder} is damaged or cut off ({reason}): remove that folder and build the data set again"
+  )
 
 
 def _name(record: Record) -> str:

@@ -60,6 +60,8 @@ def test_the_file_gives_the_same_index(tmp_path):
   loaded = index_lib.load(tmp_path, "train")
   for name, column in vars(INDEX).items():
     np.testing.assert_array_equal(getattr(loaded, name), column)
-  index_lib.file_of(tmp_path, "train").write_bytes(b"PK no")
-  with pytest.raises(ValueError, match=r"train\.index\.npz is no index"):
-    index_lib.load(tmp_path, "train")
+  file = index_lib.file_of(tmp_path, "train")
+  for damaged in (b"PK no", file.read_bytes()[:100]):
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"train\.index\.npz is no index"):
+      index_lib.load(tmp_path, "train")

@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -64,6 +66,20 @@ def test_a_data_set_that_is_not_built_names_the_command_and_what_is_there(data_d
   )
   with pytest.raises(ValueError, match="no data set 'shapes' under"):
     sources.open_source(data_dir, "shapes", "tune")
+
+
+@pytest.mark.parametrize("file", ["*-tune.array_record-*", "metadata.json", "dataset_info.json"])
+def test_damaged_files_name_the_folder_and_the_remedy(data_dir, tmp_path, file):
+  shutil.copytree(data_dir, tmp_path / "data")
+  (path,) = (tmp_path / "data").glob(f"shapes_ovd/scenes/*/{file}")
+  if file == "metadata.json":
+    path.unlink()
+  else:
+    os.truncate(path, path.stat().st_size // 2)
+  with pytest.raises(
+    ValueError, match=rf"{path.parent} is damaged or cut off .*build the data set"
+  ):
+    sources.open_source(tmp_path / "data", "shapes_ovd/scenes", "tune")[0]
 
 
 def test_what_a_killed_build_left_is_not_opened(data_dir, source):
