@@ -105,19 +105,28 @@ class _Content(NamedTuple):
   notes: dict[int, dict[str, Any]]
 
 
+def _open_shards(folder: Path) -> list[tuple[ArrayRecordReader, _Content]]:
+  """Of each shard a reader for random access, and its content."""
+  return [_open_shard(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
+
+
 def _open_shard(path: Path) -> tuple[ArrayRecordReader, _Content]:
-  """A reader for random access, and the content of the shard."""
   reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0")
-  count = reader.num_records() - 1
-  last = serialization.msgpack_restore(reader.read([count])[0])
+  last = _read(reader, reader.num_records() - 1, path.parent)
   image_ids = last["image_ids"].tolist()
   positions = last["positions"].tolist() if "positions" in last else [-1] * len(image_ids)
   notes = json.loads(last.get("notes", "{}"))
   return reader, _Content(image_ids, positions, {int(key): note for key, note in notes.items()})
 
 
-def _shards(folder: Path) -> list[Path]:
-  return sorted(folder.glob(f"*{_SUFFIX}"))
+def _read(reader: ArrayRecordReader, row: int, folder: os.PathLike) -> dict[str, Any]:
+  """A record; ValueError if the shard is damaged, which then may seem to have none."""
+  try:
+    return serialization.msgpack_restore(reader.read([max(row, 0)])[0])
+  except (RuntimeError, ValueError) as error:
+    raise ValueError(
+      f"A shard in {folder} is damaged or cut off ({error}): remove that folder, run `{_COMMAND}`."
+    ) from error
 
 
 class ShardWriter:
@@ -297,8 +306,7 @@ class TeacherWriter:
   def _written(self) -> tuple[set[int], dict[int, int]]:
     """Image ids in all complete shards, and those by position."""
     ids, positions = set(), {}
-    for shard in _shards(storage.local_copy(self._target, missing_ok=True)):
-      content = _open_shard(shard)[1]
+    for _, content in _open_shards(storage.local_copy(self._target, missing_ok=True)):
       ids.update(content.image_ids)
       positions.update((p, i) for p, i in zip(content.positions, content.image_ids) if p >= 0)
     return ids, positions
@@ -341,7 +349,7 @@ class TeacherReader:
     self._folder = storage.path(folder) / split
     path = self._folder / _MANIFEST
     manifest = _read_manifest(path)
-    shards = [_open_shard(shard) for shard in _shards(storage.local_copy(self._folder))]
+    shards = _open_shards(storage.local_copy(self._folder))
     if not manifest["complete"]:
       count = sum(len(content.image_ids) for _, content in shards)
       raise ValueError(
@@ -392,7 +400,6 @@ class TeacherReader:
       )
     shard, row = self._place[image_id]
     with self._lock:
-      data = self._readers[shard].read([row])[0]
-    record = serialization.msgpack_restore(data)
+      record = _read(self._readers[shard], row, self._folder)
     record.pop("image_id")
     return _checked(record, self.embedding_dim, f"Image {image_id} in {self._folder}")

@@ -130,6 +130,15 @@ def test_a_lost_shard_is_noticed(tmp_path):
     TeacherReader(tmp_path, "train")
 
 
+@pytest.mark.parametrize("keep", [slice(0), slice(40), slice(80, None)])
+def test_a_damaged_shard_names_its_folder(tmp_path, keep):
+  _write(tmp_path, [1])
+  shard = tmp_path / "train" / "00000.arrayrecord"
+  shard.write_bytes(shard.read_bytes()[keep])
+  with pytest.raises(ValueError, match=r"train is damaged or cut off .*precompute"):
+    TeacherReader(tmp_path, "train")[1]
+
+
 @pytest.mark.parametrize("content", ["{", json.dumps({"format": 0})])
 def test_a_damaged_manifest_names_itself(tmp_path, content):
   _write(tmp_path, [1])
