@@ -259,6 +259,8 @@ def load_annotations(
 def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
   """Image id -> file name, in the order of the file; nothing else of its images is looked at.
 
+  LVIS' images have a 'coco_url' instead.
+
   Raises:
     ValueError: missing or malformed file, or an image id that occurs twice.
   """
@@ -266,9 +268,9 @@ def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
   filenames = {}
   for number, entry in enumerate(checks.entries(checks.read_json(path), "images", path)):
     where = f"{path}: images[{number}]"
-    image_id, filename = checks.required(entry, ("id", "file_name"), where)
+    (image_id,) = checks.required(entry, ("id",), where)
     checks.unseen(checks.integer(image_id, "id", where, high=_MAX_ID), filenames, "image id", path)
-    filenames[image_id] = str(filename)
+    filenames[image_id] = _file_name(entry, "file_name" not in entry and "coco_url" in entry, where)
   return filenames
 
 

@@ -28,6 +28,18 @@ _NUMBERS = 10**7
 _BLOCK = tarfile.BLOCKSIZE
 
 
+def image_id(filename: str) -> int:
+  """The id of an image by the name of its file, such as n01440764/n01440764_10026.JPEG.
+
+  Raises:
+    ValueError: no image of ImageNet-21K has such a name.
+  """
+  match = re.fullmatch(r"n(\d{8})_(\d+)\.\w+", Path(filename).name)
+  if match is None or int(match[2]) >= _NUMBERS:
+    raise ValueError(f"{filename!r} is no image of ImageNet-21K: expected n01440764_10026.JPEG.")
+  return int(match[1]) * _NUMBERS + int(match[2])
+
+
 class Place(NamedTuple):
   """Where the bytes of an image are: a file, or `size` bytes of an archive from `offset` on."""
 
@@ -80,7 +92,7 @@ class Synset:
           "remove one of them."
         )
       seen[number] = name
-      yield Image(self.offset * _NUMBERS + number, f"{wnid(self.offset)}/{name}", place)
+      yield Image(image_id(name), f"{wnid(self.offset)}/{name}", place)
 
   def _number(self, name: str) -> int:
     match = re.fullmatch(rf"{wnid(self.offset)}_(\d+)\.(jpe?g|png)", name, re.IGNORECASE)

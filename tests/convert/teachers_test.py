@@ -3,6 +3,7 @@
 import json
 import pickle
 import pickletools
+import re
 import sys
 from pathlib import Path
 
@@ -170,3 +171,88 @@ def test_folders_to_records_and_back(run, tmp_path):
     teachers.read_regions(tmp_path / "r" / "000009.pkl")["regions/clip_embeddings"],
     reader[9]["regions/clip_embeddings"],
   )
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+  """Two images of ImageNet-LVIS as the original's tools describe them, and their regions."""
+  names = [f"n0144076{i}/n0144076{i}_18.JPEG" for i in (4, 5)]
+  images = [
+    {"id": i, "file_name": name, "width": 20, "height": 10, "pos_category_ids": [18]}
+    for i, name in enumerate(names, start=1)
+  ]
+  categories = [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}]
+  box = {"id": 1, "image_id": 2, "category_id": 18, "bbox": [3, 1, 9, 8], "area": 42}
+  content = {"images": images, "categories": categories, "annotations": [box]}
+  (tmp_path / "info.json").write_text(json.dumps(content))
+  for name in names:
+    path = (tmp_path / "regions" / name).with_suffix(".pkl")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(PUBLISHED.read_bytes())
+  arguments = ("--imagenet", f"--annotations={tmp_path / 'info.json'}", "--split=train")
+  return content, (*arguments, f"--output={tmp_path / 'records'}")
+
+
+def test_the_json_of_imagenet_pseudo_boxes_and_back(run, tmp_path, imagenet):
+  """Its boxes are XYXY; ids are those that data/imagenet_lvis gives the files."""
+  content, common = imagenet
+  paths = (f"--regions={tmp_path / 'regions'}", f"--pseudo_boxes={tmp_path / 'info.json'}")
+  assert run(*common, *paths) == (0, "2 images\n")
+  reader = TeacherReader(tmp_path / "records", "train", 8)
+  record = reader[14407650000018]
+  assert record["pseudo_boxes/boxes"].tolist() == [[3, 1, 9, 8]]
+  assert record["pseudo_boxes/labels"].tolist() == [1]
+  assert record["pseudo_boxes/scores"].tolist() == [1]
+  assert len(reader[14407640000018]["pseudo_boxes/boxes"]) == 0
+
+  back = (f"--regions={tmp_path / 'r'}", f"--pseudo_boxes={tmp_path / 'b.json'}", "--to=pickles")
+  assert run(*common, *back)[0] == 0
+  content["images"] = content["images"][1:]
+  assert json.loads((tmp_path / "b.json").read_text()) == content
+  assert run(*common, *back, "--image_labels=F.json")[0] == 1
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"image_id": 7}, r"annotations\[0\]: image 7 is not in --annotations"),
+    ({"category_id": 7}, r"annotations\[0\]: category 7 is not in"),
+    ({"bbox": "wide"}, r"annotations\[0\]: the box is 'wide', expected four finite numbers"),
+  ],
+)
+def test_wrong_entries_of_the_json_are_named(run, tmp_path, imagenet, change, message):
+  content, common = imagenet
+  boxes = tmp_path / "boxes.json"
+  boxes.write_text(json.dumps({"annotations": [content["annotations"][0] | change]}))
+  code, error = run(*common, f"--regions={tmp_path / 'regions'}", f"--pseudo_boxes={boxes}")
+  assert code == 1 and re.search(rf"boxes\.json: {message}", error)
+
+
+def test_image_labels_choose_the_pseudo_boxes(tmp_path, imagenet):
+  """As the original's captions_train2017_tags_allcaps_pis.json does, where a label is left out."""
+  for number in (4, 5):
+    path = tmp_path / "boxes" / f"n0144076{number}" / f"n0144076{number}_18.pkl"
+    path.parent.mkdir(parents=True)
+    dump(path, {17: ([[0, 0, 5, 5]], [0.5]), 18: ([[1, 2, 3, 4]], [0.97])})
+  labels = tmp_path / "labels.json"
+  folders = (tmp_path / "info.json", tmp_path / "regions", tmp_path / "boxes")
+  for name, kept, expected in (
+    ("some", [{"id": 1, "pos_category_ids": [18]}], [1]),
+    ("none", [], []),
+  ):
+    labels.write_text(json.dumps({"images": kept}))
+    teachers.to_records(*folders, tmp_path / name, "train", labels)
+    reader = TeacherReader(tmp_path / name, "train")
+    assert reader[1]["pseudo_boxes/labels"].tolist() == expected
+    assert reader[2]["pseudo_boxes/labels"].tolist() == []
+  labels.write_text(json.dumps({"images": [{"id": 1, "pos_category_ids": [3]}]}))
+  with pytest.raises(ValueError, match=r"labels\.json: images\[0\]: categories \[3\] are not in"):
+    teachers.to_records(*folders, tmp_path / "wrong", "train", labels)
+
+
+def test_images_of_lvis_are_found_by_their_url(tmp_path):
+  images = [{"id": 9, "coco_url": "http://images.cocodataset.org/train2017/000009.jpg"}]
+  categories = [{"id": 17, "name": "cat"}]
+  (tmp_path / "lvis.json").write_text(json.dumps({"images": images, "categories": categories}))
+  (tmp_path / "000009.pkl").write_bytes(PUBLISHED.read_bytes())
+  assert teachers.to_records(tmp_path / "lvis.json", tmp_path, None, tmp_path, "train") == 1
