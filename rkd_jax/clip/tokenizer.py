@@ -87,8 +87,8 @@ class Tokenizer:
       if len(bpe_ids) > self.context_length:
         if not truncate:
           raise ValueError(
-            f"text {text!r} has {len(bpe_ids)} tokens with its marks, more than context length"
-            f" {self.context_length}; shorten it or pass truncate=True"
+            f"text {text!r} is too long for context length {self.context_length}: it has"
+            f" {len(bpe_ids)} tokens with its marks; shorten it or pass truncate=True"
           )
         bpe_ids = [*bpe_ids[: self.context_length - 1], END]
       row[: len(bpe_ids)] = bpe_ids if self.ids is None else self._remap(bpe_ids, text)

@@ -31,7 +31,7 @@ def test_literal_marks_are_ordinary_text():
 def test_too_long_texts_are_named():
   for text, too_long in zip(TEXTS, GOLDEN["too_long"]):
     if too_long:
-      with pytest.raises(ValueError, match=f"'{text[:20]}.*context length 77"):
+      with pytest.raises(ValueError, match=f"'{text[:20]}.*is too long for context length 77"):
         tokenize(text)
   # 75 ids and two marks fill the row exactly.
   assert tokenize("cat " * 75)[0, -1] == END
