@@ -112,7 +112,8 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
       f"{root}/class_embeddings.npz", names, class_embeddings.TEMPLATE, embeddings
     )
     proposer, options = RegionGrowing(), Options()
-    metadata = pipeline.describe(proposer, options, checksums.of_arrays(clip.variables))
+    checksum, activation = checksums.of_arrays(clip.variables), clip.model.config.activation
+    metadata = pipeline.describe(proposer, options, checksum, activation)
     with process_pool() as pool:
       for split in RKD_SPLITS:
         pipeline.precompute(

@@ -86,6 +86,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
   Raises:
     ValueError: options that cannot be.
   """
+  for name in ("batch_size", "records_per_shard"):
+    if getattr(args, name) < 1:
+      raise ValueError(f"--{name}={getattr(args, name)}: expected at least 1.")
   chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(Options)}
   chosen = {name: value for name, value in chosen.items() if value is not None}
   defaults = PUBLISHED_CROPS if os.path.isfile(args.clip) else {}

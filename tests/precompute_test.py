@@ -124,6 +124,7 @@ def test_published_weights_embed_crops_of_their_own_kind(command, source, publis
   metadata = results.metadata
   assert (metadata["crop_mode"], metadata["context"], metadata["regions"]) == ("clip", 0.0, 3)
   assert metadata["clip_checksum"] == checksums.of_file(published)
+  assert metadata["clip_activation"] == "quick_gelu"
   assert max(len(results[source[i].image_id]["regions/boxes"]) for i in range(12)) == 3
   _assert_embedded(results, source, load_clip(published), 0.0, "clip")
 
@@ -203,6 +204,7 @@ def test_two_processes_share_a_split(first, command, capsys, source, clip_run):
     (["--proposals=owl_vit", "--checkpoint=F"], "git clone https://github.com/google-research"),
     (["--proposals=mvti"], "--proposals=mvti: expected regions, mvit, rpn"),
     (["--regions=0"], "regions=0"),
+    (["--batch_size=0"], "--batch_size=0: expected at least 1"),
     (["--process_index=2", "--process_count=2"], "process 2 of 2"),
     (["--splits=tain"], "no split 'tain'"),
   ],

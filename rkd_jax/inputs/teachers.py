@@ -97,6 +97,13 @@ def _read_manifest(path: epath.Path) -> dict:
   return manifest
 
 
+def _changes(then: Any, now: Any, name: str = "") -> list[str]:
+  """Where two trees of JSON values differ: 'name then, now it is now'."""
+  if not (isinstance(then, dict) and isinstance(now, dict)):
+    return [] if then == now else [f"{name[1:]} {then!r}, now it is {now!r}"]
+  return [c for k in {**then, **now} for c in _changes(then.get(k), now.get(k), f"{name}.{k}")]
+
+
 class _Content(NamedTuple):
   """What the last record of a shard says about the others, in their order."""
 
@@ -228,17 +235,16 @@ class TeacherWriter:
     self._total = total
     # Through JSON, so that tuples compare equal to the lists that a manifest gives back.
     self._metadata = json.loads(json.dumps(dict(metadata)))
-    self._shard = None
-    self.complete = False
+    self._shard, self.complete = None, False
     path = self._target / _MANIFEST
     manifest = _read_manifest(path) if path.exists() else None
     if manifest is not None:
-      for key, mine in (("metadata", self._metadata), ("embedding_dim", embedding_dim)):
-        if manifest[key] != mine:
-          raise ValueError(
-            f"{path} was made with {key} {manifest[key]}, now it is {mine}: "
-            "use the same settings, or another folder, or remove this one."
-          )
+      mine = self._manifest(manifest["count"], manifest["complete"])
+      if changes := _changes(manifest, mine):
+        raise ValueError(
+          f"{path} was made with {', '.join(changes)}: "
+          "use the same settings, or another folder, or remove this one."
+        )
     self._prefix = f"{process_index:03d}-" if process_count > 1 else ""
     mine = f"{self._prefix}*.partial" if process_count > 1 else "*.partial"
     for partial in self._folder.glob(mine):

@@ -49,11 +49,14 @@ class Encoder(Protocol):
     """Embeddings of square crops of `image_size`, not normalised; n varies, even 0."""
 
 
-def describe(proposer: Proposer, options: Options, clip_checksum: str) -> dict[str, Any]:
+def describe(
+  proposer: Proposer, options: Options, clip_checksum: str, clip_activation: str
+) -> dict[str, Any]:
   """Metadata of the results: all that decides them."""
   return {
     "code_version": CODE_VERSION,
     "clip_checksum": clip_checksum,
+    "clip_activation": clip_activation,
     "proposer": proposer.describe(),
     **vars(options),
   }

@@ -75,7 +75,8 @@ def open_teachers(settings: Settings, split: str) -> Teachers:
   class_embeddings = None
   if clip_chooses(proposer):
     class_embeddings = loaded.clip.embed_classes(list(source.class_names))
-  metadata = describe(proposer, settings.options, loaded.checksum)
+  activation = loaded.clip.model.config.activation
+  metadata = describe(proposer, settings.options, loaded.checksum, activation)
   return Teachers(
     source, proposer, loaded.encoder, class_embeddings, loaded.clip.embedding_dim, metadata
   )

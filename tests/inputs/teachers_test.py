@@ -93,9 +93,14 @@ def test_a_killed_run_loses_only_its_open_shard(tmp_path):
 
 def test_other_metadata_is_refused(tmp_path):
   _write(tmp_path, [1])
-  with pytest.raises(ValueError, match=r"manifest\.json was made with metadata .*abc.*xyz"):
+  with pytest.raises(
+    ValueError, match=r"manifest\.json was made with metadata.clip 'abc', now it is 'xyz': "
+  ):
     _write(tmp_path, [2], {"clip": "xyz"})
-  with pytest.raises(ValueError, match="embedding_dim 6, now it is 7"):
+  _write(tmp_path, [1], {"a": {"b": 1, "c": 2}}, split="nested")
+  with pytest.raises(ValueError, match=r"with metadata\.a\.c 2, now it is 3: "):
+    _write(tmp_path, [2], {"a": {"b": 1, "c": 3}}, split="nested")
+  with pytest.raises(ValueError, match="embedding_dim 6, now it is 7: "):
     TeacherWriter(tmp_path, "train", 7, {"clip": "abc"})
 
 

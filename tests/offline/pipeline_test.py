@@ -41,7 +41,7 @@ def _run(
   process=(0, 1),
   **settings,
 ):
-  metadata = describe(proposer, options, "abc")
+  metadata = describe(proposer, options, "abc", "quick_gelu")
   writer = TeacherWriter(folder, "train", 3, metadata, 2, len(source), *process)
   with executor or ThreadPoolExecutor(2) as executor:
     precompute(
