@@ -54,7 +54,7 @@ class WriteShard(beam.DoFn):
     start, stop, done = element
     teachers = self._teachers
     written = write_shard(
-      epath.Path(self._output) / self._split / f"beam-{start:09d}.arrayrecord",
+      epath.Path(self._output) / self._split,
       range(start, stop),
       frozenset(done),
       teachers.source,

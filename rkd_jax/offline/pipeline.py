@@ -154,7 +154,7 @@ def clip_chooses(proposer: Proposer) -> bool:
 
 
 def write_shard(
-  path: epath.Path,
+  folder: epath.Path,
   positions: range,
   done: Collection[int],
   source: Source,
@@ -172,15 +172,18 @@ def write_shard(
   `precompute` where `positions` begins at a multiple of `images_per_group`.
 
   Args:
-    path: of the shard; may be remote.
+    folder: of the split; may be remote.
     positions: of the images in the source.
-    done: those whose results are there already.
+    done: those whose results are there already, not all of them.
     embedding_dim: width of the embeddings.
 
   Returns:
     The number of records written.
   """
-  shard = ShardWriter(path, f"{path.name}.{uuid.uuid4().hex}.partial", embedding_dim)
+  # What begins with a position that is not done can replace no shard but its own.
+  first = min(set(positions).difference(done))
+  name = f"beam-{first:09d}.arrayrecord"
+  shard = ShardWriter(folder / name, f"{name}.{uuid.uuid4().hex}.partial", embedding_dim)
   for group in groups(len(positions), images_per_group or GROUP):
     group = positions[group.start : group.stop]
     settings = (proposer, source.class_names, encoder.image_size, options)

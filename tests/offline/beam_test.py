@@ -20,11 +20,11 @@ from tests.colours import CLASS_EMBEDDINGS, OPTIONS, ColourEncoder, MemorySource
 IMAGES = 130
 
 
-def _write(folder, number, positions, done=()):
+def _write(folder, positions, done=()):
   records = [colours.record(i) for i in range(7)]
   records[3] = colours.damaged(records[3])
   return write_shard(
-    folder / f"beam-{number}.arrayrecord",
+    folder,
     positions,
     done,
     MemorySource(records),
@@ -41,14 +41,10 @@ def test_shards_written_one_by_one_are_a_split(tmp_path):
   folder = tmp_path / "train"
   folder.mkdir()
   # An engine may do a part twice.
-  assert [_write(folder, n, p) for n, p in ((1, range(4, 7)), (0, range(4)), (0, range(4)))] == [
-    3,
-    4,
-    4,
-  ]
+  assert [_write(folder, p) for p in (range(4, 7), range(4), range(4))] == [3, 4, 4]
   assert sorted(path.name for path in folder.iterdir()) == [
-    "beam-0.arrayrecord",
-    "beam-1.arrayrecord",
+    "beam-000000000.arrayrecord",
+    "beam-000000004.arrayrecord",
   ]
   with TeacherWriter(tmp_path, "train", 3, {}) as writer:
     assert writer.positions == {i: i for i in range(7)}
@@ -59,8 +55,15 @@ def test_shards_written_one_by_one_are_a_split(tmp_path):
 
 def test_what_is_done_is_not_written_again(tmp_path):
   (tmp_path / "train").mkdir()
-  assert _write(tmp_path / "train", 0, range(4), done={1, 2}) == 2
+  assert _write(tmp_path / "train", range(4), done={1, 2}) == 2
   assert TeacherWriter(tmp_path, "train", 3, {}).positions == {0: 0, 3: 3}
+
+
+def test_a_shard_of_a_larger_size_replaces_none_of_those_before(tmp_path):
+  (tmp_path / "train").mkdir()
+  assert _write(tmp_path / "train", range(2)) == 2
+  assert _write(tmp_path / "train", range(6), done={0, 1}) == 4
+  assert TeacherWriter(tmp_path, "train", 3, {}).positions == {i: i for i in range(6)}
 
 
 @pytest.fixture(scope="module")
