@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Size = tuple[int, int]
 # A picture before it is part of a batch.  From decoding to padding it stays in PIL's own form: that
@@ -52,8 +52,10 @@ def open_image(data: bytes, name: str) -> Image.Image:
       ImageOps.exif_transpose(image, in_place=True)
       return image if image.mode == "RGB" else image.convert("RGB")
   except _DECODE_ERRORS as error:
+    # PIL would name an object by its address, which no two runs have in common.
+    unknown = isinstance(error, UnidentifiedImageError)
     raise BadImageError(
-      f"Cannot decode {name} ({len(data)} bytes): {error}. "
+      f"Cannot decode {name} ({len(data)} bytes): {'no known format' if unknown else error}. "
       "Replace the file, remove its record, or pass --skip_bad_images."
     ) from error
 
