@@ -80,7 +80,7 @@ def test_the_model_is_loaded_once_and_does_not_travel(proposer):
 
 
 def test_the_settings_are_recorded(proposer):
-  recorded = describe(proposer, Options(), "0")["proposer"]
+  recorded = describe(proposer, Options(), "0", "quick_gelu")["proposer"]
   assert recorded["name"] == "MvitProposer"
   assert recorded["queries"] == infer.RKD_QUERIES
   assert recorded["config"]["queries"] == 12

@@ -175,7 +175,8 @@ class _MeanColours:
 
 def _precompute(folder, source, proposer):
   options = Options(pseudo_box_threshold=0.0)
-  writer = TeacherWriter(folder, "train", DIM, describe(proposer, options, ""), total=len(source))
+  metadata = describe(proposer, options, "", "")
+  writer = TeacherWriter(folder, "train", DIM, metadata, total=len(source))
   classes = np.random.default_rng(0).normal(size=(len(source.class_names), DIM))
   with ThreadPoolExecutor(1) as executor:
     precompute(source, proposer, _MeanColours(), classes, writer, options, executor)
