@@ -15,7 +15,8 @@ from rkd_jax.clip.model import ClipConfig
 from rkd_jax.clip.regions import crop_regions
 from rkd_jax.convert.torch_files import write_pth
 from rkd_jax.inputs.sources import decode_image, open_source
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader
 from rkd_jax.mvit import infer
 from rkd_jax.mvit.proposer import MvitProposer
 from rkd_jax.offline import pipeline, teachers

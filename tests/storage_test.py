@@ -20,7 +20,8 @@ from rkd_jax import storage
 from rkd_jax.clip import class_embeddings
 from rkd_jax.inputs.batching import eval_batches, make_sampler, train_batches
 from rkd_jax.inputs.sources import open_source
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.train.metrics import MetricWriter
 from rkd_jax.train.tasks import detector_specs, load_vocabulary, open_sources
 

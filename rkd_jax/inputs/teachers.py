@@ -6,11 +6,8 @@ the records by image id.  A folder holds, per split,
     <folder>/<split>/manifest.json            metadata, embedding width, count, complete or not
     <folder>/<split>/00000.arrayrecord ...    shards
 
-A record is a msgpack dict of arrays (never a pickle) with the keys of `FIELDS`.
-The last record of a shard says what the others are: image ids, positions in the source
-(-1: not said), and notes about images, such as why one could not be read.  Shards get
-their name only when they are complete: a run that was killed loses at most the shard
-that it was writing, and carries on behind the others.
+(see `teacher_shards`).  A run that was killed loses at most the shard that it was writing, and
+carries on behind the others.
 
 Several processes may write one split, each its own images into its own shards.
 
@@ -18,58 +15,25 @@ A folder may be remote (gs://...): shards and manifest go there as they are comp
 copied to this machine (`rkd_jax.storage`) where they are read.
 """
 
+import itertools
 import json
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
-from flax import serialization
 
 from rkd_jax import storage
+from rkd_jax.inputs.teacher_shards import COMMAND, SUFFIX, ShardWriter, checked, open_shards
 
-_COMMAND = "python -m rkd_jax.precompute ..."
 _MANIFEST = "manifest.json"
-_SUFFIX = ".arrayrecord"
 _FORMAT = 1
-
-# Every array of a record: its type, and its shape behind the number of rows (-1: embedding width).
-FIELDS = {
-  "regions/boxes": (np.float32, (4,)),
-  "regions/scores": (np.float32, ()),
-  "regions/clip_embeddings": (np.float32, (-1,)),
-  "pseudo_boxes/boxes": (np.float32, (4,)),
-  "pseudo_boxes/labels": (np.int64, ()),
-  "pseudo_boxes/scores": (np.float32, ()),
-}
 
 
 class MissingResultsError(ValueError):
   """The teachers have no results for an image."""
-
-
-def _checked(record: Mapping[str, Any], embedding_dim: int, where: str) -> dict[str, np.ndarray]:
-  """The record with exact types; ValueError for a wrong key, a wrong shape, a value not finite."""
-  if set(record) != set(FIELDS):
-    raise ValueError(
-      f"{where}: expected exactly the keys {sorted(FIELDS)}; "
-      f"missing {sorted(set(FIELDS) - set(record))}, unknown {sorted(set(record) - set(FIELDS))}."
-    )
-  arrays = {}
-  for key, (dtype, shape) in FIELDS.items():
-    array = np.ascontiguousarray(record[key], dtype)
-    rows = len(record[f"{key.split('/')[0]}/boxes"])
-    expected = (rows, *(embedding_dim if size == -1 else size for size in shape))
-    if array.shape != expected:
-      raise ValueError(f"{where}, {key}: expected shape {expected}, got {array.shape}.")
-    if not np.isfinite(array).all():
-      raise ValueError(f"{where}, {key}: has values that are not finite.")
-    arrays[key] = array
-  return arrays
 
 
 def _write_json(path: epath.Path, content: dict):
@@ -84,16 +48,14 @@ def _read_manifest(path: epath.Path) -> dict:
     manifest = json.loads(path.read_text())
   except FileNotFoundError:
     raise ValueError(
-      f"No teacher results: {path} is missing. Make them with `{_COMMAND}`."
+      f"No teacher results: {path} is missing. Make them with `{COMMAND}`."
     ) from None
   except json.JSONDecodeError as error:
     raise ValueError(
-      f"{path} is no valid JSON ({error}): remove {path.parent}, run `{_COMMAND}`."
+      f"{path} is no valid JSON ({error}): remove {path.parent}, run `{COMMAND}`."
     ) from error
-  if manifest.get("format") != _FORMAT:
-    raise ValueError(
-      f"{path} has format {manifest.get('format')}, expected {_FORMAT}: run `{_COMMAND}` again."
-    )
+  if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+    raise ValueError(f"{path} has not format {_FORMAT}: remove {path.parent}, run `{COMMAND}`.")
   return manifest
 
 
@@ -102,79 +64,6 @@ def _changes(then: Any, now: Any, name: str = "") -> list[str]:
   if not (isinstance(then, dict) and isinstance(now, dict)):
     return [] if then == now else [f"{name[1:]} {then!r}, now it is {now!r}"]
   return [c for k in {**then, **now} for c in _changes(then.get(k), now.get(k), f"{name}.{k}")]
-
-
-class _Content(NamedTuple):
-  """What the last record of a shard says about the others, in their order."""
-
-  image_ids: list[int]
-  positions: list[int]
-  notes: dict[int, dict[str, Any]]
-
-
-def _open_shards(folder: Path) -> list[tuple[ArrayRecordReader, _Content]]:
-  """Of each shard a reader for random access, and its content."""
-  return [_open_shard(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
-
-
-def _open_shard(path: Path) -> tuple[ArrayRecordReader, _Content]:
-  reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0")
-  last = _read(reader, reader.num_records() - 1, path.parent)
-  image_ids = last["image_ids"].tolist()
-  positions = last["positions"].tolist() if "positions" in last else [-1] * len(image_ids)
-  notes = json.loads(last.get("notes", "{}"))
-  return reader, _Content(image_ids, positions, {int(key): note for key, note in notes.items()})
-
-
-def _read(reader: ArrayRecordReader, row: int, folder: os.PathLike) -> dict[str, Any]:
-  """A record; ValueError if the shard is damaged, which then may seem to have none."""
-  try:
-    return serialization.msgpack_restore(reader.read([max(row, 0)])[0])
-  except (RuntimeError, ValueError) as error:
-    raise ValueError(
-      f"A shard in {folder} is damaged or cut off ({error}): remove that folder, run `{_COMMAND}`."
-    ) from error
-
-
-class ShardWriter:
-  """Writes one shard, which gets its name when it is closed."""
-
-  def __init__(self, path: str | os.PathLike, partial: str, embedding_dim: int):
-    """`path` may be remote; `partial` is the name until then, that no other writer may have."""
-    self._path = storage.path(path)
-    self._partial = storage.work_folder(self._path.parent) / partial
-    self._embedding_dim = embedding_dim
-    self._writer = ArrayRecordWriter(str(self._partial), "group_size:1")
-    self._ids, self._positions, self._notes = [], [], {}
-
-  def __len__(self) -> int:
-    return len(self._ids)
-
-  def write(
-    self,
-    image_id: int,
-    record: Mapping[str, np.ndarray],
-    position: int = -1,
-    notes: Mapping[str, Any] | None = None,
-  ):
-    """Adds the results of one image; see `TeacherWriter.write`."""
-    where = f"Teacher record of image {image_id} for {self._path.parent}"
-    arrays = _checked(record, self._embedding_dim, where)
-    self._writer.write(serialization.msgpack_serialize({"image_id": int(image_id), **arrays}))
-    self._ids.append(int(image_id))
-    self._positions.append(int(position))
-    if notes:
-      self._notes[int(image_id)] = dict(notes)
-
-  def close(self):
-    last = {
-      "image_ids": np.array(self._ids, np.int64),
-      "positions": np.array(self._positions, np.int64),
-      "notes": json.dumps(self._notes),
-    }
-    self._writer.write(serialization.msgpack_serialize(last))
-    self._writer.close()
-    storage.put(self._partial, self._path)
 
 
 class TeacherWriter:
@@ -246,8 +135,7 @@ class TeacherWriter:
           "use the same settings, or another folder, or remove this one."
         )
     self._prefix = f"{process_index:03d}-" if process_count > 1 else ""
-    mine = f"{self._prefix}*.partial" if process_count > 1 else "*.partial"
-    for partial in self._folder.glob(mine):
+    for partial in self._folder.glob(f"{self._prefix}*.partial"):
       partial.unlink()
     self._done, self.positions = self._written()
     if process_count == 1 or manifest != self._manifest(total, complete=True):
@@ -296,10 +184,10 @@ class TeacherWriter:
         "ask `image_id in writer` first."
       )
     if self._shard is None:
-      number = len(list(self._folder.glob(f"{self._prefix}*{_SUFFIX}")))
-      path = self._target / f"{self._prefix}{number:05d}{_SUFFIX}"
-      partial = f"{self._prefix}shard{_SUFFIX}.partial"
-      self._shard = ShardWriter(path, partial, self._embedding_dim)
+      names = {path.name for path in self._folder.glob(f"*{SUFFIX}")}
+      numbered = (f"{self._prefix}{n:05d}{SUFFIX}" for n in itertools.count())
+      path = self._target / next(name for name in numbered if name not in names)
+      self._shard = ShardWriter(path, f"{self._prefix}shard{SUFFIX}.partial", self._embedding_dim)
     self._shard.write(image_id, record, position, notes)
     self._done.add(image_id)
     if position >= 0:
@@ -312,9 +200,9 @@ class TeacherWriter:
   def _written(self) -> tuple[set[int], dict[int, int]]:
     """Image ids in all complete shards, and those by position."""
     ids, positions = set(), {}
-    for _, content in _open_shards(storage.local_copy(self._target, missing_ok=True)):
-      ids.update(content.image_ids)
-      positions.update((p, i) for p, i in zip(content.positions, content.image_ids) if p >= 0)
+    for shard in open_shards(storage.local_copy(self._target, missing_ok=True)):
+      ids.update(shard.image_ids)
+      positions.update((p, i) for p, i in zip(shard.positions, shard.image_ids) if p >= 0)
     return ids, positions
 
   def _close_shard(self):
@@ -355,31 +243,30 @@ class TeacherReader:
     self._folder = storage.path(folder) / split
     path = self._folder / _MANIFEST
     manifest = _read_manifest(path)
-    shards = _open_shards(storage.local_copy(self._folder))
+    shards = open_shards(storage.local_copy(self._folder))
     if not manifest["complete"]:
-      count = sum(len(content.image_ids) for _, content in shards)
+      count = sum(len(shard.image_ids) for shard in shards)
       raise ValueError(
         f"{path}: only {count} records are there, the run that makes them did not "
-        f"finish. Start it again, it carries on: `{_COMMAND}`."
+        f"finish. Start it again, it carries on: `{COMMAND}`."
       )
     self.metadata: dict[str, Any] = manifest["metadata"]
     self.embedding_dim: int = manifest["embedding_dim"]
     if embedding_dim not in (None, self.embedding_dim):
       raise ValueError(
         f"{path}: embeddings have {self.embedding_dim} columns, expected {embedding_dim}. "
-        f"Set embedding_dim to the teacher's, or make them with the right one: `{_COMMAND}`."
+        f"Set embedding_dim to the teacher's, or make them with the right one: `{COMMAND}`."
       )
     self.notes: dict[int, dict[str, Any]] = {}
     self._place = {}
-    self._readers = [reader for reader, _ in shards]
     self._lock = threading.Lock()
-    for number, (_, content) in enumerate(shards):
-      self._place.update((i, (number, row)) for row, i in enumerate(content.image_ids))
-      self.notes.update(content.notes)
+    for shard in shards:
+      self._place.update((i, (shard, row)) for row, i in enumerate(shard.image_ids))
+      self.notes.update(shard.notes)
     if len(self._place) != manifest["count"]:
       raise ValueError(
         f"{path} says {manifest['count']} records, but the shards beside it hold "
-        f"{len(self._place)}: remove {self._folder} and run `{_COMMAND}` again."
+        f"{len(self._place)}: remove {self._folder} and run `{COMMAND}` again."
       )
 
   def __reduce__(self):
@@ -402,10 +289,10 @@ class TeacherReader:
     if image_id not in self._place:
       raise MissingResultsError(
         f"No teacher results for image {image_id} in {self._folder} ({len(self)} records): "
-        f"make them with `{_COMMAND}`, or build with --skip_missing_results to leave it out."
+        f"make them with `{COMMAND}`, or build with --skip_missing_results to leave it out."
       )
     shard, row = self._place[image_id]
     with self._lock:
-      record = _read(self._readers[shard], row, self._folder)
+      record = shard[row]
     record.pop("image_id")
-    return _checked(record, self.embedding_dim, f"Image {image_id} in {self._folder}")
+    return checked(record, self.embedding_dim, f"Image {image_id} in {self._folder}")

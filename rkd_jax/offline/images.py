@@ -166,7 +166,7 @@ def result(
   class_embeddings: Float[np.ndarray, "c d"] | None,
   options: Options,
 ) -> dict[str, np.ndarray]:
-  """The teacher record of one image; see `rkd_jax.inputs.teachers.FIELDS`."""
+  """The teacher record of one image; see `rkd_jax.inputs.teacher_shards.FIELDS`."""
   kept = slice(options.regions)
   if image.answers is not None:
     pseudo = image.answers

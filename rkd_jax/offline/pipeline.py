@@ -24,7 +24,8 @@ from jaxtyping import Float, Float32, UInt8
 from tqdm import tqdm
 
 from rkd_jax.inputs.sources import Record, Source
-from rkd_jax.inputs.teachers import ShardWriter, TeacherWriter
+from rkd_jax.inputs.teacher_shards import ShardWriter
+from rkd_jax.inputs.teachers import TeacherWriter
 from rkd_jax.offline.images import Options, Prepared, decode, prepare, result
 from rkd_jax.processes import in_order, process_pool
 from rkd_jax.proposals import Answerer, Proposer, Recorded

@@ -11,7 +11,8 @@ from data import builder, records
 from data.coco_ovd.coco_ovd import CocoOvd
 from data.imagenet_lvis.imagenet_lvis import ImagenetLvis
 from rkd_jax.inputs.sources import open_source
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Teacher results: what is written comes back, a killed run resumes, mistakes are named."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 
 DIM = 6
 
@@ -91,6 +93,23 @@ def test_a_killed_run_loses_only_its_open_shard(tmp_path):
   _assert_holds(TeacherReader(tmp_path, "train"), range(6))
 
 
+def test_damaged_shards_and_manifests_are_named(tmp_path):
+  """What is lost with a shard that was removed is made again, beside the others."""
+  _write(tmp_path, range(6))
+  first, *others = sorted((tmp_path / "train").glob("*.arrayrecord"))
+  assert others
+  first.write_bytes(first.read_bytes()[:100])
+  for open_split in (TeacherReader, functools.partial(_write, ids=range(6))):
+    with pytest.raises(ValueError, match=r"00000\.arrayrecord is damaged .*: remove it"):
+      open_split(tmp_path, split="train")
+  first.unlink()
+  _write(tmp_path, range(6))
+  _assert_holds(TeacherReader(tmp_path, "train"), range(6))
+  (tmp_path / "train" / "manifest.json").write_text("[]")
+  with pytest.raises(ValueError, match=r"manifest\.json has not format 1: remove"):
+    TeacherReader(tmp_path, "train")
+
+
 def test_other_metadata_is_refused(tmp_path):
   _write(tmp_path, [1])
   with pytest.raises(
@@ -136,11 +155,11 @@ def test_a_lost_shard_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [slice(0), slice(40), slice(80, None)])
-def test_a_damaged_shard_names_its_folder(tmp_path, keep):
+def test_a_damaged_shard_names_itself(tmp_path, keep):
   _write(tmp_path, [1])
   shard = tmp_path / "train" / "00000.arrayrecord"
   shard.write_bytes(shard.read_bytes()[keep])
-  with pytest.raises(ValueError, match=r"train is damaged or cut off .*precompute"):
+  with pytest.raises(ValueError, match=r"00000\.arrayrecord is damaged or cut off .*precompute"):
     TeacherReader(tmp_path, "train")[1]
 
 

@@ -10,7 +10,8 @@ import tiny_clip
 from data.shapes_ovd import shapes_ovd
 from rkd_jax import offline, precompute, precompute_beam
 from rkd_jax.inputs.sources import open_source
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.offline.pipeline import write_shard
 from rkd_jax.proposals import RegionGrowing
 from tests import colours

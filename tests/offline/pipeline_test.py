@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.offline.assess import assess
 from rkd_jax.offline.pipeline import describe, precompute
 from rkd_jax.processes import process_pool

@@ -12,7 +12,8 @@ import pytest
 import tiny_clip
 
 from rkd_jax.clip.load import load_clip
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.offline.pipeline import precompute
 from rkd_jax.proposals import RegionGrowing
 from tests import colours

@@ -14,7 +14,8 @@ from data import builder
 from data.imagenet_lvis import imagenet_lvis
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.sources import decode_image, open_source, select
-from rkd_jax.inputs.teachers import FIELDS, TeacherReader, TeacherWriter
+from rkd_jax.inputs.teacher_shards import FIELDS
+from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
 from rkd_jax.offline.images import Options
 from rkd_jax.offline.pipeline import describe, precompute
 from rkd_jax.offline.proposers import StoredProposals
