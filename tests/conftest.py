@@ -1,8 +1,8 @@
 """Settings for all tests: CPU with 8 fake devices, shape checks at run time, quick compilation.
 
 Compiling takes most of the tests' time and optimising much of that, so it is left out.  Modules
-that say COMPILED_AS_IN_USE = True, those that compare with what the originals compute, take the
-forms for a single CPU device, and are optimised with --full.
+that say SINGLE_DEVICE = True, those that compare with what the originals compute, take the forms
+for a single CPU device instead, and with --full they are optimised.
 """
 
 import os
@@ -38,17 +38,17 @@ def pytest_collection_modifyitems(config, items):
       if item.get_closest_marker("full"):
         item.add_marker(skip)
   # The modules that take longest first, so that workers end together.
-  items.sort(key=lambda item: not getattr(item.module, "COMPILED_AS_IN_USE", False))
+  items.sort(key=lambda item: not getattr(item.module, "SINGLE_DEVICE", False))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compilation(request):
   quick = jax.config.read("jax_disable_most_optimizations")
-  as_in_use = getattr(request.module, "COMPILED_AS_IN_USE", False)
-  optimised = as_in_use and request.config.getoption("full")
+  single = getattr(request.module, "SINGLE_DEVICE", False)
+  optimised = single and request.config.getoption("full")
   jax.config.update("jax_disable_most_optimizations", quick and not optimised)
   with pytest.MonkeyPatch.context() as patch:
-    if as_in_use:
+    if single:
       patch.setattr("rkd_jax.ops.parts._single_cpu", lambda: True)
       patch.setattr("rkd_jax.models.rcnn._PIXELS", 1)  # small images, too, one by one
     yield

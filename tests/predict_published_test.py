@@ -21,7 +21,7 @@ from rkd_jax.evaluation.evaluate import Detector
 from rkd_jax.predict import predict
 from rkd_jax.train.tasks import detector_specs
 
-COMPILED_AS_IN_USE = True
+SINGLE_DEVICE = True
 CANVAS = (200, 232)
 DETECTORS = {"coco_base": coco_base, "lvis_wt": lvis_weight_transfer}
 

@@ -9,7 +9,7 @@ from openai_clip import Weights, standard_normal
 from rkd_jax.clip.model import Clip
 from rkd_jax.clip.params import config_from_torch, params_from_torch
 
-COMPILED_AS_IN_USE = True
+SINGLE_DEVICE = True
 GOLDEN = np.load(openai_clip.GOLDEN)
 
 

@@ -8,7 +8,7 @@ import pytest
 from rkd_jax.models.box_head import ResBoxHead
 from rkd_jax.models.resnet import ResStage
 
-COMPILED_AS_IN_USE = True
+SINGLE_DEVICE = True
 
 
 @pytest.mark.parametrize("rois", [1, 64, 150])

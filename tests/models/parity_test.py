@@ -21,7 +21,7 @@ from rkd_jax.models import rcnn
 from rkd_jax.ops.masks import paste
 from rkd_jax.train.optimizer import frozen_mask
 
-COMPILED_AS_IN_USE = True
+SINGLE_DEVICE = True
 CONFIGS = {"base": "base", "rkd": "rkd", "wt": "rkd_ils_weight_transfer"}
 # Beyond the largest image of the goldens, which the original pads its batches to.
 CANVAS = (200, 232)

@@ -11,7 +11,7 @@ from rkd_jax.mvit.pyramid import STRIDES
 from rkd_jax.mvit.tokenizer import pad_rows
 from tests.mvit.golden import TOKEN_IDS, VOCAB_SIZE, StateDict, arrays, assert_near, standard_normal
 
-COMPILED_AS_IN_USE = True
+SINGLE_DEVICE = True
 CONFIG = MvitConfig(vocab_size=VOCAB_SIZE)
 EXTENT = (96, 128)
 # Larger than the original's batch, so that every test of A and B is also one of the canvas.

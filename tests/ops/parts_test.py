@@ -7,7 +7,7 @@ import pytest
 
 from rkd_jax.ops.parts import in_parts_on_cpu
 
-COMPILED_AS_IN_USE = True
+SINGLE_DEVICE = True
 
 
 def _function(scale, x, y):
