@@ -18,6 +18,7 @@ from rkd_jax.benchmark.report import Report
 from rkd_jax.benchmark.run import Options
 from rkd_jax.clip.model import PRESETS, Clip, ClipConfig
 from rkd_jax.clip.preprocess import normalize
+from rkd_jax.compilation import matmul_options
 
 
 def run(preset: str, dtype: str, options: Options) -> list[dict]:
@@ -69,7 +70,9 @@ def _ours(config: ClipConfig, images: np.ndarray, budget: Budget, ceilings: Ceil
   def embed(variables, images):
     return model.apply(variables, normalize(images), method=Clip.encode_image)
 
-  _, figures = measure(embed, (variables, jax.device_put(images)), budget, ceilings)
+  args = (variables, jax.device_put(images))
+  options = matmul_options()  # as the offline step does
+  _, figures = measure(embed, args, budget, ceilings, compiler_options=options)
   return figures
 
 

@@ -121,7 +121,12 @@ def timed(run: Callable[[], Any], wait: Callable[[], Any], budget: Budget) -> Fi
 
 
 def measure(
-  function: Callable, args: tuple, budget: Budget, ceilings: Ceilings | None = None, carry=False
+  function: Callable,
+  args: tuple,
+  budget: Budget,
+  ceilings: Ceilings | None = None,
+  carry: bool = False,
+  compiler_options: dict[str, str] | None = None,
 ) -> tuple[Any, Figures]:
   """Compiles and times `function(*args)`; its last outputs and the figures.
 
@@ -130,7 +135,7 @@ def measure(
   """
   traced = jax.jit(function, donate_argnums=(0,) if carry else ()).trace(*args)
   start = time.perf_counter()
-  compiled = traced.lower().compile()
+  compiled = traced.lower().compile(compiler_options)
   figures = {"compile_seconds": time.perf_counter() - start}
   args, outputs = list(args), None
 

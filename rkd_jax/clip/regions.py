@@ -15,6 +15,7 @@ from PIL import Image
 from rkd_jax.clip.batching import map_batches
 from rkd_jax.clip.model import Clip
 from rkd_jax.clip.preprocess import normalize
+from rkd_jax.compilation import matmul_options
 
 
 def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -115,7 +116,8 @@ class RegionEncoder:
     self._encode = jax.jit(
       lambda variables, images: model.apply(
         variables, normalize(images), method=Clip.encode_image
-      ).astype("float32")
+      ).astype("float32"),
+      compiler_options=matmul_options(),
     )
 
   @property

@@ -8,6 +8,31 @@ from rkd_jax.clip.transformer import Block, LayerNorm
 from rkd_jax.structures import Arr
 
 
+class PatchEmbedding(nn.Module):
+  """A convolution whose windows touch and do not overlap, as one matrix product.
+
+  The parameter is that of the convolution, `kernel` [p, p, 3, width].  XLA's own on a CPU took a
+  tenth of the whole tower's time.
+  """
+
+  patch_size: int
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: Float[Arr, "b h w 3"]) -> Float[Array, "b n d"]:
+    p = self.patch_size
+    batch, height, width, channels = images.shape
+    init = nn.initializers.lecun_normal()
+    kernel = self.param("kernel", init, (p, p, channels, self.width))
+    # Rows and columns behind the last whole patch are left out, as by the convolution.
+    rows, columns = height // p, width // p
+    images = images[:, : rows * p, : columns * p].astype(self.dtype)
+    patches = images.reshape(batch, rows, p, columns, p, channels).swapaxes(2, 3)
+    patches = patches.reshape(batch, rows * columns, p * p * channels)
+    return patches @ kernel.astype(self.dtype).reshape(-1, self.width)
+
+
 class VisionTransformer(nn.Module):
   """Patches to one embedding per image, taken from the class token.
 
@@ -36,11 +61,7 @@ class VisionTransformer(nn.Module):
     if images.shape[1:3] != (size, size):
       raise ValueError(f"images are {images.shape[1:3]} pixels, this tower expects {(size, size)}")
     scale = self.width**-0.5
-    patch = (self.patch_size, self.patch_size)
-    x = nn.Conv(
-      self.width, patch, patch, padding="VALID", use_bias=False, dtype=self.dtype, name="conv1"
-    )(images.astype(self.dtype))
-    x = x.reshape(len(images), -1, self.width)
+    x = PatchEmbedding(self.patch_size, self.width, self.dtype, name="conv1")(images)
 
     normal = nn.initializers.normal(scale)
     class_token = self.param("class_embedding", normal, (self.width,)).astype(self.dtype)
