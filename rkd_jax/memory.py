@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import sys
 
 import jax
 
@@ -17,7 +18,8 @@ def return_memory_after_compiling() -> None:
   XLA's compiler for CPUs works in many small blocks, which glibc keeps when they are freed: half
   a gigabyte or more beside what a training step then needs.  Other C libraries are left alone.
   """
-  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+  library = ctypes.CDLL(None) if sys.platform == "linux" else None
+  trim = getattr(library, "malloc_trim", None)
   if trim is None:
     return
 

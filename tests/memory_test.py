@@ -1,6 +1,7 @@
 """Tests of `rkd_jax.memory`."""
 
 import ctypes
+import sys
 import types
 
 import jax
@@ -49,10 +50,14 @@ def test_small_programs_are_not_worth_it(trims):
   assert not trims
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch):
+@pytest.mark.parametrize(
+  "platform, library", [("linux", object()), ("win32", types.SimpleNamespace(malloc_trim=print))]
+)
+def test_other_c_libraries_are_left_alone(monkeypatch, platform, library):
   register = "register_event_duration_secs_listener"
   monkeypatch.setattr(jax.monitoring, register, lambda listener: pytest.fail("listens"))
-  monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace())
+  monkeypatch.setattr(sys, "platform", platform)
+  monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
   memory.return_memory_after_compiling.cache_clear()
   memory.return_memory_after_compiling()
   memory.return_memory_after_compiling.cache_clear()
