@@ -11,8 +11,8 @@ from rkd_jax.structures import Arr
 class PatchEmbedding(nn.Module):
   """A convolution whose windows touch and do not overlap, as one matrix product.
 
-  The parameter is that of the convolution, `kernel` [p, p, 3, width].  XLA's own on a CPU took a
-  tenth of the whole tower's time.
+  The parameter is that of the convolution, `kernel` [p, p, 3, width].  XLA's convolution took 86 ms
+  for 32 images of ViT-B/32 on two threads of a CPU, this 46 ms.
   """
 
   patch_size: int

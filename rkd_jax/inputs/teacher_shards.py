@@ -116,6 +116,8 @@ class ShardReader:
       raise self._damaged(error) from error
     # A shard that was cut off may seem to be empty.
     last = self[max(self._reader.num_records() - 1, 0)]
+    if not isinstance(last, dict) or "image_ids" not in last:
+      raise self._damaged("its last record does not say whose results it holds")
     self.image_ids: list[int] = last["image_ids"].tolist()
     unknown = np.full(len(self.image_ids), -1)
     self.positions: list[int] = last.get("positions", unknown).tolist()
@@ -129,7 +131,7 @@ class ShardReader:
     except (RuntimeError, ValueError) as error:
       raise self._damaged(error) from error
 
-  def _damaged(self, reason: Exception) -> ValueError:
+  def _damaged(self, reason: Exception | str) -> ValueError:
     return ValueError(
       f"{self._path} is damaged or cut off ({reason}): remove it and run `{COMMAND}` again, which "
       "makes what is missing."

@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from flax import serialization
 
 from rkd_jax.inputs.teacher_shards import FIELDS
 from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
@@ -161,6 +163,15 @@ def test_a_damaged_shard_names_itself(tmp_path, keep):
   shard.write_bytes(shard.read_bytes()[keep])
   with pytest.raises(ValueError, match=r"00000\.arrayrecord is damaged or cut off .*precompute"):
     TeacherReader(tmp_path, "train")[1]
+
+
+def test_a_file_that_is_no_shard_names_itself(tmp_path):
+  _write(tmp_path, [1])
+  writer = ArrayRecordWriter(str(tmp_path / "train" / "00001.arrayrecord"), "group_size:1")
+  writer.write(serialization.msgpack_serialize({"image_id": 2}))
+  writer.close()
+  with pytest.raises(ValueError, match=r"00001\.arrayrecord is damaged .*remove it"):
+    TeacherReader(tmp_path, "train")
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps({"format": 0})])
