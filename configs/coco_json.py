@@ -3,10 +3,10 @@
 Build the records once (checks every annotation and image), embed the class names, train,
 evaluate, and look:
 
-  python -m data.coco_json.coco_json --data_dir=runs/coco_json/data \\
+  python -m rkd_jax.data.coco_json.coco_json --data_dir=runs/coco_json/data \\
     --train_json=train.json --train_images=FOLDER \\
     --validation_json=val.json --validation_images=FOLDER [--novel='cat, dog']
-  python -m rkd_jax.clip.embed_classes --clip=CLIP_WORKDIR --annotations=train.json \\
+  python -m rkd_jax.embed_classes --clip=CLIP_WORKDIR --annotations=train.json \\
     --output=runs/coco_json/class_embeddings.npz
   python -m rkd_jax.main --config=configs/coco_json.py --workdir=runs/coco_json/base
   python -m rkd_jax.main --config=configs/coco_json.py --workdir=runs/coco_json/base --mode=eval
@@ -32,7 +32,7 @@ Six photographs of COCO (14 classes, 56 boxes; trained and evaluated on the same
 AP50 82.7 in the 400 steps of the default: 7 minutes and 1.4 GB on 2 busy CPU cores.
 """
 
-from configs import common
+from rkd_jax.configs import common
 
 
 def get_config(argument: str | None = None):

@@ -205,7 +205,7 @@ def clip() -> ml_collections.ConfigDict:
   c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
   c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))
-  # The fields of rkd_jax.clip.model.ClipConfig; the vocabulary comes from the tokenizer.
+  # The fields of rkd_jax.models.clip.model.ClipConfig; the vocabulary comes from the tokenizer.
   c.clip = ml_collections.ConfigDict(
     dict(
       embed_dim=512,

@@ -17,7 +17,7 @@ below the root, in the order clip, base, rkd, then any of the others:
 Hardware: 2 CPU cores, 6 GB, minutes.  The README has the measured table.
 """
 
-from configs import common
+from rkd_jax.configs import common
 
 STAGES = ("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer")
 INITIAL_STAGE = {

@@ -19,8 +19,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
-from data.records import RecordMaker, Split, without_left_out
-from rkd_jax.inputs import index as index_lib
+from rkd_jax.data.making import RecordMaker, Split, without_left_out
+from rkd_jax.records import index as index_lib
 
 try:
   import apache_beam as beam

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data import schema, shards
-from data.records import Record, RecordMaker, Split, records
-from rkd_jax import storage
-from rkd_jax.inputs import index as index_lib
-from rkd_jax.inputs.teachers import TeacherReader
+from rkd_jax.data import shards
+from rkd_jax.data.making import Record, RecordMaker, Split, records
+from rkd_jax.files import storage
+from rkd_jax.records import index as index_lib
+from rkd_jax.records import schema
+from rkd_jax.records.results import TeacherReader
 
 CONFIGS = ("plain", "rkd")
 # TFDS writes it last.
@@ -150,7 +151,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, generator in generators.items()
       ]
     # Here, since it needs a package that nothing else does.
-    from data import beam
+    from rkd_jax.data import beam
 
     return [
       beam.write_split(split, self._maker(name), self._get_filename_template(name), self._beam)

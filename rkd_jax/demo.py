@@ -17,26 +17,29 @@ import numpy as np
 from absl import app, flags, logging
 from etils import epath
 
-from configs import demo as demo_config
-from data.shapes_ovd import shapes_ovd
-from rkd_jax import checksums, figures, report
-from rkd_jax.checkpoint import latest_step
-from rkd_jax.clip import class_embeddings
-from rkd_jax.clip.load import load_clip
-from rkd_jax.clip.regions import crop_regions
-from rkd_jax.evaluation.evaluate import Detector, evaluate
+from rkd_jax.configs import demo as demo_config
+from rkd_jax.data.shapes_ovd import shapes_ovd
+from rkd_jax.evaluation.evaluate import evaluate
+from rkd_jax.files import checksums
+from rkd_jax.frozen.clip import load_clip
+from rkd_jax.frozen.detector import Detector
+from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs import examples
-from rkd_jax.inputs.sources import Source, decode_image, open_source
-from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
-from rkd_jax.memory import return_memory_after_compiling
-from rkd_jax.offline import pipeline
-from rkd_jax.offline.assess import assess
-from rkd_jax.offline.images import Options
-from rkd_jax.processes import process_pool
-from rkd_jax.proposals import RegionGrowing
-from rkd_jax.train.metrics import METRICS_FILE, read_metrics
-from rkd_jax.train.tasks import detector_specs, load_vocabulary
+from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.machine.memory import return_memory_after_compiling
+from rkd_jax.machine.workers import process_pool
+from rkd_jax.pictures import figures, report
+from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.sources import Source, decode_image, open_source
+from rkd_jax.runs.checkpoint import latest_step
+from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
+from rkd_jax.teachers import pipeline
+from rkd_jax.teachers.assess import assess
+from rkd_jax.teachers.images import Options
+from rkd_jax.teachers.region_growing import RegionGrowing
 from rkd_jax.train.train import train
+from rkd_jax.vocabulary import class_embeddings
+from rkd_jax.vocabulary.vocabulary import load_vocabulary
 
 _ROOT = flags.DEFINE_string("root", "runs/demo", "Folder for everything that is made.")
 _ABLATION = flags.DEFINE_bool("ablation", False, "All rows of the component table.")
@@ -107,7 +110,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
   with clock("offline step: proposals, region embeddings, pseudo boxes"):
     clip = load_clip(f"{root}/clip")
     names = shapes_ovd.vocabulary.CLASS_NAMES
-    embeddings = clip.embed_classes(list(names))
+    embeddings = class_embeddings.embed_classes(clip, list(names))
     class_embeddings.save(
       f"{root}/class_embeddings.npz", names, class_embeddings.TEMPLATE, embeddings
     )

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rkd_jax.evaluation.evaluate import evaluate
-from rkd_jax.memory import return_memory_after_compiling
+from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.train.train import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)

@@ -13,7 +13,7 @@ where it reads text, else the proposal that CLIP likes best.
 
 --proposals says where boxes come from:
 
-  regions   grown from colours (rkd_jax/proposals.py); no model
+  regions   grown from colours (rkd_jax/teachers/region_growing.py); no model
   mvit      MAVL: --checkpoint, and --vocabulary and --merges of roberta-base
   rpn       the RPN of a trained detector: --checkpoint=WORKDIR
   owl_vit   OWL-ViT through Google's Scenic: --checkpoint, --owl_vit_config
@@ -25,27 +25,30 @@ A run may be killed at any moment: started again with the same settings it carri
 shards that are complete, and ends with the same bytes.  A process computes on all its local
 devices, each with a copy of the model that proposes, compiled for it.  Several machines share a
 split when each is started with its own --process_index of --process_count and the same --output.
-That may be remote (gs://bucket/folder): each shard goes there when it is complete.  An image that
-cannot be read gets an empty record, a box that is empty or outside is dropped; both are listed with
-the reason in the split's report.json, next to the agreement with annotated boxes.
+With --beam='--runner=DataflowRunner ...' (extra `beam`) the workers of Apache Beam share it; data,
+weights and output must be at paths that all can reach, and results are the same, in the same
+folder.  The output may be remote (gs://bucket/folder): each shard goes there when it is complete.
+An image that cannot be read gets an empty record, a box that is empty or outside is dropped; both
+are listed with the reason in the split's report.json, next to the agreement with annotated boxes.
 """
 
 import argparse
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Sequence
 
 import jax
 from etils import epath
 
-from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
-from rkd_jax.memory import return_memory_after_compiling
-from rkd_jax.offline.assess import assess
-from rkd_jax.offline.images import Options
-from rkd_jax.offline.pipeline import precompute
-from rkd_jax.offline.teachers import Settings, Teachers, open_teachers
-from rkd_jax.processes import process_pool
+from rkd_jax.machine.memory import return_memory_after_compiling
+from rkd_jax.machine.workers import process_pool
+from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.teachers.assess import assess
+from rkd_jax.teachers.images import Options
+from rkd_jax.teachers.pipeline import precompute
+from rkd_jax.teachers.settings import Settings, Teachers, open_teachers
 
 # What replaces the defaults of `Options` where crops are embedded with published weights.
 PUBLISHED_CROPS = {"crop_mode": "clip", "context": 0.0}
@@ -62,7 +65,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
   parser.add_argument("--output", required=True, help="folder for the results, perhaps gs://...")
   parser.add_argument("--clip", required=True, help="folder of a CLIP run, or published weights")
   parser.add_argument(
-    "--activation", choices=("quick_gelu", "gelu"), help="of published weights; see clip/load.py"
+    "--activation", choices=("quick_gelu", "gelu"), help="of published weights; see frozen/clip.py"
   )
   parser.add_argument(
     "--proposals", default="regions", help="regions, mvit, rpn, owl_vit, or a folder of results"
@@ -128,10 +131,16 @@ def main(arguments: Sequence[str] | None = None):
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--process_index", type=int, help="default: that of jax.distributed, or 0")
   parser.add_argument("--process_count", type=int, help="default: that of jax.distributed, or 1")
+  parser.add_argument(
+    "--beam", type=shlex.split, metavar="FLAGS", help="run on Apache Beam, as '--runner=...'"
+  )
   args = parser.parse_args(arguments)
   return_memory_after_compiling()
   try:
     settings = settings_of(args)
+    if args.beam is not None:
+      _on_beam(settings, args)
+      return
     index = jax.process_index() if args.process_index is None else args.process_index
     count = jax.process_count() if args.process_count is None else args.process_count
     with process_pool(args.workers) as executor:
@@ -145,6 +154,23 @@ def main(arguments: Sequence[str] | None = None):
           print(f"{split}: process {index} of {count} is done; the last one reports.")
   except (ValueError, ImportError, OSError) as error:
     parser.exit(1, f"{error}\n")
+
+
+def _on_beam(settings: Settings, args: argparse.Namespace) -> None:
+  """The same results, made by the workers of Apache Beam."""
+  # Here, since it needs a package that nothing else does.
+  from rkd_jax.teachers import beam
+
+  for split in args.splits.split(","):
+    teachers = open_teachers(settings, split)
+    count = len(teachers.source)
+    writer = open_writer(teachers, args, split)
+    ranges = beam.missing_ranges(count, writer.positions, args.records_per_shard)
+    beam.run(ranges, settings, split, args.output, args.beam)
+    with open_writer(teachers, args, split) as writer:
+      if len(writer) != count:
+        raise ValueError(f"{split}: {len(writer)} of {count} records are there; run it again.")
+    write_report(teachers, args, split)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     --classes='person, red kite' --clip=CLIP_WORKDIR --output=DIR
 
 Each class name needs a text embedding.  It comes from the text tower of a CLIP run (--clip), or
-is looked up by name in a file of `rkd_jax.clip.embed_classes` (--class_embeddings; by default the
+is looked up by name in a file of `rkd_jax.embed_classes` (--class_embeddings; by default the
 file that the config names).  Without --classes every class of that file is looked for.
 
 DIR gets a picture (PNG) per image and `predictions.json`, in the manner of COCO results but with
@@ -31,24 +31,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 from ml_collections import config_flags
 
-from data.coco_json.category_names import parse_names
-from rkd_jax import storage
-from rkd_jax.clip import class_embeddings as class_embeddings_lib
-from rkd_jax.clip.load import load_clip
-from rkd_jax.evaluation.coco import encode_masks
-from rkd_jax.evaluation.evaluate import Detector
-from rkd_jax.inputs import transforms
+from rkd_jax.frozen.detector import Detector, encode_masks
 from rkd_jax.inputs.examples import BatchSpec, collate, picture_example
-from rkd_jax.inputs.sources import Source, open_source
-from rkd_jax.memory import return_memory_after_compiling
-from rkd_jax.train.tasks import detector_specs, place
-from rkd_jax.visualize import Picture, draw_detections, png_bytes
+from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.machine.memory import return_memory_after_compiling
+from rkd_jax.pictures.draw import Picture, draw_detections, png_bytes
+from rkd_jax.records import decoding
+from rkd_jax.records.class_names import parse_names
+from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
+from rkd_jax.vocabulary.vocabulary import class_vocabulary, training_source
 
 RESULTS_FILE = "predictions.json"
 
@@ -83,83 +79,6 @@ def find_images(pattern: str) -> list[Path]:
       "--images='FOLDER/*.jpg'."
     )
   return files
-
-
-def training_source(config: ml_collections.ConfigDict) -> Source | None:
-  """The records that the detector was trained on, or None where they are not built here."""
-  kinds = config.data.schedule
-  folder, name, split = place(config.data, "box" if "box" in kinds else kinds[0])
-  if not (storage.path(folder) / name).is_dir():
-    return None
-  return open_source(folder, name, split)
-
-
-def class_vocabulary(
-  config: ml_collections.ConfigDict,
-  classes: Sequence[str] | None,
-  class_embeddings: str | None = None,
-  clip: str | None = None,
-  template: str = class_embeddings_lib.TEMPLATE,
-) -> tuple[tuple[str, ...], Float[np.ndarray, "c e"]]:
-  """Names to look for, and their embeddings.
-
-  Args:
-    config: the detector's.
-    classes: names, or None for every class of the file.
-    class_embeddings: file with embeddings; None takes `config.class_embeddings`.
-    clip: workdir of a CLIP run that embeds the names instead.
-    template: prompt for the CLIP run.
-
-  Raises:
-    ValueError: no names, a name twice, a name that has no embedding, a file without names,
-      embeddings of another width than the detector's.
-  """
-  if classes is not None:
-    if not classes:
-      raise ValueError("--classes is empty: name at least one class, as in --classes='cat, dog'.")
-    if twice := [name for name in dict.fromkeys(classes) if list(classes).count(name) > 1]:
-      raise ValueError(f"--classes names {', '.join(map(repr, twice))} more than once: keep one.")
-  if clip:
-    if class_embeddings:
-      raise ValueError("--clip and --class_embeddings both give embeddings: keep one of them.")
-    if classes is None:
-      raise ValueError("--clip can embed any name: say which with --classes='cat, dog'.")
-    names, where = tuple(classes), f"CLIP of {clip}"
-    embeddings = load_clip(clip).embed_classes(list(names), template)
-  else:
-    where = class_embeddings or config.class_embeddings
-    stored = _stored_embeddings(config, where)
-    names = stored.names if classes is None else tuple(classes)
-    embeddings = class_embeddings_lib.select(stored, names, where)
-  width = config.model.classifier.embedding_dim
-  if embeddings.shape[1] != width:
-    raise ValueError(
-      f"{where}: embeddings are {embeddings.shape[1]} wide, the detector's "
-      f"(model.classifier.embedding_dim) {width}: use those of the CLIP it was trained with."
-    )
-  return names, embeddings
-
-
-def _stored_embeddings(
-  config: ml_collections.ConfigDict, path: str
-) -> class_embeddings_lib.ClassEmbeddings:
-  """A file with names; a bare .npy is taken for the classes of the config's data set."""
-  if not path or not storage.path(path).is_file():
-    raise ValueError(
-      f"There is no file {path!r} to take class embeddings from: give --class_embeddings=FILE "
-      "(made by `python -m rkd_jax.clip.embed_classes`), or --clip=CLIP_WORKDIR."
-    )
-  stored = class_embeddings_lib.load(path)
-  if stored.names is not None:
-    return stored
-  source = training_source(config)
-  if source is None:
-    raise ValueError(
-      f"{path} has no class names, and the data set of the config is not built here. Add them: "
-      f"python -m rkd_jax.clip.embed_classes --embeddings={path} --annotations=COCO.json "
-      "--output=FILE.npz, then give --class_embeddings=FILE.npz."
-    )
-  return class_embeddings_lib.load(path, source.class_names)._replace(names=source.class_names)
 
 
 def predict(
@@ -264,8 +183,8 @@ def _decoded(
   """(index, image) of the files that can be decoded; names of the others go to `skipped`."""
   for index, file in enumerate(files):
     try:
-      yield index, transforms.decode_image(file.read_bytes(), str(file))
-    except transforms.BadImageError as error:
+      yield index, decoding.decode_image(file.read_bytes(), str(file))
+    except decoding.BadImageError as error:
       if not skip_bad_images:
         raise
       skipped.append(str(file))

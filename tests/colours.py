@@ -6,8 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from rkd_jax.inputs.sources import Record
-from rkd_jax.offline.images import Options
+from rkd_jax.records.sources import Record
+from rkd_jax.teachers.images import Options
 
 COLOURS = {"red": (214, 34, 34), "green": (40, 150, 52), "blue": (38, 74, 216)}
 NAMES = tuple(COLOURS)

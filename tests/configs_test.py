@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs import common
-from rkd_jax.clip import class_embeddings
-from rkd_jax.convert import detectron2
-from rkd_jax.inputs import examples
-from rkd_jax.inputs import index as index_lib
-from rkd_jax.inputs.sources import Record
-from rkd_jax.models.rcnn import abstract_params
+from rkd_jax.configs import common
+from rkd_jax.inputs import examples, plan
+from rkd_jax.models.detector.rcnn import abstract_params
+from rkd_jax.records import index as index_lib
+from rkd_jax.records.sources import Record
 from rkd_jax.train import tasks
 from rkd_jax.train.optimizer import frozen_mask
 from rkd_jax.train.train import Trainer
+from rkd_jax.vocabulary import class_embeddings
+from rkd_jax.weights import detectron2
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(
@@ -250,7 +250,7 @@ def test_every_canvas_holds_what_the_network_pads_images_to(file):
   config = _load(file).get_config("root=unused")
   multiple = config.model.padding.multiple
   for kind in config.data.schedule:
-    spec = tasks.detector_specs(config)[kind]
+    spec = plan.detector_specs(config)[kind]
     canvases = {}
     for seed in range(60):
       for stands in (False, True):

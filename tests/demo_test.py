@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from configs import demo as demo_config
 from rkd_jax import demo
+from rkd_jax.configs import demo as demo_config
 
 RUN = {"AP50_novel": 20.0, "AP50_base": 50.0, "AP50_all": 42.0, "per_class": {}}
 

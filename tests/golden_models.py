@@ -12,12 +12,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from rkd_jax.convert import detectron2
-from rkd_jax.models.rcnn import abstract_params
-from rkd_jax.ops.masks import pack_polygons
+from rkd_jax.models.detector.rcnn import abstract_params
+from rkd_jax.ops.polygons import pack_polygons
 from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions, Vocabulary
+from rkd_jax.weights import detectron2
 
-GOLDEN = Path(__file__).parent / "golden" / "detector"
+GOLDEN = Path(__file__).parents[0] / "golden" / "detector"
 
 
 @functools.cache

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs.examples import BatchSpec
-from rkd_jax.inputs.sources import Record
+from rkd_jax.records import index as index_lib
+from rkd_jax.records.sources import Record
 
 DIM = 4
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from rkd_jax.checkpoint import CheckpointError
 from rkd_jax.evaluation.evaluate import evaluate
+from rkd_jax.runs.checkpoint import CheckpointError
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -51,7 +51,9 @@ def test_a_setting_without_its_flag_is_refused(tmp_path):
 def test_data_that_is_not_built_names_the_command(tmp_path):
   done = _main(f"--config=configs/demo.py:base,root={tmp_path}", f"--workdir={tmp_path}/run")
   assert done.returncode != 0
-  assert "Build it with: python -m data.shapes_ovd.shapes_ovd" in done.stderr.splitlines()[-1]
+  assert (
+    "Build it with: python -m rkd_jax.data.shapes_ovd.shapes_ovd" in done.stderr.splitlines()[-1]
+  )
 
 
 def test_evaluation_without_a_checkpoint_says_so(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.coco_ovd import vocabulary
+from rkd_jax.data.coco_ovd import vocabulary
 
 HEIGHT, WIDTH = 40, 56
 _COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rkd_jax.clip.model import ClipConfig
+from rkd_jax.models.clip.model import ClipConfig
 
-GOLDEN = Path(__file__).parent / "golden" / "clip_published.npz"
+GOLDEN = Path(__file__).parents[0] / "golden" / "clip_published.npz"
 
 
 def standard_normal(key: str, shape) -> np.ndarray:

@@ -9,18 +9,20 @@ import openai_clip
 import pytest
 import tiny_clip
 
-from rkd_jax import checksums, precompute
-from rkd_jax.clip.load import load_clip
-from rkd_jax.clip.model import ClipConfig
-from rkd_jax.clip.regions import crop_regions
-from rkd_jax.convert.torch_files import write_pth
-from rkd_jax.inputs.sources import decode_image, open_source
-from rkd_jax.inputs.teacher_shards import FIELDS
-from rkd_jax.inputs.teachers import TeacherReader
-from rkd_jax.mvit import infer
-from rkd_jax.mvit.proposer import MvitProposer
-from rkd_jax.offline import pipeline, teachers
-from rkd_jax.proposals import PseudoBoxes
+from rkd_jax import precompute
+from rkd_jax.files import checksums
+from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.frozen import mavl as infer
+from rkd_jax.frozen.clip import load_clip
+from rkd_jax.frozen.regions import crop_regions
+from rkd_jax.models.clip.model import ClipConfig
+from rkd_jax.records.result_shards import FIELDS
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.sources import decode_image, open_source
+from rkd_jax.teachers import pipeline
+from rkd_jax.teachers import settings as teachers
+from rkd_jax.teachers.mavl import MvitProposer
+from rkd_jax.teachers.proposals import PseudoBoxes
 from tests import tiny, tiny_mvit
 
 ARCHIVE = openai_clip.GOLDEN.with_name("clip_tiny_jit_fp16.pt")

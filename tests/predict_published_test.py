@@ -12,14 +12,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from configs.coco import base as coco_base
-from configs.lvis import rkd_ils_weight_transfer as lvis_weight_transfer
-from rkd_jax.convert.runs import to_rkd_jax
-from rkd_jax.convert.torch_files import write_pth
-from rkd_jax.evaluation.coco import encode_masks
-from rkd_jax.evaluation.evaluate import Detector
+from rkd_jax.configs.coco import base as coco_base
+from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis_weight_transfer
+from rkd_jax.convert import to_rkd_jax
+from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.frozen.detector import Detector, encode_masks
+from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.predict import predict
-from rkd_jax.train.tasks import detector_specs
 
 SINGLE_DEVICE = True
 CANVAS = (200, 232)

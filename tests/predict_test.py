@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from rkd_jax.checkpoint import CheckpointError
-from rkd_jax.clip import class_embeddings
-from rkd_jax.evaluation.evaluate import Detector, detections_of, evaluate
-from rkd_jax.inputs.sources import open_source
-from rkd_jax.inputs.transforms import BadImageError
-from rkd_jax.predict import class_vocabulary, find_images, predict
+from rkd_jax.evaluation.evaluate import detections_of, evaluate
+from rkd_jax.frozen.detector import Detector
+from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.pictures.draw import BASE_COLOUR, NOVEL_COLOUR
+from rkd_jax.predict import find_images, predict
+from rkd_jax.records.decoding import BadImageError
+from rkd_jax.records.sources import open_source
+from rkd_jax.runs.checkpoint import CheckpointError
 from rkd_jax.structures import Batch
-from rkd_jax.train.tasks import detector_specs, load_vocabulary
-from rkd_jax.visualize import BASE_COLOUR, NOVEL_COLOUR
+from rkd_jax.vocabulary import class_embeddings
+from rkd_jax.vocabulary.vocabulary import class_vocabulary, load_vocabulary
 from tests import tiny_coco
 
 REPOSITORY = Path(__file__).parents[1]

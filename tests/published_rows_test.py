@@ -12,19 +12,19 @@ import official_files
 import official_imagenet
 import pytest
 
-from data import builder
-from data.coco_ovd.coco_ovd import CocoOvd
-from data.imagenet21k_random.imagenet21k_random import Imagenet21kRandom
-from data.imagenet_lvis.imagenet_lvis import ImagenetLvis
-from data.lvis_ovd.lvis_ovd import LvisOvd
-from rkd_jax.checkpoint import Checkpointer
-from rkd_jax.clip import class_embeddings
+from rkd_jax.data import builder
+from rkd_jax.data.coco_ovd.coco_ovd import CocoOvd
+from rkd_jax.data.imagenet21k_random.imagenet21k_random import Imagenet21kRandom
+from rkd_jax.data.imagenet_lvis.imagenet_lvis import ImagenetLvis
+from rkd_jax.data.lvis_ovd.lvis_ovd import LvisOvd
 from rkd_jax.evaluation.evaluate import evaluate_detector
 from rkd_jax.inputs.batching import make_sampler, train_batches
-from rkd_jax.inputs.sources import open_source
-from rkd_jax.inputs.teachers import TeacherWriter
+from rkd_jax.records.results import TeacherWriter
+from rkd_jax.records.sources import open_source
+from rkd_jax.runs.checkpoint import Checkpointer
 from rkd_jax.train.tasks import make_task
 from rkd_jax.train.train import Trainer
+from rkd_jax.vocabulary import class_embeddings
 
 DIM = 8
 ROWS = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_ils_weight_transfer_8x")

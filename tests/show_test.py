@@ -5,8 +5,9 @@ import pytest
 import tiny_coco
 from PIL import Image, ImageColor
 
-from configs import common
 from rkd_jax import show
+from rkd_jax.configs import common
+from rkd_jax.pictures import batches
 from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions
 
 NAMES = ("cat", "dog")
@@ -52,18 +53,18 @@ def _is(picture, colour):
   ],
 )
 def test_valid_boxes_are_drawn_in_the_colour_of_their_kind(kind, field):
-  picture = show.draw_image(_batch(**field), 0, NAMES, min_side=96)
-  painted = _is(picture, show.COLOURS[kind])
+  picture = batches.draw_image(_batch(**field), 0, NAMES, min_side=96)
+  painted = _is(picture, batches.COLOURS[kind])
   assert painted[55, 10:51].all() and painted[30:56, 50].all()
   assert not painted[:, 60:].any()
-  assert not any(_is(picture, c).any() for other, c in show.COLOURS.items() if other != kind)
+  assert not any(_is(picture, c).any() for other, c in batches.COLOURS.items() if other != kind)
 
 
 def test_padding_is_hatched():
-  picture = show.draw_image(_batch(), 0, NAMES, min_side=96)
+  picture = batches.draw_image(_batch(), 0, NAMES, min_side=96)
   assert (picture[:60, :80] == 90).all() and picture.shape == (96, 112, 3)
   outside = np.concatenate([picture[60:].reshape(-1, 3), picture[:60, 80:].reshape(-1, 3)])
-  assert {*map(tuple, outside)} == {tuple(colour) for colour in show.PADDING}
+  assert {*map(tuple, outside)} == {tuple(colour) for colour in batches.PADDING}
 
 
 def test_masks_are_painted_within_their_polygons():
@@ -71,7 +72,7 @@ def test_masks_are_painted_within_their_polygons():
   vertices, owners = np.zeros((1, 2, 4, 2), np.float32), np.full((1, 2, 4), -1)
   vertices[0, 0, :3], owners[0, 0, :3] = [[10, 32], [10, 55], [50, 55]], 0
   batch = _batch(ground_truth=_truth(vertices=vertices, owners=owners))
-  picture = show.draw_image(batch, 0, NAMES, min_side=96)
+  picture = batches.draw_image(batch, 0, NAMES, min_side=96)
   assert (picture[48, 20] != 90).all() and (picture[38, 44] == 90).all()
 
 

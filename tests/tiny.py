@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import demo
-from data.shapes_ovd import shapes_ovd
-from rkd_jax.clip import class_embeddings
-from rkd_jax.inputs.sources import open_source
-from rkd_jax.inputs.teachers import TeacherWriter
+from rkd_jax.configs import demo
+from rkd_jax.data.shapes_ovd import shapes_ovd
+from rkd_jax.records.results import TeacherWriter
+from rkd_jax.records.sources import open_source
+from rkd_jax.vocabulary import class_embeddings
 
 EMBEDDING_DIM = 16
 SIZES = {"train_boxes": 12, "train_images": 12, "validation": 8}

@@ -6,11 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from configs import common
-from rkd_jax.checkpoint import Checkpointer, write_config
-from rkd_jax.clip.load import TOKENIZER_FILE, init_clip, make_clip
-from rkd_jax.clip.tokenizer import Tokenizer
-from rkd_jax.train.state import TrainState
+from rkd_jax.configs import common
+from rkd_jax.frozen.clip import TOKENIZER_FILE
+from rkd_jax.models.clip.model import init_clip, make_clip
+from rkd_jax.models.clip.tokenizer import Tokenizer
+from rkd_jax.runs.checkpoint import Checkpointer
+from rkd_jax.runs.config import write_config
+from rkd_jax.runs.state import TrainState
 
 VISION_LAYERS, VISION_WIDTH = (1, 1, 1), 16
 

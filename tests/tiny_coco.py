@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from configs import coco_json as config_file
-from data.coco_json import coco_json
-from rkd_jax.clip import class_embeddings
+from rkd_jax.configs import coco_json as config_file
+from rkd_jax.data.coco_json import coco_json
+from rkd_jax.vocabulary import class_embeddings
 
 NAMES = ("cat", "dog", "red fox")
 SIZES = ((48, 64), (64, 48), (40, 56))

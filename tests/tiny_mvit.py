@@ -6,9 +6,9 @@ import zlib
 import numpy as np
 from flax import traverse_util
 
-from rkd_jax.mvit.model import MvitConfig
-from rkd_jax.mvit.params import abstract_variables, torch_entry
-from rkd_jax.mvit.tokenizer import Tokens, pad_rows
+from rkd_jax.models.mavl.model import MvitConfig
+from rkd_jax.models.mavl.tokenizer import Tokens, pad_rows
+from rkd_jax.weights.mavl import abstract_variables, torch_entry
 
 CONFIG = MvitConfig(
   stage_blocks=(1, 1, 1, 1),

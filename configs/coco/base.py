@@ -3,7 +3,7 @@
   python -m rkd_jax.main --config=configs/coco/base.py --workdir=runs/coco/base
 
 Arguments (`base.py:root=DIR,seed=1`): root, under which the records (root/data, built by
-`python -m data.coco_ovd.coco_ovd --data_dir=root/data --coco=FOLDER`), the class embeddings
+`python -m rkd_jax.data.coco_ovd.coco_ovd --data_dir=root/data --coco=FOLDER`), the class embeddings
 (root/class_embeddings.npz, 512 wide, CLIP ViT-B/32) and the other rows lie; seed.
 The run starts from `root/imagenet`, the ImageNet R-50 of MSRA made by `rkd_jax.convert`.
 
@@ -11,7 +11,7 @@ Published (novel / base / all AP50 on COCO val2017): 1.7 / 53.2 / 39.6.  The ori
 8 hours on 8 A100 (16 images a step, 6.3 images/s each); not timed here.
 """
 
-from configs import common
+from rkd_jax.configs import common
 
 NEW_HEADS = ("params/rpn/.*", "params/box_predictor/.*", "params/classifier/.*")
 

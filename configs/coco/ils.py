@@ -6,7 +6,7 @@ Arguments, data and cost as in base.py; the records hold image labels and a pseu
 Published (novel / base / all AP50): 34.2 / 52.0 / 47.4.
 """
 
-from configs.coco import base
+from rkd_jax.configs.coco import base
 
 
 def get_config(argument: str | None = None):

@@ -6,7 +6,7 @@ Arguments, data and cost as in base.py; the records hold five regions per image 
 embeddings.  Published (novel / base / all AP50): 21.6 / 54.4 / 45.8.
 """
 
-from configs.coco import base
+from rkd_jax.configs.coco import base
 
 
 def get_config(argument: str | None = None):

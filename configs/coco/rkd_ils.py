@@ -5,7 +5,7 @@
 Arguments, data and cost as in base.py.  Published (novel / base / all AP50): 35.3 / 52.9 / 48.3.
 """
 
-from configs.coco import base
+from rkd_jax.configs.coco import base
 
 
 def get_config(argument: str | None = None):

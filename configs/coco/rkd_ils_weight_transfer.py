@@ -6,8 +6,8 @@
 Arguments, data and cost as in base.py.  Published (novel / base / all AP50): 40.3 / 54.1 / 50.5.
 """
 
-from configs import common
-from configs.coco import base
+from rkd_jax.configs import common
+from rkd_jax.configs.coco import base
 
 
 def get_config(argument: str | None = None):

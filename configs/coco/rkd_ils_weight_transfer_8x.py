@@ -12,7 +12,7 @@ group: an image sees every side equally often, as if it had drawn among all, and
 hold the batches, 416x1344 to 1280x1344 and turned.
 """
 
-from configs.coco import rkd_ils_weight_transfer
+from rkd_jax.configs.coco import rkd_ils_weight_transfer
 
 
 def get_config(argument: str | None = None):

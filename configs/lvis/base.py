@@ -4,8 +4,8 @@
 
 Arguments (`base.py:root=DIR,seed=1`): root, under which the records (root/data), the class
 embeddings (root/class_embeddings.npz, 512 wide, CLIP ViT-B/32) and the other rows lie; seed.
-`python -m data.lvis_ovd.lvis_ovd --data_dir=root/data --lvis=FOLDER --coco=FOLDER` builds the
-records, which also say how many training images each class has; rows with ILS read
+`python -m rkd_jax.data.lvis_ovd.lvis_ovd --data_dir=root/data --lvis=FOLDER --coco=FOLDER` builds
+the records, which also say how many training images each class has; rows with ILS read
 `data.imagenet_lvis` as well, in the same folder.  The run starts from `root/imagenet`, the
 ImageNet R-50 of MSRA made by `rkd_jax.convert`.
 
@@ -13,7 +13,7 @@ Published (mask APr / APc / APf / AP on LVIS v1 val): 12.2 / 19.4 / 26.4 / 20.9.
 4.5 hours on 8 A100 (16 images a step, 11 images/s each); not timed here.
 """
 
-from configs import common
+from rkd_jax.configs import common
 
 NEW_PARTS = ("params/(fpn|rpn|box_head|box_predictor|classifier|mask_head)/.*",)
 

@@ -6,7 +6,7 @@ Arguments, data and cost as in base.py.  Published (mask APr / APc / APf / AP):
 17.3 / 20.9 / 25.5 / 22.1.
 """
 
-from configs.lvis import base
+from rkd_jax.configs.lvis import base
 
 
 def get_config(argument: str | None = None):

@@ -7,8 +7,8 @@ Arguments, data and cost as in base.py.  Published (mask APr / APc / APf / AP):
 17.1 / 21.4 / 26.7 / 22.8.
 """
 
-from configs import common
-from configs.lvis import base
+from rkd_jax.configs import common
+from rkd_jax.configs.lvis import base
 
 
 def get_config(argument: str | None = None):

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data.coco_json import category_names, checks
+from rkd_jax.files import json_checks as checks
+from rkd_jax.records import class_names as category_names
 
 # Annotation tools round: a box may stick out of its image by so many pixels and is clipped.
 _ROUNDING = 1.0

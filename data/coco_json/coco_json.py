@@ -1,6 +1,6 @@
 """TFDS builder for your own images with annotations in COCO format.
 
-    python -m data.coco_json.coco_json --data_dir=DIR \\
+    python -m rkd_jax.data.coco_json.coco_json --data_dir=DIR \\
       --train_json=train.json --train_images=FOLDER \\
       [--validation_json=val.json --validation_images=FOLDER] \\
       [--base='cat,dog' | --base=@names.txt] [--novel=...] \\
@@ -24,9 +24,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import builder
-from data.coco_json import annotations, category_names
-from data.coco_json.split import AnnotatedSplit
+from rkd_jax.data import builder
+from rkd_jax.data.coco_json import annotations
+from rkd_jax.data.coco_json.split import AnnotatedSplit
+from rkd_jax.records import class_names as category_names
 
 
 @dataclasses.dataclass(frozen=True)

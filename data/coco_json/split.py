@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from data import schema
-from data.coco_json import annotations
-from rkd_jax.inputs import transforms
+from rkd_jax.data.coco_json import annotations
+from rkd_jax.records import decoding, schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +145,7 @@ def _read_image(image: annotations.AnnotatedImage, json: str) -> bytes:
       f"Cannot read {name}: {error.strerror}. The name is taken relative to the folder of "
       "images: check that folder, or remove the image from the JSON."
     ) from error
-  height, width = transforms.decode_image(data, name).shape[:2]
+  height, width = decoding.decode_image(data, name).shape[:2]
   if (height, width) != (image.height, image.width):
     raise ValueError(
       f"{name} is {width} x {height} (width x height, upright as its EXIF orientation asks), but "

@@ -1,6 +1,6 @@
 """TFDS builder of OV-COCO from the official files of COCO 2017.
 
-    python -m data.coco_ovd.coco_ovd --data_dir=DIR --coco=FOLDER [--limit=N] [--dry_run]
+    python -m rkd_jax.data.coco_ovd.coco_ovd --data_dir=DIR --coco=FOLDER [--limit=N] [--dry_run]
 
 FOLDER is as the downloads unpack: annotations/instances_train2017.json,
 annotations/instances_val2017.json, annotations/captions_train2017.json, train2017/*.jpg and
@@ -23,10 +23,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import builder
-from data.coco_json import annotations
-from data.coco_json.split import AnnotatedSplit, images_with_boxes
-from data.coco_ovd import tags, vocabulary
+from rkd_jax.data import builder
+from rkd_jax.data.coco_json import annotations
+from rkd_jax.data.coco_json.split import AnnotatedSplit, images_with_boxes
+from rkd_jax.data.coco_ovd import tags, vocabulary
 
 TRAIN_JSON = "annotations/instances_train2017.json"
 VALIDATION_JSON = "annotations/instances_val2017.json"

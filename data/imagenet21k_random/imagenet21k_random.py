@@ -1,6 +1,6 @@
 """TFDS builder of random classes of ImageNet-21K, for ILS that knows no novel class (strict).
 
-    python -m data.imagenet21k_random.imagenet21k_random --data_dir=DIR --imagenet=FOLDER \\
+    python -m rkd_jax.data.imagenet21k_random.imagenet21k_random --data_dir=DIR --imagenet=FOLDER \\
       --wordnet=FILE (--annotations=lvis_v1_val.json | --names='cat, dog' | --names=@FILE) \\
       [--classes=N] [--seed=0] [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run] \\
       [--workers=N | --beam='--runner=...']
@@ -17,7 +17,7 @@ Split `train` has no boxes; the image-level label is the synset.  The records' v
 classes alone, in the order of WordNet; `class_names.txt` beside the records lists them.  A strict
 run keeps the data set and class embeddings of its box steps, and image steps get these instead:
 
-    python -m rkd_jax.clip.embed_classes --clip=ViT-B-32.pt --names=@class_names.txt --output=F.npz
+    python -m rkd_jax.embed_classes --clip=ViT-B-32.pt --names=@class_names.txt --output=F.npz
     python -m rkd_jax.main --config=configs/lvis/rkd_ils.py --workdir=DIR \\
       --config.data.image.name=imagenet21k_random/rkd --config.data.image.class_embeddings=F.npz
 
@@ -38,10 +38,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data import builder
-from data.coco_json import category_names
-from data.imagenet_lvis import synsets
-from data.imagenet_lvis.wordnet import load_lemmas, wnid
+from rkd_jax.data import builder
+from rkd_jax.data.imagenet_lvis import synsets
+from rkd_jax.data.imagenet_lvis.wordnet import load_lemmas, wnid
+from rkd_jax.records import class_names as category_names
 
 NAMES_FILE = "class_names.txt"
 # Drawn classes per class of the vocabulary.

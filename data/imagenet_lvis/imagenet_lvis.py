@@ -1,8 +1,8 @@
 """TFDS builder of ImageNet-LVIS: the images of ImageNet-21K whose synset is a class of LVIS v1.
 
-    python -m data.imagenet_lvis.imagenet_lvis --data_dir=DIR --lvis=FOLDER --imagenet=FOLDER \\
-      --wordnet=FILE [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run] [--skip_bad_images] \\
-      [--workers=N | --beam='--runner=...']
+    python -m rkd_jax.data.imagenet_lvis.imagenet_lvis --data_dir=DIR --lvis=FOLDER \\
+      --imagenet=FOLDER --wordnet=FILE [--config=rkd --teachers=FOLDER] [--limit=N] \\
+      [--dry_run] [--skip_bad_images] [--workers=N | --beam='--runner=...']
 
 The LVIS folder holds lvis_v1_val.json, whose categories name their synsets ('dog.n.01'); the
 ImageNet folder holds for each synset a folder nXXXXXXXX or an archive nXXXXXXXX.tar, which is read
@@ -25,11 +25,11 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import builder
-from data.imagenet_lvis import synsets
-from data.imagenet_lvis.wordnet import load_senses, offset_of
-from data.lvis_ovd.classes import load_synsets
-from data.lvis_ovd.lvis_ovd import VALIDATION_JSON
+from rkd_jax.data import builder
+from rkd_jax.data.imagenet_lvis import synsets
+from rkd_jax.data.imagenet_lvis.wordnet import load_senses, offset_of
+from rkd_jax.data.lvis_ovd.classes import load_synsets
+from rkd_jax.data.lvis_ovd.lvis_ovd import VALIDATION_JSON
 
 # Classes of LVIS with images in the ImageNet-21K of autumn 2011.
 OFFICIAL = {"synsets with images": 997}

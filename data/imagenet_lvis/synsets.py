@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data.imagenet_lvis.wordnet import wnid
-from rkd_jax.inputs import transforms
+from rkd_jax.data.imagenet_lvis.wordnet import wnid
+from rkd_jax.records import decoding
 
 # Of an image within its synset.
 _NUMBERS = 10**7
@@ -262,7 +262,7 @@ class LabelledEntry(NamedTuple):
     image_id, filename, place = self.image
     data = place.read()
     name = f"{filename} (image id {image_id}) of {place.path}"
-    height, width = transforms.decode_image(data, name).shape[:2]
+    height, width = decoding.decode_image(data, name).shape[:2]
     return {
       "image": data,
       "image_id": image_id,

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data.coco_json import category_names
+from rkd_jax.records import class_names as category_names
 
 
 class LvisClasses(NamedTuple):

@@ -1,6 +1,6 @@
 """TFDS builder of OV-LVIS from the official files of LVIS v1 and the images of COCO 2017.
 
-    python -m data.lvis_ovd.lvis_ovd --data_dir=DIR --lvis=FOLDER --coco=FOLDER \\
+    python -m rkd_jax.data.lvis_ovd.lvis_ovd --data_dir=DIR --lvis=FOLDER --coco=FOLDER \\
       [--limit=N] [--dry_run]
 
 The LVIS folder holds lvis_v1_train.json and lvis_v1_val.json, the COCO folder train2017/*.jpg
@@ -22,10 +22,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import builder
-from data.coco_json import annotations
-from data.coco_json.split import AnnotatedSplit
-from data.lvis_ovd.classes import of_categories
+from rkd_jax.data import builder
+from rkd_jax.data.coco_json import annotations
+from rkd_jax.data.coco_json.split import AnnotatedSplit
+from rkd_jax.data.lvis_ovd.classes import of_categories
 
 TRAIN_JSON = "lvis_v1_train.json"
 VALIDATION_JSON = "lvis_v1_val.json"

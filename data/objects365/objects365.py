@@ -1,7 +1,8 @@
 """TFDS builder of the validation images of Objects365, for evaluation across data sets.
 
-    python -m data.objects365.objects365 --data_dir=DIR --annotations=zhiyuan_objv2_val.json \\
-      --images=FOLDER [--name_fixes=FILE.csv] [--limit=N] [--dry_run]
+    python -m rkd_jax.data.objects365.objects365 --data_dir=DIR \\
+      --annotations=zhiyuan_objv2_val.json --images=FOLDER \\
+      [--name_fixes=FILE.csv] [--limit=N] [--dry_run]
 
 `file_name` of the JSON is taken relative to FOLDER.  Split `validation` holds all images and the
 boxes of all 365 classes, which are all novel: nothing here is trained on.
@@ -25,9 +26,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data import builder
-from data.coco_json import annotations, checks
-from data.coco_json.split import AnnotatedSplit
+from rkd_jax.data import builder
+from rkd_jax.data.coco_json import annotations
+from rkd_jax.data.coco_json.split import AnnotatedSplit
+from rkd_jax.files import json_checks as checks
 
 OFFICIAL = {"images": 80_000, "classes": 365}
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data.coco_json.checks import read_json, read_text
+from rkd_jax.files.json_checks import read_json, read_text
 
 
 class AnnotatedImage(NamedTuple):

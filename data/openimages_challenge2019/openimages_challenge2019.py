@@ -1,6 +1,6 @@
 """TFDS builder of the validation images of the Open Images Challenge 2019 (detection, 500 classes).
 
-    python -m data.openimages_challenge2019.openimages_challenge2019 --data_dir=DIR \\
+    python -m rkd_jax.data.openimages_challenge2019.openimages_challenge2019 --data_dir=DIR \\
       --openimages=FOLDER --images=FOLDER [--limit=N] [--dry_run]
 
 The first folder holds the files of the challenge,
@@ -36,9 +36,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data import builder, schema
-from data.openimages_challenge2019 import files
-from rkd_jax.inputs import transforms
+from rkd_jax.data import builder
+from rkd_jax.data.openimages_challenge2019 import files
+from rkd_jax.records import decoding, schema
 
 CLASSES_CSV = "challenge-2019-classes-description-500.csv"
 HIERARCHY_JSON = "challenge-2019-label500-hierarchy.json"
@@ -115,7 +115,7 @@ class OpenImagesEntry(NamedTuple):
       data = self.path.read_bytes()
     except OSError as error:
       raise ValueError(f"Cannot read {self.path}: {error.strerror}. Check the folder.") from error
-    height, width = transforms.decode_image(data, str(self.path)).shape[:2]
+    height, width = decoding.decode_image(data, str(self.path)).shape[:2]
     return {
       "image": data,
       "image_id": self.image_id,

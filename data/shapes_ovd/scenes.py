@@ -15,8 +15,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data.shapes_ovd import vocabulary
-from data.shapes_ovd.shapes import silhouette
+from rkd_jax.data.shapes_ovd import vocabulary
+from rkd_jax.data.shapes_ovd.shapes import silhouette
 
 SPLITS = ("clip", "train_boxes", "train_images", "tune", "validation")
 DETECTION_SIZE = 128

@@ -12,8 +12,8 @@ The config `scenes` holds what can be seen and read; `rkd` is `scenes` without
 `clip`, with the frozen teachers' results joined in by image id (required for the
 training splits; `tune` and `validation` stay without where there are none).
 
-    python -m data.shapes_ovd.shapes_ovd --data_dir=DIR --config=scenes [--seed=0 --scale=1]
-    python -m data.shapes_ovd.shapes_ovd --data_dir=DIR --config=rkd --teachers=FOLDER
+    python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir=DIR --config=scenes [--seed=0 --scale=1]
+    python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir=DIR --config=rkd --teachers=FOLDER
 """
 
 import argparse
@@ -27,12 +27,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data import builder as builder_lib
-from data import schema
-from data.shapes_ovd import scenes, vocabulary
-from rkd_jax import storage
-from rkd_jax.inputs import sources
-from rkd_jax.inputs.teachers import TeacherReader
+from rkd_jax.data import builder as builder_lib
+from rkd_jax.data.shapes_ovd import scenes, vocabulary
+from rkd_jax.files import storage
+from rkd_jax.records import schema, sources
+from rkd_jax.records.results import TeacherReader
 
 DEFAULT_SIZES = {
   "clip": 8000,
@@ -180,7 +179,7 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
     except FileNotFoundError as error:
       raise ValueError(
         f"{error.filename or root}: no such file. Build the scenes first: "
-        "python -m data.shapes_ovd.shapes_ovd --data_dir=DIR --config=scenes"
+        "python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir=DIR --config=scenes"
       ) from error
 
   def _reader(self, split: str) -> TeacherReader | None:

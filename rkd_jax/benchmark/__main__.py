@@ -21,8 +21,8 @@ from ml_collections import config_flags
 
 from rkd_jax.benchmark import clip
 from rkd_jax.benchmark.run import DTYPES, PROGRAMS, Options, run
-from rkd_jax.clip.model import PRESETS
-from rkd_jax.memory import return_memory_after_compiling
+from rkd_jax.machine.memory import return_memory_after_compiling
+from rkd_jax.models.clip.model import PRESETS
 
 _CLIP = flags.DEFINE_enum("clip", None, list(PRESETS), "Measure this image tower, not a config.")
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)

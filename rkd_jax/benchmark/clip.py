@@ -16,9 +16,9 @@ from rkd_jax.benchmark import synthetic
 from rkd_jax.benchmark.measure import Budget, Ceilings, Figures, machine, measure, measure_ceilings
 from rkd_jax.benchmark.report import Report
 from rkd_jax.benchmark.run import Options
-from rkd_jax.clip.model import PRESETS, Clip, ClipConfig
-from rkd_jax.clip.preprocess import normalize
-from rkd_jax.compilation import matmul_options
+from rkd_jax.machine.compilation import matmul_options
+from rkd_jax.models.clip.model import PRESETS, Clip, ClipConfig
+from rkd_jax.models.clip.preprocess import normalize
 
 
 def run(preset: str, dtype: str, options: Options) -> list[dict]:
@@ -80,7 +80,7 @@ def _compare_torch(config: ClipConfig, images: np.ndarray, budget: Budget, repor
   """PyTorch's row, or a line that says why it is missing."""
   try:
     # Optional, and heavy: imported only where it is asked for.
-    torch_models = importlib.import_module("rkd_jax.benchmark.torch_models")
+    torch_models = importlib.import_module("rkd_jax.benchmark.torch.models")
     torch = torch_models.TorchBenchmark(jax.default_backend(), config.dtype, budget)
   except (ImportError, RuntimeError) as error:
     report.note(f"torch is not measured: {type(error).__name__}: {error}".splitlines()[0])

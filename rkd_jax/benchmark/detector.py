@@ -16,11 +16,11 @@ from rkd_jax.benchmark import synthetic
 from rkd_jax.benchmark.measure import Budget, Ceilings, Figures, measure
 from rkd_jax.benchmark.report import Report
 from rkd_jax.losses import total as losses_lib
-from rkd_jax.models import rcnn
-from rkd_jax.models.rcnn import RCNN
+from rkd_jax.models.detector import rcnn
+from rkd_jax.models.detector.rcnn import RCNN
+from rkd_jax.runs.state import create_state
 from rkd_jax.structures import Outputs
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
-from rkd_jax.train.state import create_state
 from rkd_jax.train.step import detector_loss, make_gradient, make_step
 
 # Rows that are part of another one; sums leave them out.

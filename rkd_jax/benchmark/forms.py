@@ -10,8 +10,8 @@ import numpy as np
 from rkd_jax.benchmark import synthetic
 from rkd_jax.benchmark.measure import Budget, Ceilings, measure
 from rkd_jax.benchmark.report import Report
-from rkd_jax.models import rcnn
-from rkd_jax.ops.levels import assign_levels
+from rkd_jax.models.detector import rcnn
+from rkd_jax.ops.boxes import assign_levels
 from rkd_jax.ops.nms import nms
 from rkd_jax.ops.roi_align import multilevel_roi_align
 

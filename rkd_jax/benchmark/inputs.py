@@ -26,13 +26,13 @@ from rkd_jax.benchmark import synthetic
 from rkd_jax.benchmark.measure import Budget, Figures, machine
 from rkd_jax.benchmark.report import Report
 from rkd_jax.benchmark.run import Options
-from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.batching import make_sampler, train_batches
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate, draw_view
+from rkd_jax.inputs.plan import box_repeats, detector_specs, open_sources
 from rkd_jax.inputs.sampler import Sampler
-from rkd_jax.inputs.sources import Record, Source, open_image
-from rkd_jax.train.tasks import box_repeats, detector_specs, open_sources
+from rkd_jax.records import index as index_lib
+from rkd_jax.records.sources import Record, Source, open_image
 
 # Images per measurement, in whole batches.
 _IMAGES = 64
@@ -280,7 +280,7 @@ def _against_torch(
     ImportError, RuntimeError: there is no torch, or it cannot be loaded.
   """
   # Optional, and heavy: imported only where it is asked for.
-  torch_inputs = importlib.import_module("rkd_jax.benchmark.torch_inputs")
+  torch_inputs = importlib.import_module("rkd_jax.benchmark.torch.inputs")
   kind = sampler.kind(steps[0])
   places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
   memory = _InMemory(sources[kind], {index for *_, index in places})

@@ -7,10 +7,11 @@ import sys
 import jax
 import ml_collections
 
-from rkd_jax.benchmark import against_torch, forms
+from rkd_jax.benchmark import forms
 from rkd_jax.benchmark.detector import DetectorBenchmark
 from rkd_jax.benchmark.measure import Budget, machine, measure_ceilings
 from rkd_jax.benchmark.report import Report
+from rkd_jax.benchmark.torch import compare as against_torch
 
 PROGRAMS = ("inference", "box", "image", "forms")
 DTYPES = ("float32", "bfloat16")

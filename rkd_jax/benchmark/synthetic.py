@@ -11,9 +11,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from rkd_jax.models import rcnn
+from rkd_jax.models.detector import rcnn
+from rkd_jax.runs.state import parameter_paths
 from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions, Vocabulary
-from rkd_jax.train.optimizer import parameter_paths
 
 OBJECTS = 15
 _POLYGON_CORNERS = 24

@@ -17,10 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pycocotools import coco as pycocotools_coco
 from pycocotools import cocoeval as pycocotools_cocoeval
-from pycocotools import mask as pycocotools_mask
 
 from rkd_jax.evaluation.checks import check_image, check_split
-from rkd_jax.ops.masks import paste
+from rkd_jax.ops.host_boxes import _pairwise_iou
 
 Engine = Literal["hotcoco", "pycocotools"]
 
@@ -180,30 +179,6 @@ class CocoEvaluator:
     return counts.tolist()
 
 
-def encode_masks(
-  masks: Float[np.ndarray, "n m m"], boxes: Float[np.ndarray, "n 4"], height: int, width: int
-) -> list[dict[str, Any]]:
-  """Masks of detections as COCO's compressed run lengths, in the whole image.
-
-  A pixel belongs to a mask from a probability of 0.5 (detectron2's `detector_postprocess`).  One
-  mask at a time is pasted, so that memory does not grow with the number of detections.
-
-  Args:
-    masks: probabilities in the frames of `boxes`.
-    boxes: XYXY in pixels of the image, clipped to it.
-    height, width: of the image.
-
-  Returns:
-    {'size': [height, width], 'counts': str} of each, as `pycocotools.mask.decode` reads it.
-  """
-  encoded = []
-  for mask, box in zip(masks, boxes, strict=True):
-    pasted = paste(mask, box, height, width) >= 0.5
-    runs = pycocotools_mask.encode(np.asfortranarray(pasted.astype(np.uint8)))
-    encoded.append({"size": [height, width], "counts": runs["counts"].decode("ascii")})
-  return encoded
-
-
 def proposal_recall(
   images: Iterable[tuple[Float[np.ndarray, "g 4"], Float[np.ndarray, "p 4"]]],
   k: int,
@@ -246,22 +221,3 @@ def mean_of_counted(values: Iterable[float | None]) -> float | None:
   """The mean of those that are not None; None if there is none."""
   counted = [value for value in values if value is not None]
   return float(np.mean(counted)) if counted else None
-
-
-def pairwise_areas(
-  a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]
-) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m"], Float[np.ndarray, "n 1"]]:
-  """Areas, in double precision, of intersections and unions of XYXY boxes, and of `a` alone."""
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  corner_low = np.maximum(a[:, None, :2], b[None, :, :2])
-  corner_high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-  intersection = np.clip(corner_high - corner_low, 0.0, None).prod(axis=-1)
-  own, other = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (a, b))
-  return intersection, own[:, None] + other[None, :] - intersection, own[:, None]
-
-
-def _pairwise_iou(
-  a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]
-) -> Float[np.ndarray, "n m"]:
-  intersection, union, _ = pairwise_areas(a, b)
-  return np.where(union > 0, intersection / np.where(union > 0, union, 1.0), 0.0)

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from pycocotools import mask as pycocotools_mask
 
 from rkd_jax.evaluation.checks import check_image
-from rkd_jax.evaluation.coco import encode_masks, mean_of_counted
+from rkd_jax.evaluation.coco import mean_of_counted
+from rkd_jax.frozen.detector import encode_masks
 
 FREQUENCIES = ("r", "c", "f")
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}

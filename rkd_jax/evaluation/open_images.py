@@ -30,7 +30,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rkd_jax.evaluation.checks import check_image, check_split
-from rkd_jax.evaluation.coco import mean_of_counted, pairwise_areas
+from rkd_jax.evaluation.coco import mean_of_counted
+from rkd_jax.ops.host_boxes import pairwise_areas
 
 _THRESHOLD = 0.5
 

@@ -17,7 +17,7 @@ from rkd_jax import structures
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, Canvas, Example, collate
 from rkd_jax.inputs.sampler import Repeats, Sampler, host_rows
-from rkd_jax.inputs.sources import Record, Source, open_image
+from rkd_jax.records.sources import Record, Source, open_image
 
 
 class _Loader:

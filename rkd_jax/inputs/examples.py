@@ -8,15 +8,15 @@ where the batch will have them (`out`), to be allocated and copied once only.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.sources import Record
-from rkd_jax.ops.masks import pack_polygons, simplify_polygons
+from rkd_jax.ops.polygons import pack_polygons, simplify_polygons
+from rkd_jax.records.sources import Record
 
 # Canvases of scale groups are multiples of the largest stride that images are padded to.
 _CANVAS_UNIT = 32
@@ -372,12 +372,21 @@ EXAMPLE_OF_KIND = {
 }
 
 
+def _stack(rows: Sequence[Any]) -> Any:
+  """Arrays stacked, structures of them field by field; None where there is none."""
+  first = rows[0]
+  if first is None or not dataclasses.is_dataclass(first):
+    return None if first is None else np.stack(rows)
+  names = [field.name for field in dataclasses.fields(first)]
+  return first.replace(**{name: _stack([getattr(row, name) for row in rows]) for name in names})
+
+
 def collate(examples: Sequence[Example], images: np.ndarray | None = None) -> Example:
   """Stacks examples of one kind along a new leading axis.
 
   `images` are those of the examples where they were written to one array (`out`).
   """
   if images is None:
-    return jax.tree.map(lambda *rows: np.stack(rows), *examples)
+    return _stack(examples)
   stacked = collate([example.replace(images=None) for example in examples])
   return stacked.replace(images=images)

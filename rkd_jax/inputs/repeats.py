@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from rkd_jax.inputs.index import Index
+from rkd_jax.records.index import Index
 
 FORMS = ("stochastic", "fractional")
 

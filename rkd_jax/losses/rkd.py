@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rkd_jax.models.zero_shot_classifier import l2_normalize
+from rkd_jax.ops.embeddings import l2_normalize
 
 
 def point_wise_l1(

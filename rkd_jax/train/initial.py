@@ -3,10 +3,10 @@
 import jax
 import ml_collections
 
-from rkd_jax.checkpoint import restore_variables
-from rkd_jax.clip.load import load_clip
-from rkd_jax.models import clip_resnet
-from rkd_jax.train.state import TrainState
+from rkd_jax.frozen.clip import load_clip
+from rkd_jax.models.backbones import clip_resnet
+from rkd_jax.runs.checkpoint import restore_variables
+from rkd_jax.runs.state import TrainState
 
 
 def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:

@@ -7,6 +7,8 @@ import jax
 import ml_collections
 import optax
 
+from rkd_jax.runs.state import parameter_paths
+
 
 def make_schedule(config: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
   """Learning rate at a step.
@@ -32,13 +34,6 @@ def make_schedule(config: ml_collections.ConfigDict, num_steps: int) -> optax.Sc
     return jax.numpy.where(warming, peak * factor, base)
 
   return schedule
-
-
-def parameter_paths(params) -> dict:
-  """The tree of `params` with each leaf replaced by its path, 'backbone/stem/kernel'."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-  )
 
 
 def frozen_mask(params, patterns: Sequence[str]):

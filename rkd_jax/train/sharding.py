@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rkd_jax.train.optimizer import parameter_paths
+from rkd_jax.runs.state import parameter_paths
 
 # (regular expression on the path, axis names).  First match wins; else replicated.
 RULES: tuple[tuple[str, tuple], ...] = (

@@ -12,9 +12,9 @@ import ml_collections
 import optax
 
 from rkd_jax.losses import total as losses_lib
-from rkd_jax.models.rcnn import RCNN
+from rkd_jax.models.detector.rcnn import RCNN
+from rkd_jax.runs.state import TrainState
 from rkd_jax.structures import Batch, Vocabulary
-from rkd_jax.train.state import TrainState
 
 # (params, model_state, constants, batch, key, kind) -> (loss, ({name: scalar}, model_state))
 Loss = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]

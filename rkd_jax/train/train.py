@@ -11,14 +11,15 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from rkd_jax.checkpoint import Checkpointer, CheckpointError, latest_step, write_config
 from rkd_jax.inputs.batching import make_sampler, train_batches
 from rkd_jax.inputs.sampler import Sampler
+from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
+from rkd_jax.runs.config import write_config
+from rkd_jax.runs.metrics import MetricWriter, Progress
+from rkd_jax.runs.state import TrainState, create_state
 from rkd_jax.train.initial import initialize
-from rkd_jax.train.metrics import MetricWriter, Progress
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
-from rkd_jax.train.state import TrainState, create_state
 from rkd_jax.train.step import make_step
 from rkd_jax.train.tasks import Task, make_task
 

@@ -8,8 +8,8 @@ import official_imagenet
 import pytest
 
 import data
-from data.imagenet_lvis import imagenet_lvis
-from rkd_jax.inputs.sources import open_source
+from rkd_jax.data.imagenet_lvis import imagenet_lvis
+from rkd_jax.records.sources import open_source
 
 needs_beam = pytest.mark.skipif(
   not importlib.util.find_spec("apache_beam"), reason="needs the extra 'beam'"
@@ -38,7 +38,7 @@ def _run(root, monkeypatch, name, *flags):
 @needs_beam
 @pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
 def test_the_direct_runner_stores_the_records_of_the_command(root, monkeypatch, mode):
-  from data import beam
+  from rkd_jax.data import beam
 
   # Of ranges 0-1, 2-3 and 4 the second has nothing but bad images.
   for number in (2, 10):

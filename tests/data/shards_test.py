@@ -8,9 +8,9 @@ import pytest
 from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
-from data import builder, shards
-from data.coco_ovd.coco_ovd import CocoOvd
-from rkd_jax.inputs.sources import open_source
+from rkd_jax.data import builder, shards
+from rkd_jax.data.coco_ovd.coco_ovd import CocoOvd
+from rkd_jax.records.sources import open_source
 
 
 def _template(folder):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rkd_jax.evaluation.coco import encode_masks
 from rkd_jax.evaluation.lvis import LvisEvaluator
+from rkd_jax.frozen.detector import encode_masks
 
 NAMES = ("ant", "bat", "cat", "dog", "eel", "fox")
 FREQUENCIES = ("r", "c", "f", "f", "r", "c")

@@ -5,7 +5,7 @@ import pytest
 from made_records import CAPTIONS, DIM, make_record, make_spec
 
 from rkd_jax.inputs import examples
-from rkd_jax.inputs.sources import decode_image
+from rkd_jax.records.sources import decode_image
 
 
 def _one(kind, record=None, **changes):

@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from rkd_jax.inputs import index as index_lib
 from rkd_jax.inputs import repeats
 from rkd_jax.inputs.sampler import Repeats, Sampler
+from rkd_jax.records import index as index_lib
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "sampler.npz")
 CLASSES = [np.flatnonzero(bits >> np.arange(16) & 1) for bits in GOLDEN["sp_cats"]]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from rkd_jax.inputs import transforms
+from rkd_jax.records import decoding
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "resize.npz")
 RNG = np.random.default_rng(0)
@@ -91,7 +92,7 @@ def test_view_takes_an_image_that_is_already_resized():
 def test_a_picture_and_its_array_give_the_same_view():
   """Whatever form it comes in; mirrored is what NumPy reads backwards."""
   data = _encode(RNG.integers(0, 256, (31, 47, 3), np.uint8), "JPEG")
-  picture, array = transforms.open_image(data, "a.jpg"), transforms.decode_image(data, "a.jpg")
+  picture, array = decoding.open_image(data, "a.jpg"), decoding.decode_image(data, "a.jpg")
   for size in ((31, 47), (62, 94), (13, 20)):
     plain = transforms.View((31, 47), size).image(array)
     mirrored = transforms.View((31, 47), size, flip=True)
@@ -139,9 +140,9 @@ def test_image_larger_than_the_canvas_names_itself(canvas):
 def test_decoding_gives_rgb_of_gray_and_transparent_files():
   gray = RNG.integers(0, 256, (4, 5), np.uint8)
   rgba = RNG.integers(0, 256, (4, 5, 4), np.uint8)
-  decoded = transforms.decode_image(_encode(gray), "gray.png")
+  decoded = decoding.decode_image(_encode(gray), "gray.png")
   np.testing.assert_array_equal(decoded, np.stack([gray] * 3, axis=-1))
-  np.testing.assert_array_equal(transforms.decode_image(_encode(rgba), "x.png"), rgba[..., :3])
+  np.testing.assert_array_equal(decoding.decode_image(_encode(rgba), "x.png"), rgba[..., :3])
 
 
 # What a viewer does to an image of each EXIF orientation, as detectron2's `read_image` does.
@@ -162,7 +163,7 @@ def test_decoding_turns_the_image_upright(orientation):
   image = RNG.integers(0, 256, (4, 6, 3), np.uint8)
   exif = Image.Exif()
   exif[0x0112] = orientation
-  upright = transforms.decode_image(_encode(image, exif=exif), "photo.png")
+  upright = decoding.decode_image(_encode(image, exif=exif), "photo.png")
   np.testing.assert_array_equal(upright, UPRIGHT[orientation](image))
 
 
@@ -170,6 +171,6 @@ def test_decoding_turns_the_image_upright(orientation):
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.9])
 def test_truncated_files_name_themselves(fmt, keep):
   data = _encode(RNG.integers(0, 256, (40, 40, 3), np.uint8), fmt)
-  with pytest.raises(transforms.BadImageError, match=r"cut\.img \(id 3\).*--skip_bad_images") as e:
-    transforms.decode_image(data[: int(len(data) * keep)], "cut.img (id 3)")
+  with pytest.raises(decoding.BadImageError, match=r"cut\.img \(id 3\).*--skip_bad_images") as e:
+    decoding.decode_image(data[: int(len(data) * keep)], "cut.img (id 3)")
   assert " at 0x" not in str(e.value)

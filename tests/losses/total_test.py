@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
+from rkd_jax.configs import common
 from rkd_jax.losses import irm, rkd, roi
 from rkd_jax.losses import total as total_lib
 from rkd_jax.structures import (

@@ -3,7 +3,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from rkd_jax.ops.levels import assign_levels
+from rkd_jax.ops.boxes import assign_levels
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_ops.npz")
 

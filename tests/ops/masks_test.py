@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rkd_jax.ops.masks import pack_polygons, paste, simplify_polygons
+from rkd_jax.ops.masks import paste
 from rkd_jax.ops.masks import rasterize as rasterize_one
+from rkd_jax.ops.polygons import pack_polygons, simplify_polygons
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_masks.npz")
 rasterize = jax.jit(rasterize_one, static_argnames="size")

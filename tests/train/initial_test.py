@@ -5,12 +5,12 @@ import pytest
 import tiny
 import tiny_clip
 
-from configs import common
-from rkd_jax.checkpoint import CheckpointError
-from rkd_jax.clip.load import load_clip
-from rkd_jax.models import rcnn
+from rkd_jax.configs import common
+from rkd_jax.frozen.clip import load_clip
+from rkd_jax.models.detector import rcnn
+from rkd_jax.runs.checkpoint import CheckpointError
+from rkd_jax.runs.state import TrainState
 from rkd_jax.train.initial import initialize
-from rkd_jax.train.state import TrainState
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import common
+from rkd_jax.configs import common
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer, make_schedule
 
 # Learning rates of the published 1x schedule, logged by running the reference trainer.

@@ -7,8 +7,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from rkd_jax.runs.state import create_state
 from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
-from rkd_jax.train.state import create_state
 
 
 def _mesh(data=-1, model=1, devices=None):

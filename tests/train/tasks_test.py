@@ -7,11 +7,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import common
-from rkd_jax.clip import class_embeddings
+from rkd_jax.configs import common
+from rkd_jax.inputs import plan
 from rkd_jax.structures import Batch, Outputs, PseudoBoxes, Vocabulary
-from rkd_jax.train import tasks
 from rkd_jax.train.step import detector_loss
+from rkd_jax.vocabulary import class_embeddings
 
 
 def _source(name, class_names, base=(), image_counts=None):
@@ -37,13 +37,13 @@ def _embeddings(path, names):
 def test_image_steps_may_read_another_data_set():
   data = common.detector_data()
   data.update(dir="a", name="lvis_ovd/rkd")
-  assert tasks.place(data, "image") == ("a", "lvis_ovd/rkd", "train")
+  assert plan.place(data, "image") == ("a", "lvis_ovd/rkd", "train")
   data.image.name = "imagenet_lvis/rkd"
-  assert tasks.place(data, "image") == ("a", "imagenet_lvis/rkd", "train")
+  assert plan.place(data, "image") == ("a", "imagenet_lvis/rkd", "train")
   data.image.dir = "b"
-  assert tasks.place(data, "image") == ("b", "imagenet_lvis/rkd", "train")
-  assert tasks.place(data, "box") == ("a", "lvis_ovd/rkd", "train")
-  assert tasks.place(data, "eval") == ("a", "lvis_ovd/rkd", "validation")
+  assert plan.place(data, "image") == ("b", "imagenet_lvis/rkd", "train")
+  assert plan.place(data, "box") == ("a", "lvis_ovd/rkd", "train")
+  assert plan.place(data, "eval") == ("a", "lvis_ovd/rkd", "validation")
 
 
 @pytest.mark.parametrize("order", [("box", "image"), ("image", "box")])
@@ -52,10 +52,10 @@ def test_counts_and_base_classes_are_those_of_the_boxes(config, order):
     "box": _source("boxes/train", ("cat", "dog"), base=("dog",), image_counts=(3, 5)),
     "image": _source("images/train", ("cat", "dog"), base=("cat", "dog")),
   }
-  vocabulary = tasks.training_vocabulary(config, {kind: found[kind] for kind in order})
-  assert vocabulary.has_boxes.tolist() == [False, True]
-  assert vocabulary.image_counts.tolist() == [3, 5]
-  assert vocabulary.image_embeddings is None
+  result = training_vocabulary(config, {kind: found[kind] for kind in order})
+  assert result.has_boxes.tolist() == [False, True]
+  assert result.image_counts.tolist() == [3, 5]
+  assert result.image_embeddings is None
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def test_counts_and_base_classes_are_those_of_the_boxes(config, order):
 def test_other_classes_are_refused(config, names, message):
   sources = {"box": _source("boxes/train", ("cat", "dog")), "image": _source("images/train", names)}
   with pytest.raises(ValueError, match=message):
-    tasks.training_vocabulary(config, sources)
+    training_vocabulary(config, sources)
 
 
 def test_image_steps_may_have_classes_of_their_own(config, tmp_path):
   names = ("emu", "fox", "gnu")
   sources = {"box": _source("boxes/train", ("cat", "dog")), "image": _source("images/train", names)}
   config.data.image.class_embeddings = _embeddings(tmp_path / "own.npz", names)
-  vocabulary = tasks.training_vocabulary(config, sources)
-  assert vocabulary.embeddings.shape == (2, 2)
-  assert vocabulary.image_embeddings.tolist() == [[1, 2], [3, 4], [5, 6]]
+  result = training_vocabulary(config, sources)
+  assert result.embeddings.shape == (2, 2)
+  assert result.image_embeddings.tolist() == [[1, 2], [3, 4], [5, 6]]
   config.data.image.class_embeddings = config.class_embeddings
   with pytest.raises(ValueError, match=r"classes\.npz"):
-    tasks.training_vocabulary(config, sources)
+    training_vocabulary(config, sources)
   config.data.image.class_embeddings = "nowhere.npz"
   with pytest.raises(ValueError, match=r"data\.image\.class_embeddings: there is no file"):
-    tasks.training_vocabulary(config, sources)
+    training_vocabulary(config, sources)
 
 
 @pytest.mark.parametrize("own", [None, np.ones((5, 2), np.float32)])

@@ -21,11 +21,11 @@ import pytest
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
-from rkd_jax.checkpoint import CheckpointError, latest_step
 from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.runs.checkpoint import CheckpointError, latest_step
+from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train import train as train_lib
 from rkd_jax.train.initial import initialize
-from rkd_jax.train.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train.tasks import make_task
 
 REPOSITORY = Path(__file__).parents[2]

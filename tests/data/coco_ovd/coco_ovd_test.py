@@ -7,9 +7,9 @@ import numpy as np
 import official_files
 import pytest
 
-from data import builder
-from data.coco_ovd import coco_ovd
-from rkd_jax.inputs.sources import decode_image, open_source, select
+from rkd_jax.data import builder
+from rkd_jax.data.coco_ovd import coco_ovd
+from rkd_jax.records.sources import decode_image, open_source, select
 
 
 @pytest.fixture

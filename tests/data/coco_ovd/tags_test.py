@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.coco_ovd import vocabulary
-from data.coco_ovd.tags import spoken, tags
+from rkd_jax.data.coco_ovd import vocabulary
+from rkd_jax.data.coco_ovd.tags import spoken, tags
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/caption_tags.json").read_text())
 # COCO's category ids are 1 to 90 with ten gaps.

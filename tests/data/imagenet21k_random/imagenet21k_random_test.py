@@ -6,9 +6,9 @@ import official_files
 import official_imagenet
 import pytest
 
-from data import builder
-from data.imagenet21k_random import imagenet21k_random
-from rkd_jax.inputs.sources import open_source
+from rkd_jax.data import builder
+from rkd_jax.data.imagenet21k_random import imagenet21k_random
+from rkd_jax.records.sources import open_source
 
 LVIS_NAMES = tuple(name for name, *_ in official_files.LVIS_CLASSES)
 

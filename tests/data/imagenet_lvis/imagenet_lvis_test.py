@@ -10,16 +10,16 @@ import official_files
 import official_imagenet
 import pytest
 
-from data import builder
-from data.imagenet_lvis import imagenet_lvis
+from rkd_jax.data import builder
+from rkd_jax.data.imagenet_lvis import imagenet_lvis
 from rkd_jax.inputs import examples
-from rkd_jax.inputs.sources import decode_image, open_source, select
-from rkd_jax.inputs.teacher_shards import FIELDS
-from rkd_jax.inputs.teachers import TeacherReader, TeacherWriter
-from rkd_jax.offline.images import Options
-from rkd_jax.offline.pipeline import describe, precompute
-from rkd_jax.offline.proposers import StoredProposals
-from rkd_jax.proposals import RegionGrowing
+from rkd_jax.records.result_shards import FIELDS
+from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.sources import decode_image, open_source, select
+from rkd_jax.teachers.detector import StoredProposals
+from rkd_jax.teachers.images import Options
+from rkd_jax.teachers.pipeline import describe, precompute
+from rkd_jax.teachers.region_growing import RegionGrowing
 
 DIM = 3
 IDS = [21391990000007, 21391990000014, 21216200000002, 21216200000010, 21216200000111]

@@ -6,7 +6,7 @@ import tarfile
 import official_imagenet
 import pytest
 
-from data.imagenet_lvis import synsets
+from rkd_jax.data.imagenet_lvis import synsets
 
 CAT, BAT = 2121620, 2139199
 

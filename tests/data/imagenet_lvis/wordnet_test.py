@@ -3,7 +3,7 @@
 import official_imagenet
 import pytest
 
-from data.imagenet_lvis import wordnet
+from rkd_jax.data.imagenet_lvis import wordnet
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import numpy as np
 import official_files
 import pytest
 
-from data import builder
-from data.lvis_ovd import lvis_ovd
-from rkd_jax.inputs.sources import open_source, select
+from rkd_jax.data import builder
+from rkd_jax.data.lvis_ovd import lvis_ovd
+from rkd_jax.records.sources import open_source, select
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from official_files import HEIGHT, WIDTH, write_image
 
-from data import builder
-from data.objects365.objects365 import Objects365
-from rkd_jax.inputs.sources import open_source
+from rkd_jax.data import builder
+from rkd_jax.data.objects365.objects365 import Objects365
+from rkd_jax.records.sources import open_source
 
 CONTENT = {
   "images": [

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from official_files import HEIGHT, WIDTH, write_image
 
-from configs.lvis import base
-from data.openimages_challenge2019 import files
-from data.openimages_challenge2019 import openimages_challenge2019 as openimages
+from rkd_jax.configs.lvis import base
+from rkd_jax.data.openimages_challenge2019 import files
+from rkd_jax.data.openimages_challenge2019 import openimages_challenge2019 as openimages
 from rkd_jax.evaluation import evaluate
-from rkd_jax.inputs.sources import open_source
+from rkd_jax.records.sources import open_source
 
 CLASSES = "/m/01,Cat\n/m/02,Animal\n/m/03,Carnivore\n/m/04,Car wheel\n/m/05,Car\n/m/06,Dog\n"
 CAT, ANIMAL, CARNIVORE, WHEEL, CAR, DOG = range(6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.shapes_ovd import scenes, vocabulary
+from rkd_jax.data.shapes_ovd import scenes, vocabulary
 
 DETECTION_SPLITS = ("train_boxes", "train_images", "tune", "validation")
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from data.shapes_ovd import scenes, shapes_ovd, vocabulary
-from rkd_jax.inputs import sources
-from rkd_jax.inputs.teachers import TeacherWriter
+from rkd_jax.data.shapes_ovd import scenes, shapes_ovd, vocabulary
+from rkd_jax.records import sources
+from rkd_jax.records.results import TeacherWriter
 
 SIZES = {"clip": 6, "train_boxes": 12, "train_images": 10, "tune": 4, "validation": 5}
 DIM = 8

@@ -1,7 +1,7 @@
 from collections import Counter
 
-from data.shapes_ovd import vocabulary
-from data.shapes_ovd.shapes import silhouette
+from rkd_jax.data.shapes_ovd import vocabulary
+from rkd_jax.data.shapes_ovd.shapes import silhouette
 
 
 def _look(name):

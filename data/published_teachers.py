@@ -1,0 +1,378 @@
+"""The teachers' results in the original's files, to our records (`records.results`) and back.
+
+  python -m rkd_jax.data.published_teachers --annotations=instances_train2017.json --split=train \\
+    --regions=classagnostic_distilfeats --pseudo_boxes=class_specific --output=runs/teachers
+  python -m rkd_jax.data.published_teachers --imagenet --split=train \\
+    --annotations=imagenet_lvis_image_info.json --regions=imagenet_distil_feats \\
+    --pseudo_boxes=imagenet_lvis_image_info_pis.json --output=runs/imagenet_teachers
+  python -m rkd_jax.data.published_teachers --to=pickles --annotations=instances_train2017.json \\
+    --split=train --output=runs/teachers --regions=NEW_FOLDER --pseudo_boxes=NEW_FOLDER
+
+The original keeps one pickle per image and teacher, named as the image's file:
+
+  regions (class-agnostic)      [(box, CLIP embedding (1, D)), ...], best first, without scores
+  pseudo boxes (per label)      {category id: ([box], [score]), ...}, lists empty below a threshold
+
+The pseudo boxes of ImageNet-LVIS are published in one JSON of COCO's form, without scores and with
+XYXY for 'bbox'; --pseudo_boxes takes (and with --to=pickles writes) such a file, too.  The labels
+of OV-COCO are those that captions_train2017_tags_allcaps_pis.json has for an image
+('pos_category_ids'): --image_labels=FILE leaves out the pseudo boxes of all others.
+
+Boxes are XYXY in pixels of the file on both sides; category ids become classes by their order in
+the annotations.  Image ids are those of the annotations, or with --imagenet those of
+data/imagenet_lvis, which come from the file names.  Pickles are read without torch and without
+running them, and written so that pickle.load gives tensors where torch is installed.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import re
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from rkd_jax.data.coco_json import annotations
+from rkd_jax.data.imagenet_lvis import synsets
+from rkd_jax.files import json_checks as checks
+from rkd_jax.files.torch_reader import read_objects
+from rkd_jax.files.torch_writer import pickle_tensors
+from rkd_jax.records import class_names as category_names
+from rkd_jax.records.results import TeacherReader, TeacherWriter
+
+# A key beside the category ids in some of the published files: a box for no class.
+_SALIENT = "salient"
+
+# A pseudo box: box, class and score.
+_Row = tuple[np.ndarray, int, float]
+
+
+def read_regions(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The regions of one image; their scores are 0, since the original keeps the order alone.
+
+  Raises:
+    ValueError: the pickle is damaged or holds something else; the file is named.
+    FileNotFoundError: no such file.
+  """
+  content = read_objects(path)
+  if not isinstance(content, list):
+    raise ValueError(f"{path}: expected a list of (box, embedding), found {_short(content)}.")
+  boxes, embeddings = [], []
+  for number, entry in enumerate(content):
+    if not isinstance(entry, list) or len(entry) != 2:
+      raise ValueError(f"{path}: region {number} is {_short(entry)}, expected (box, embedding).")
+    boxes.append(_box(entry[0], f"{path}: region {number}"))
+    embeddings.append(np.asarray(entry[1], np.float32).reshape(-1))
+  if len({len(row) for row in embeddings}) > 1:
+    raise ValueError(f"{path}: its embeddings differ in width; make the file again.")
+  return {
+    "regions/boxes": np.array(boxes, np.float32).reshape(-1, 4),
+    "regions/scores": np.zeros(len(boxes), np.float32),
+    "regions/clip_embeddings": np.array(embeddings, np.float32).reshape(len(boxes), -1)
+    if boxes
+    else np.zeros((0, 0), np.float32),
+  }
+
+
+def read_pseudo_boxes(
+  path: str | os.PathLike, class_of: Mapping[int, int]
+) -> dict[str, np.ndarray]:
+  """The pseudo boxes of one image; labels without a box and the class-less "salient" box are
+  left out.
+
+  Args:
+    path: the pickle.
+    class_of: category id -> class.
+
+  Raises:
+    ValueError: the pickle is damaged, holds something else, or names an unknown category.
+    FileNotFoundError: no such file.
+  """
+  content = read_objects(path)
+  if not isinstance(content, dict):
+    raise ValueError(f"{path}: expected a dict by category id, found {_short(content)}.")
+  rows = []
+  for category, entry in content.items():
+    if category == _SALIENT:
+      continue
+    where = f"{path}: category {category!r}"
+    if category not in class_of:
+      raise ValueError(f"{where} is not in the annotations; give those the boxes were made for.")
+    if not isinstance(entry, list) or len(entry) != 2:
+      raise ValueError(f"{where} has {_short(entry)}, expected (boxes, scores).")
+    if len(entry[0]) != len(entry[1]):
+      raise ValueError(f"{where} has {len(entry[0])} boxes and {len(entry[1])} scores.")
+    rows += [(_box(box, where), class_of[category], float(score)) for box, score in zip(*entry)]
+  return _columns(rows)
+
+
+def read_pseudo_box_json(
+  path: str | os.PathLike, image_ids: Container[int], class_of: Mapping[int, int]
+) -> dict[int, list[_Row]]:
+  """Image id -> (box, class, score) from one JSON for all images; it has no scores, so they are 1.
+
+  Args:
+    path: the JSON.
+    image_ids: those of the annotations.
+    class_of: category id -> class.
+
+  Raises:
+    ValueError: missing or malformed, an unknown image or category, or a box that is none.
+  """
+  path, rows = Path(path), {}
+  for number, entry in enumerate(checks.entries(checks.read_json(path), "annotations", path)):
+    where = f"{path}: annotations[{number}]"
+    image_id, category, box = checks.required(entry, ("image_id", "category_id", "bbox"), where)
+    for name, value, known in (("image", image_id, image_ids), ("category", category, class_of)):
+      if value not in known:
+        raise ValueError(
+          f"{where}: {name} {value!r} is not in --annotations; give those of {path}."
+        )
+    rows.setdefault(image_id, []).append((_box(box, where), class_of[category], 1.0))
+  return rows
+
+
+def read_image_labels(
+  path: str | os.PathLike, class_of: Mapping[int, int]
+) -> dict[int, frozenset[int]]:
+  """Image id -> classes, from the 'pos_category_ids' of a JSON's images.
+
+  Raises:
+    ValueError: missing or malformed, or an unknown category.
+  """
+  path, labels = Path(path), {}
+  for number, entry in enumerate(checks.entries(checks.read_json(path), "images", path)):
+    where = f"{path}: images[{number}]"
+    image_id, categories = checks.required(entry, ("id", "pos_category_ids"), where)
+    if unknown := sorted(set(categories) - class_of.keys()):
+      raise ValueError(f"{where}: categories {unknown} are not in --annotations.")
+    labels[image_id] = frozenset(class_of[category] for category in categories)
+  return labels
+
+
+def _columns(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
+  boxes, labels, scores = zip(*rows) if rows else ((), (), ())
+  return {
+    "pseudo_boxes/boxes": np.array(boxes, np.float32).reshape(-1, 4),
+    "pseudo_boxes/labels": np.array(labels, np.int64),
+    "pseudo_boxes/scores": np.array(scores, np.float32),
+  }
+
+
+def _box(box: Any, where: str) -> np.ndarray:
+  try:
+    numbers = np.asarray(box, np.float32)
+  except (TypeError, ValueError):
+    numbers = None
+  if numbers is None or numbers.shape != (4,) or not np.isfinite(numbers).all():
+    shown = box if numbers is None else numbers.tolist()
+    raise ValueError(f"{where}: the box is {_short(shown)}, expected four finite numbers.")
+  return numbers
+
+
+def _short(value: Any) -> str:
+  return f"{value!r:.60}"
+
+
+def write_regions(path: str | os.PathLike, record: Mapping[str, np.ndarray]) -> None:
+  """The regions of a record, as the original's training reads them."""
+  embeddings = np.asarray(record["regions/clip_embeddings"], np.float32)
+  regions = [(_numbers(box), row[None]) for box, row in zip(record["regions/boxes"], embeddings)]
+  _write(path, pickle_tensors(regions))
+
+
+def write_pseudo_boxes(
+  path: str | os.PathLike, record: Mapping[str, np.ndarray], category_ids: Sequence[int]
+) -> None:
+  """The pseudo boxes of a record; `category_ids` are those of the classes, in order."""
+  content = {}
+  rows = zip(*(record[f"pseudo_boxes/{key}"] for key in ("boxes", "labels", "scores")))
+  for box, label, score in rows:
+    boxes, scores = content.setdefault(int(category_ids[label]), ([], []))
+    boxes.append(_numbers(box))
+    scores.append(float(score))
+  _write(path, pickle.dumps(content, protocol=2))
+
+
+def _write(path: str | os.PathLike, content: bytes) -> None:
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+
+
+def _numbers(box: np.ndarray) -> list[int | float]:
+  """Whole coordinates as integers, which the original has."""
+  return [int(x) if float(x).is_integer() else float(x) for x in box]
+
+
+def to_records(
+  annotation_file: str | os.PathLike,
+  regions: str | os.PathLike,
+  pseudo_boxes: str | os.PathLike | None,
+  output: str | os.PathLike,
+  split: str,
+  image_labels: str | os.PathLike | None = None,
+  imagenet: bool = False,
+) -> int:
+  """Writes the results of every image of the annotations; resumes an earlier run.
+
+  Args:
+    annotation_file: COCO JSON with 'images' and 'categories'.
+    regions: folder of pickles.
+    pseudo_boxes: folder of pickles, or a JSON; without it no image has pseudo boxes.
+    output, split: where `TeacherReader` finds the records.
+    image_labels: JSON whose images say for which labels pseudo boxes are kept; by default all.
+    imagenet: image ids are those of data/imagenet_lvis rather than of the annotations.
+
+  Returns:
+    The number of images.
+
+  Raises:
+    ValueError: a file is missing or wrong; the first one is named.
+  """
+  filenames, class_of = _index(annotation_file)
+  paths = {image_id: _pickle_path(regions, name) for image_id, name in filenames.items()}
+  width = next((d for d in map(_embedding_width, paths.values()) if d), None)
+  if width is None:
+    raise ValueError(f"{regions}: no image of {annotation_file} has a region.")
+  per_image = pseudo_boxes is not None and not _is_json(pseudo_boxes)
+  rows = {}
+  if pseudo_boxes is not None and not per_image:
+    rows = read_pseudo_box_json(pseudo_boxes, filenames, class_of)
+  labels = None if image_labels is None else read_image_labels(image_labels, class_of)
+  sources = {"regions": regions, "pseudo_boxes": pseudo_boxes, "image_labels": image_labels}
+  metadata = {"imported": {name: str(path or "") for name, path in sources.items()}}
+  with TeacherWriter(output, split, width, metadata) as writer:
+    for image_id, path in tqdm(paths.items(), unit=" images"):
+      name = filenames[image_id]
+      record_id = _record_id(image_id, name, imagenet)
+      if record_id in writer:
+        continue
+      record = read_regions(path)
+      if not len(record["regions/boxes"]):
+        record["regions/clip_embeddings"] = np.zeros((0, width), np.float32)
+      if per_image:
+        found = read_pseudo_boxes(_pickle_path(pseudo_boxes, name), class_of)
+      else:
+        found = _columns(rows.get(image_id, ()))
+      if labels is not None:
+        kept = np.isin(found["pseudo_boxes/labels"], list(labels.get(image_id, ())))
+        found = {key: column[kept] for key, column in found.items()}
+      writer.write(record_id, record | found)
+  return len(paths)
+
+
+def to_pickles(
+  annotation_file: str | os.PathLike,
+  regions: str | os.PathLike,
+  pseudo_boxes: str | os.PathLike | None,
+  records: str | os.PathLike,
+  split: str,
+  imagenet: bool = False,
+) -> int:
+  """The way back: writes the records of a split into folders of pickles.
+
+  Where the path of the pseudo boxes ends in .json, they go to one JSON for the images with any.
+
+  Raises:
+    ValueError: no such records, or none for an image of the annotations.
+  """
+  filenames, class_of = _index(annotation_file)
+  category_ids = list(class_of)
+  reader = TeacherReader(records, split)
+  entries = []
+  for image_id, name in tqdm(filenames.items(), unit=" images"):
+    record = reader[_record_id(image_id, name, imagenet)]
+    write_regions(_new_path(regions, name), record)
+    if pseudo_boxes is not None and _is_json(pseudo_boxes):
+      entries += _json_entries(image_id, record, category_ids)
+    elif pseudo_boxes is not None:
+      write_pseudo_boxes(_new_path(pseudo_boxes, name), record, category_ids)
+  if pseudo_boxes is not None and _is_json(pseudo_boxes):
+    content = checks.read_json(annotation_file)
+    with_boxes = {entry["image_id"] for entry in entries}
+    images = [image for image in content["images"] if image["id"] in with_boxes]
+    entries = [{"id": number, **entry} for number, entry in enumerate(entries, start=1)]
+    content = {"images": images, "categories": content["categories"], "annotations": entries}
+    _write(pseudo_boxes, json.dumps(content).encode())
+  return len(filenames)
+
+
+def _is_json(path: str | os.PathLike) -> bool:
+  return Path(path).suffix == ".json"
+
+
+def _json_entries(
+  image_id: int, record: Mapping[str, np.ndarray], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+  """The pseudo boxes of an image as the original's JSON has them."""
+  entries = []
+  for box, label in zip(record["pseudo_boxes/boxes"], record["pseudo_boxes/labels"]):
+    left, top, right, bottom = numbers = _numbers(box)
+    area = (right - left) * (bottom - top)
+    category = int(category_ids[label])
+    entries.append({"image_id": image_id, "category_id": category, "bbox": numbers, "area": area})
+  return entries
+
+
+def _record_id(image_id: int, filename: str, imagenet: bool) -> int:
+  return synsets.image_id(filename) if imagenet else image_id
+
+
+def _index(annotation_file: str | os.PathLike) -> tuple[dict[int, str], dict[int, int]]:
+  """Image id -> file name, and category id -> class."""
+  categories = category_names.load_categories(annotation_file)
+  return annotations.load_filenames(annotation_file), {c: i for i, c in enumerate(categories)}
+
+
+def _new_path(folder: str | os.PathLike, filename: str) -> Path:
+  """ImageNet's files (n01440764_18.JPEG) lie in a folder per synset, others do not."""
+  stem = Path(filename).name.partition(".")[0]
+  inner = Path(stem.partition("_")[0]) if re.match(r"n\d{8}_", stem) else Path()
+  return Path(folder) / inner / f"{stem}.pkl"
+
+
+def _pickle_path(folder: str | os.PathLike, filename: str) -> Path:
+  path = _new_path(folder, filename)
+  if not path.exists():
+    raise ValueError(f"There is no {path}, the pickle of {filename}. Check the folder.")
+  return path
+
+
+def _embedding_width(path: Path) -> int:
+  return read_regions(path)["regions/clip_embeddings"].shape[1]
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--to", choices=("records", "pickles"), default="records")
+  parser.add_argument("--annotations", required=True, help="COCO JSON: images and categories")
+  parser.add_argument("--regions", required=True, help="folder of the class-agnostic pickles")
+  parser.add_argument("--pseudo_boxes", help="folder of the class-specific pickles, or their JSON")
+  parser.add_argument("--image_labels", help="JSON with the labels whose pseudo boxes are kept")
+  parser.add_argument("--imagenet", action="store_true", help="image ids of data/imagenet_lvis")
+  parser.add_argument("--output", required=True, help="folder of the records")
+  parser.add_argument("--split", required=True, help="such as train")
+  args = parser.parse_args()
+  paths = (args.annotations, args.regions, args.pseudo_boxes, args.output, args.split)
+  try:
+    if args.to == "records":
+      count = to_records(*paths, args.image_labels, args.imagenet)
+    elif args.image_labels is not None:
+      raise ValueError("--image_labels chooses what is imported; leave it out with --to=pickles.")
+    else:
+      count = to_pickles(*paths, args.imagenet)
+  except (ValueError, OSError) as error:
+    parser.exit(1, f"{error}\n")
+  print(f"{count} images")
+
+
+if __name__ == "__main__":
+  main()

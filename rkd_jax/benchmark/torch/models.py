@@ -1,0 +1,260 @@
+"""PyTorch's side of the comparison; importing this needs torch."""
+
+import contextlib
+from collections.abc import Callable
+
+import ml_collections
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rkd_jax.benchmark.measure import Budget, Figures, host_peak, reset_peak, timed
+from rkd_jax.models.clip import preprocess
+from rkd_jax.models.clip.model import ClipConfig
+
+# Residual branches are added up: a fifth each keeps their sum in scale, as on our side.
+_RESIDUAL_SCALE = 0.2
+
+
+class _Bottleneck(nn.Module):
+  def __init__(self, inputs: int, width: int, stride: int):
+    super().__init__()
+    outputs = 4 * width
+    self.conv1, self.norm1 = _conv(inputs, width, 1, stride)
+    self.conv2, self.norm2 = _conv(width, width, 3, 1)
+    self.conv3, self.norm3 = _conv(width, outputs, 1, 1)
+    nn.init.constant_(self.norm3.weight, _RESIDUAL_SCALE)
+    self.shortcut = None
+    if inputs != outputs or stride != 1:
+      self.shortcut = nn.Sequential(*_conv(inputs, outputs, 1, stride))
+
+  def forward(self, x):
+    y = functional.relu(self.norm1(self.conv1(x)))
+    y = functional.relu(self.norm2(self.conv2(y)))
+    y = self.norm3(self.conv3(y))
+    return functional.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class Trunk(nn.Module):
+  """The ResNet of `models.resnet` without its input crops: NCHW images to the last map."""
+
+  def __init__(self, stage_blocks: tuple[int, ...] = (3, 4, 6, 3), width: int = 64):
+    super().__init__()
+    layers = [*_conv(3, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)]
+    inputs = width
+    for i, blocks in enumerate(stage_blocks):
+      for block in range(blocks):
+        layers.append(_Bottleneck(inputs, width * 2**i, 2 if i and not block else 1))
+        inputs = 4 * width * 2**i
+    self.layers = nn.Sequential(*layers)
+    freeze_norms(self)
+
+  def forward(self, images):
+    return self.layers(images)
+
+
+class _ClipBlock(nn.Module):
+  def __init__(self, width: int, heads: int):
+    super().__init__()
+    self.heads = heads
+    self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+    self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+    self.c_fc, self.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+  def forward(self, x):
+    batch, tokens, width = x.shape
+    qkv = self.qkv(self.ln_1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    mixed = functional.scaled_dot_product_attention(query, key, value)
+    x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+    y = self.c_fc(self.ln_2(x))
+    return x + self.c_proj(y * torch.sigmoid(1.702 * y))
+
+
+class ClipVisionTransformer(nn.Module):
+  """The tower of `clip.vit` on uint8 images NCHW, pixel normalisation included."""
+
+  def __init__(self, config: ClipConfig):
+    super().__init__()
+    width, patch = config.vision_width, config.vision_patch_size
+    tokens = (config.image_resolution // patch) ** 2 + 1
+    self.register_buffer("mean", 255 * torch.tensor(preprocess.MEAN).view(3, 1, 1))
+    self.register_buffer("std", 255 * torch.tensor(preprocess.STD).view(3, 1, 1))
+    self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
+    self.class_embedding = nn.Parameter(torch.zeros(width))
+    self.positional_embedding = nn.Parameter(torch.zeros(tokens, width))
+    self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+    heads = config.vision_heads or width // 64
+    blocks = (_ClipBlock(width, heads) for _ in range(config.vision_layers))
+    self.blocks = nn.Sequential(*blocks)
+    self.proj = nn.Linear(width, config.embed_dim, bias=False)
+
+  def forward(self, images):
+    x = self.conv1((images.float() - self.mean) / self.std).flatten(2).transpose(1, 2)
+    token = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+    x = self.ln_pre(torch.cat([token, x], dim=1) + self.positional_embedding.to(x.dtype))
+    return self.proj(self.ln_post(self.blocks(x)[:, 0]))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Module, nn.Module]:
+  conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+  nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+  return conv, nn.BatchNorm2d(outputs)
+
+
+def freeze_norms(model: nn.Module) -> None:
+  """Batch norms become the affine maps that they are in evaluation, without gradient."""
+  for module in model.modules():
+    if isinstance(module, nn.BatchNorm2d):
+      module.eval().requires_grad_(False)
+
+
+class TorchBenchmark:
+  """Times torch on the kind of device that JAX uses.
+
+  Raises:
+    RuntimeError: JAX runs on a GPU and torch sees none.
+  """
+
+  def __init__(self, platform: str, dtype: str, budget: Budget):
+    if platform != "cpu" and not torch.cuda.is_available():
+      raise RuntimeError(f"JAX runs on {platform}, but torch {torch.__version__} sees no GPU.")
+    self.device = "cpu" if platform == "cpu" else "cuda"
+    self._budget = budget
+    self._autocast = dtype == "bfloat16"
+
+  def trunk(self, images: np.ndarray) -> tuple[Figures, Figures]:
+    """Forward, and forward with backward, on NHWC images."""
+    model = self._place(Trunk())
+    x = self._place(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def forward():
+      with self._precision():
+        return model(x)
+
+    def forward_backward():
+      for parameter in model.parameters():
+        parameter.grad = None
+      with self._precision():
+        loss = model(x).float().mean()
+      loss.backward()
+
+    return self._timed(forward), self._timed(forward_backward)
+
+  def clip(self, config: ClipConfig, images: np.ndarray) -> Figures:
+    """Embedding of uint8 images NHWC by the image tower of a CLIP."""
+    model = self._place(ClipVisionTransformer(config))
+    x = self._place(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+    @torch.inference_mode()
+    def embed():
+      with self._precision():
+        return model(x)
+
+    return self._timed(embed)
+
+  def detector(
+    self,
+    config: ml_collections.ConfigDict,
+    images: np.ndarray,
+    training_images: np.ndarray,
+    boxes: np.ndarray,
+  ) -> tuple[str, Figures, Figures]:
+    """Name, inference and training step of torchvision's detector with the settings of a config.
+
+    `images` are NCHW in [0, 1]; `boxes` [b, g, 4] are the ground truth of `training_images`.
+    """
+    # Imported here: its failure must not take the trunk's figures away.
+    from torchvision.models import detection
+
+    c = config.model
+    masks = bool(c.mask_head.layers)
+    name = f"{'maskrcnn' if masks else 'fasterrcnn'}_resnet50_fpn"
+    canvas = images.shape[2:]
+    model = getattr(detection, name)(
+      weights=None,
+      weights_backbone=None,
+      num_classes=91,
+      min_size=min(canvas),
+      max_size=max(canvas),
+      rpn_pre_nms_top_n_train=c.rpn.train.pre_nms,
+      rpn_pre_nms_top_n_test=c.rpn.test.pre_nms,
+      rpn_post_nms_top_n_train=c.rpn.train.post_nms,
+      rpn_post_nms_top_n_test=c.rpn.test.post_nms,
+      box_batch_size_per_image=c.roi.batch_size_per_image,
+      box_detections_per_img=c.test.detections,
+    )
+    body = model.backbone.body
+    for module in (body.conv1, body.layer1):
+      module.requires_grad_(False)
+    for path, module in body.named_modules():
+      if path.endswith("bn3"):
+        nn.init.constant_(module.weight, _RESIDUAL_SCALE)
+    model = self._place(model)
+    inputs = list(self._place(torch.from_numpy(images)))
+    self._spread_scores(model, inputs)
+
+    @torch.no_grad()
+    def infer():
+      with self._precision():
+        return model(inputs)
+
+    inference = self._timed(infer)
+
+    model.train()
+    freeze_norms(model)
+    training_inputs = list(self._place(torch.from_numpy(training_images)))
+    targets = [self._target(rows, canvas, masks) for rows in boxes]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=2e-5, momentum=0.9, weight_decay=1e-4)
+
+    def step():
+      optimizer.zero_grad()
+      with self._precision():
+        loss = sum(model(training_inputs, targets).values())
+      loss.backward()
+      optimizer.step()
+
+    return name, inference, self._timed(step)
+
+  def _spread_scores(self, model, inputs) -> None:
+    """Logits of standard deviation 1, so that about as many scores reach NMS as in real use."""
+    model.eval()
+    layer = model.roi_heads.box_predictor.cls_score
+    seen = []
+    hook = layer.register_forward_hook(lambda module, args, output: seen.append(output.std()))
+    with torch.no_grad():
+      model(inputs)
+      layer.weight /= seen[0].clamp(min=1e-6)
+    hook.remove()
+
+  def _target(self, boxes: np.ndarray, canvas: tuple[int, int], masks: bool) -> dict:
+    target = {
+      "boxes": torch.from_numpy(boxes).to(self.device),
+      "labels": torch.arange(1, len(boxes) + 1, device=self.device),
+    }
+    if masks:
+      filled = torch.zeros((len(boxes), *canvas), dtype=torch.uint8)
+      for mask, (left, top, right, bottom) in zip(filled, boxes.astype(int), strict=True):
+        mask[top:bottom, left:right] = 1
+      target["masks"] = filled.to(self.device)
+    return target
+
+  def _place(self, x):
+    return x.to(self.device).to(memory_format=torch.channels_last)
+
+  def _precision(self):
+    if self._autocast:
+      return torch.autocast(self.device, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+  def _timed(self, run: Callable) -> Figures:
+    cuda = self.device == "cuda"
+    if cuda:
+      torch.cuda.reset_peak_memory_stats()
+    reset_peak()
+    figures = timed(run, torch.cuda.synchronize if cuda else lambda: None, self._budget)
+    peak = torch.cuda.max_memory_allocated() if cuda else host_peak()
+    return figures | {"peak_bytes": peak}

@@ -1,0 +1,118 @@
+"""Converts checkpoints of detectron2 and object-centric-ovd to rkd_jax, and back.
+
+  python -m rkd_jax.convert --config=configs/coco/rkd.py --input=model_final.pth --output=runs/rkd
+  python -m rkd_jax.convert --config=configs/coco/rkd.py --input=runs/rkd --output=rkd.pth \\
+    --to=detectron2
+
+To rkd_jax: the input is a .pth (torch.save), .pkl (detectron2's model zoo, ImageNet weights of
+Caffe2) or .npz file; the output is a run's folder, for `--mode=eval`, `init.checkpoint` and
+predict.  To detectron2: the input is a run's folder, its newest step or `.../checkpoints/<step>`;
+the output is a .pth file for MODEL.WEIGHTS.
+
+Every parameter is accounted for.  Unused and missing ones are listed and are an error unless
+--allow names them, in detectron2's names.  Missing ones are left out of the output: training starts
+them afresh if `init.allow_missing` names them too.  ImageNet weights, for instance:
+
+  python -m rkd_jax.convert --config=configs/coco/base.py --input=R-50.pkl --output=runs/r50 \\
+    --allow='proposal_generator\\..*,roi_heads\\.box_predictor\\..*'
+"""
+
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import app, flags, logging
+from etils import epath
+from flax import traverse_util
+from ml_collections import config_flags
+
+from rkd_jax.files.torch_reader import read_checkpoint
+from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.models.detector.rcnn import abstract_params
+from rkd_jax.runs.checkpoint import Checkpointer, latest_step, restore_variables
+from rkd_jax.runs.config import check_model, write_config
+from rkd_jax.runs.state import TrainState
+from rkd_jax.weights import detectron2
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_INPUT = flags.DEFINE_string("input", None, "Checkpoint file, or a run's folder.")
+_OUTPUT = flags.DEFINE_string("output", None, "The run's folder, or the .pth file, to write.")
+_TO = flags.DEFINE_enum("to", "rkd_jax", ["rkd_jax", "detectron2"], "Whose format to write.")
+_ALLOW = flags.DEFINE_list(
+  "allow", [], "Regular expressions of detectron2 names that may be unused or missing."
+)
+
+
+def to_rkd_jax(
+  config: ml_collections.ConfigDict, file: str, workdir: str, allow: Sequence[str] = ()
+) -> str:
+  """Writes a run's folder from a checkpoint file; returns a summary.
+
+  Parameters that `allow` (regular expressions of detectron2 names) lets be missing are left out.
+
+  Raises:
+    ReadError, ConvertError: see `restricted` and `detectron2`.
+    ValueError: the folder holds a checkpoint already.
+  """
+  if latest_step(workdir) is not None:
+    raise ValueError(f"{workdir} holds a checkpoint already; give another --output.")
+  expected = abstract_params(config)
+  state = read_checkpoint(file)
+  params = detectron2.to_params(state, expected, allow)
+  write_config(workdir, config)
+  checkpointer = Checkpointer(workdir)
+  # Step 0 and no optimiser: a run does not resume from here, it starts through init.checkpoint.
+  checkpointer.save(TrainState(step=jnp.int32(0), params=params, model_state={}, opt_state=()))
+  checkpointer.close()
+
+  names = detectron2.names(expected)
+  unused = sorted(detectron2.canonical(state, expected).keys() - names.values())
+  written = traverse_util.flatten_dict(params, sep="/")
+  missing = [f"params/{path}" for path in names if path not in written]
+  lines = [f"{_count(params)} to {workdir}"]
+  lines += [f"not needed: {', '.join(unused)}"] if unused else []
+  lines += [f"left out, for init.allow_missing: {', '.join(missing)}"] if missing else []
+  return "\n".join(lines)
+
+
+def to_detectron2(config: ml_collections.ConfigDict, workdir: str, file: str) -> str:
+  """Writes a .pth file from a run's newest checkpoint; returns a summary.
+
+  Raises:
+    CheckpointError: there is none, or it belongs to another config.
+    ConvertError: a network that detectron2 has no counterpart of.
+  """
+  check_model(workdir, config)
+  expected = {"params": abstract_params(config), "model_state": {}}
+  detectron2.names(expected["params"])
+  params = jax.device_get(restore_variables(workdir, expected)["params"])
+  epath.Path(file).parent.mkdir(parents=True, exist_ok=True)
+  write_pth(file, detectron2.from_params(params))
+  return f"{_count(params)} to {file}"
+
+
+def _count(params) -> str:
+  leaves = traverse_util.flatten_dict(params).values()
+  return f"{len(leaves)} parameters, {sum(leaf.size for leaf in leaves):,} numbers"
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected argument {argv[1]!r}; see --help.")
+  logging.set_verbosity(logging.WARNING)
+  if _TO.value != "rkd_jax" and _ALLOW.value:
+    raise app.UsageError("--allow is for the way to rkd_jax; a run's folder is always whole.")
+  try:
+    if _TO.value == "rkd_jax":
+      print(to_rkd_jax(_CONFIG.value, _INPUT.value, _OUTPUT.value, _ALLOW.value))
+    else:
+      print(to_detectron2(_CONFIG.value, _INPUT.value, _OUTPUT.value))
+  except (ValueError, OSError) as error:
+    sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "input", "output"])
+  app.run(main)

@@ -1,0 +1,140 @@
+"""Makes a file of class embeddings: the rows of the zero-shot classifier, with their names.
+
+  python -m rkd_jax.embed_classes --clip=ViT-B-32.pt --names='cat, red kite' --output=F.npz
+  python -m rkd_jax.embed_classes --clip=CLIP_WORKDIR --annotations=coco.json --output=F.npy
+  python -m rkd_jax.embed_classes --clip=ViT-B-32.pt --annotations=lvis_v1_train.json \\
+    --ensemble=vild --synonyms --spaces --normalize --output=F.npz
+  python -m rkd_jax.embed_classes --embeddings=F.npy --annotations=coco.json --output=F.npz
+
+Names come from the command line, from a file with one per line (--names=@FILE), or from the
+categories of a COCO or LVIS JSON in the order of their ids (LVIS' category-info files will do).
+Names and templates are stored beside the matrix: in the .npz, or in F.json beside F.npy.
+
+Rows are not normalised by default, as in the matrices that the RKD code ships: the detector's
+classifier divides by the norm, so detections are the same, and a file can be compared with theirs.
+--ensemble and --synonyms average the unit vectors of all texts of a class.  The prompts of
+--ensemble=vild are those of ViLD's published code ("This is a photo of an apple in the scene."),
+which also reads '_' as a space and normalises rows: give --spaces and --normalize.
+
+With --embeddings nothing is embedded: the rows of a published matrix get their names, so that
+prediction can look them up.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from rkd_jax.files import json_checks as checks
+from rkd_jax.frozen.clip import load
+from rkd_jax.records import class_names as category_names
+from rkd_jax.vocabulary import class_embeddings, prompts
+
+
+def class_names(names: str | None, annotations_path: str | None) -> tuple[str, ...]:
+  """Names from the command line or from a COCO or LVIS JSON.
+
+  Raises:
+    ValueError: both or neither are given, there is no name, or one occurs twice.
+  """
+  if (names is None) == (annotations_path is None):
+    raise ValueError("give the class names with either --names or --annotations.")
+  if annotations_path is not None:
+    return category_names.load_class_names(annotations_path)
+  result = category_names.parse_names(names)
+  if not result:
+    raise ValueError("--names is empty: name at least one class, as in --names='cat, dog'.")
+  if twice := sorted({name for name in result if result.count(name) > 1}):
+    raise ValueError(f"--names has {', '.join(map(repr, twice))} more than once: keep one.")
+  return result
+
+
+def class_synonyms(
+  names: Sequence[str], synonyms_path: str, annotations_path: str | None
+) -> tuple[tuple[str, ...], ...]:
+  """For every class the texts that stand for it.
+
+  Args:
+    names: the classes.
+    synonyms_path: JSON list with a list of texts per class; '' takes those of the annotations.
+    annotations_path: LVIS JSON whose categories have 'synonyms'.
+
+  Raises:
+    ValueError: neither is given, or the file does not have texts for every class.
+  """
+  if not synonyms_path:
+    if annotations_path is None:
+      raise ValueError("--synonyms needs a file (--synonyms=F.json), or LVIS' --annotations.")
+    return category_names.load_synonyms(annotations_path)
+  content = checks.read_json(synonyms_path)
+  if not isinstance(content, list) or len(content) != len(names):
+    raise ValueError(f"{synonyms_path}: expected a list with {len(names)} lists, one per class.")
+  return tuple(
+    checks.texts(row, f"{synonyms_path}: entry {number} ({name})")
+    for number, (name, row) in enumerate(zip(names, content))
+  )
+
+
+def make(names: tuple[str, ...], args: argparse.Namespace) -> Float[np.ndarray, "c d"]:
+  """Embeddings of the names by a CLIP, or those of a file that has a row for each.
+
+  Raises:
+    ValueError: both or neither are given, or a problem with either.
+  """
+  if (args.clip is None) == (args.embeddings is None):
+    raise ValueError("give either --clip, to embed the names, or --embeddings, to name its rows.")
+  if args.embeddings is not None:
+    return class_embeddings.load(args.embeddings, names).embeddings
+  texts = [(name,) for name in names]
+  if args.synonyms is not None:
+    texts = class_synonyms(names, args.synonyms, args.annotations)
+  if args.spaces:
+    texts = [tuple(text.replace("_", " ") for text in row) for row in texts]
+  clip = load(args.clip, args.activation)
+  return class_embeddings.embed_classes(clip, names, templates(args), texts, args.normalize)
+
+
+def templates(args: argparse.Namespace) -> tuple[str, ...]:
+  """The prompts that the command line asks for."""
+  return prompts.ENSEMBLES[args.ensemble] if args.ensemble else (args.template,)
+
+
+def main():
+  """Command line of the module's docstring."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--clip", help="workdir of a CLIP run, or a file of published weights")
+  parser.add_argument(
+    "--activation", choices=("quick_gelu", "gelu"), help="of published weights; see frozen/clip.py"
+  )
+  parser.add_argument("--embeddings", help=".npy with a row per class, instead of --clip")
+  parser.add_argument("--names", help="separated by commas, or @file with one per line")
+  parser.add_argument("--annotations", help="COCO or LVIS JSON with 'categories', or their list")
+  prompt = parser.add_mutually_exclusive_group()
+  prompt.add_argument("--template", default=prompts.SINGLE, help="prompt, with {} for the name")
+  prompt.add_argument(
+    "--ensemble", choices=tuple(prompts.ENSEMBLES), help="average over a published list of prompts"
+  )
+  parser.add_argument(
+    "--synonyms",
+    nargs="?",
+    const="",
+    help="average over names: JSON list of lists, without a file the 'synonyms' of --annotations",
+  )
+  parser.add_argument("--spaces", action="store_true", help="read '_' in names as a space")
+  parser.add_argument("--normalize", action="store_true", help="make every row a unit vector")
+  parser.add_argument("--output", required=True, help=".npz or .npy to write")
+  args = parser.parse_args()
+  try:
+    names = class_names(args.names, args.annotations)
+    rows = make(names, args)
+    class_embeddings.save(args.output, names, templates(args), rows)
+  except (ValueError, OSError) as error:
+    parser.exit(1, f"{error}\n")
+  print(f"{args.output}: {len(names)} classes, {rows.shape[1]} dimensions")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,120 @@
+"""Writes files that torch reads, without torch: state dicts, and pickles that hold tensors.
+
+What `restricted` reads, and nothing that torch's own restricted unpickler would refuse in a state
+dict.  Globals are written by hand, because the pickler would want to import them.
+"""
+
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rkd_jax.files.torch_reader import LEGACY_MAGIC, STORAGES
+
+
+def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by name so that `torch.load(path, weights_only=True)` gives a dict of tensors.
+
+  Same arrays, same bytes.
+
+  Raises:
+    ValueError: naming an array of a type that torch has no storage for.
+  """
+  kinds = {dtype: kind for kind, dtype in STORAGES.items()}
+  contiguous = {}
+  for name, value in arrays.items():
+    value = np.asarray(value)
+    if value.dtype not in kinds:
+      known = ", ".join(map(str, kinds))
+      raise ValueError(f"{name!r} has dtype {value.dtype}; expected one of {known}.")
+    contiguous[name] = np.ascontiguousarray(value).reshape(value.shape)
+
+  parts = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT, pickle.MARK]
+  for key, (name, value) in enumerate(contiguous.items()):
+    parts += [
+      _plain(name),
+      _global("torch._utils", "_rebuild_tensor_v2"),
+      *(pickle.MARK, pickle.MARK, _plain("storage"), _global("torch", kinds[value.dtype])),
+      *(_plain(str(key)), _plain("cpu"), _plain(value.size), pickle.TUPLE, pickle.BINPERSID),
+      *(_plain(0), _plain(value.shape), _plain(_strides(value.shape)), pickle.NEWFALSE),
+      *(_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE),
+      *(pickle.TUPLE, pickle.REDUCE),
+    ]
+  parts += [pickle.SETITEMS, pickle.STOP]
+
+  temporary = f"{os.fspath(path)}.tmp"
+  with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    # ZipInfo: without it the entries would carry the time of day.
+    archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"".join(parts))
+    archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")
+    for key, value in enumerate(contiguous.values()):
+      little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+      archive.writestr(zipfile.ZipInfo(f"archive/data/{key}"), little.tobytes())
+    archive.writestr(zipfile.ZipInfo("archive/version"), b"3\n")
+  os.replace(temporary, path)
+
+
+def pickle_tensors(value: list | tuple | np.ndarray | Any) -> bytes:
+  """A pickle in which arrays are tensors, for `pickle.load` where torch is installed.
+
+  Lists and tuples may hold arrays; everything else must be plain.
+  """
+  return pickle.PROTO + b"\x03" + _with_tensors(value) + pickle.STOP
+
+
+def _with_tensors(value: Any) -> bytes:
+  if isinstance(value, np.ndarray):
+    value = np.ascontiguousarray(value).reshape(value.shape)
+    return b"".join(
+      (
+        *(_global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK),
+        *(_global("torch.storage", "_load_from_bytes"), _plain(_storage_bytes(value), 3)),
+        *(pickle.TUPLE1, pickle.REDUCE, _plain(0), _plain(value.shape)),
+        *(_plain(_strides(value.shape)), pickle.NEWFALSE),
+        *(_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE),
+        *(pickle.TUPLE, pickle.REDUCE),
+      )
+    )
+  if type(value) not in (list, tuple):
+    return _plain(value)
+  items = b"".join(map(_with_tensors, value))
+  if type(value) is tuple:
+    return pickle.MARK + items + pickle.TUPLE
+  return pickle.EMPTY_LIST + pickle.MARK + items + pickle.APPENDS
+
+
+def _storage_bytes(value: np.ndarray) -> bytes:
+  """A storage in torch.save's format before 1.6, which tensors in ordinary pickles have."""
+  kind = next(kind for kind, dtype in STORAGES.items() if dtype == value.dtype)
+  sizes = {"short": 2, "int": 4, "long": 4}
+  system = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+  storage = (
+    *(pickle.PROTO + b"\x02", pickle.MARK, _plain("storage"), _global("torch", kind)),
+    *(_plain("0"), _plain("cpu"), _plain(value.size), pickle.NONE),
+    *(pickle.TUPLE, pickle.BINPERSID, pickle.STOP),
+  )
+  head = (pickle.dumps(part, protocol=2) for part in (LEGACY_MAGIC, 1001, system))
+  little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+  return b"".join(
+    (
+      *(*head, *storage, pickle.dumps(["0"], protocol=2)),
+      *(value.size.to_bytes(8, "little"), little.tobytes()),
+    )
+  )
+
+
+def _plain(value: Any, protocol: int = 2) -> bytes:
+  """Opcodes of a plain value, without the frame of a whole pickle."""
+  return pickle.dumps(value, protocol=protocol)[2:-1]
+
+
+def _global(module: str, name: str) -> bytes:
+  return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+  return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))

@@ -1,0 +1,110 @@
+"""A trained detector, frozen: what evaluation, prediction and the offline step need of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+from pycocotools import mask as pycocotools_mask
+
+from rkd_jax.machine.replicas import Replicas
+from rkd_jax.models.detector import rcnn
+from rkd_jax.ops.masks import paste
+from rkd_jax.runs.checkpoint import restore_variables
+from rkd_jax.runs.config import check_model
+from rkd_jax.structures import Batch, Detections, Proposals
+
+
+class Detector:
+  """A detector with its weights: batches in, detections in pixels of the original images out.
+
+  The vocabulary is given with each call, so one compiled detector serves any class
+  list of the same length.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, checkpoint: str):
+    expected = {"params": rcnn.abstract_params(config), "model_state": {}}
+    check_model(checkpoint, config)
+    self.model = rcnn.build(config)
+    self.variables = {"params": restore_variables(checkpoint, expected)["params"]}
+    self._replicas = Replicas(self.variables)
+    # A multiple of the strides of all configs.
+    self._short_side = -(-max(config.data.eval.short_sides) // 64) * 64
+    self._detect = self._jit(self.model.detect)
+    self._propose = self._jit(self.model.propose_boxes)
+    self._embed = self._jit(self.model.embed_regions)
+
+  def _jit(self, method: Callable) -> Callable:
+    return jax.jit(lambda variables, *args: self.model.apply(variables, *args, method=method))
+
+  def detect(self, batch: Batch, class_embeddings: Float[np.ndarray, "c e"]) -> Detections:
+    """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid.
+
+    Masks stay in the frames of the boxes, as scaled and clipped: `encode_masks` brings those
+    that are wanted to the image (as detectron2's `detector_postprocess` does).
+    """
+    images = self._cropped(np.asarray(batch.images), np.asarray(batch.sizes))
+    batch = batch.replace(images=images)
+    found = jax.device_get(self._detect(self.variables, batch, class_embeddings))
+    return _in_original(found, batch)
+
+  def propose(self, batch: Batch) -> Proposals:
+    """The RPN's proposals, best first; arrays and boxes as those of `detect`.
+
+    Calls from several threads spread over the local devices.
+    """
+    with self._replicas.lease() as variables:
+      found = jax.device_get(self._propose(variables, batch))
+    return _in_original(found, batch)
+
+  def _cropped(self, images, sizes):
+    """Cuts a canvas that takes lying and standing images where all of a batch lie, or all stand.
+
+    Four shapes at most are compiled, and the canvas changes no result.
+    """
+    shape = [
+      self._short_side if np.max(sizes[:, axis]) <= self._short_side else images.shape[1 + axis]
+      for axis in range(2)
+    ]
+    return images[:, : shape[0], : shape[1]]
+
+  def embed_regions(self, batch: Batch, boxes: Float[np.ndarray, "b k 4"]) -> np.ndarray:
+    """Distilled region embeddings [b, k, e] of boxes in network-input pixels."""
+    return jax.device_get(self._embed(self.variables, batch.images, batch.sizes, boxes))
+
+
+def _in_original(found: Detections | Proposals, batch: Batch):
+  """The same with boxes scaled to `original_sizes` and clipped; empty ones are not valid."""
+  scale = np.asarray(batch.original_sizes, np.float32) / np.asarray(batch.sizes, np.float32)
+  height, width = np.split(np.asarray(batch.original_sizes, np.float32)[:, None], 2, axis=2)
+  limits = np.concatenate([width, height, width, height], axis=2)
+  boxes = np.clip(found.boxes * scale[:, None, [1, 0, 1, 0]], 0.0, limits)
+  full = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+  valid = found.valid & full & np.asarray(batch.valid)[:, None]
+  return found.replace(boxes=boxes, valid=valid)
+
+
+def encode_masks(
+  masks: Float[np.ndarray, "n m m"], boxes: Float[np.ndarray, "n 4"], height: int, width: int
+) -> list[dict[str, Any]]:
+  """Masks of detections as COCO's compressed run lengths, in the whole image.
+
+  A pixel belongs to a mask from a probability of 0.5 (detectron2's `detector_postprocess`).  One
+  mask at a time is pasted, so that memory does not grow with the number of detections.
+
+  Args:
+    masks: probabilities in the frames of `boxes`.
+    boxes: XYXY in pixels of the image, clipped to it.
+    height, width: of the image.
+
+  Returns:
+    {'size': [height, width], 'counts': str} of each, as `pycocotools.mask.decode` reads it.
+  """
+  encoded = []
+  for mask, box in zip(masks, boxes, strict=True):
+    pasted = paste(mask, box, height, width) >= 0.5
+    runs = pycocotools_mask.encode(np.asfortranarray(pasted.astype(np.uint8)))
+    encoded.append({"size": [height, width], "counts": runs["counts"].decode("ascii")})
+  return encoded

@@ -1,0 +1,66 @@
+"""Feature pyramid (Lin et al. 2017) as detectron2 builds it, with a max-pooled last level."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rkd_jax.models.backbones.layers import Conv
+from rkd_jax.ops.padding import Extents, zero_beyond
+
+# Caffe2's XavierFill: uniform with variance 1 / fan_in.
+XAVIER_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+  """Nearest neighbour, twice the height and width."""
+  b, h, w, c = x.shape
+  return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+class FPN(nn.Module):
+  """Maps {'res2': stride 4, ..., 'res5': stride 32} to [p2, ..., p5, p6], finest first.
+
+  A 1x1 `lateral<i>` convolution per stage, plus the coarser sum upsampled by nearest neighbour,
+  then a 3x3 `output<i>` convolution; biases, no normalisation, no activation.  The last map has
+  twice the stride of the coarsest stage and holds every second cell of its output.
+
+  Any run of consecutive stages will do; a configuration with fewer has fewer maps.  With
+  `extents` (see `ops.padding`) no cell within them depends on the canvas; those beyond
+  hold anything.
+
+  Raises:
+    ValueError: for stages that are not consecutive 'res<i>'.
+  """
+
+  channels: int = 256
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, features: Mapping[str, Float[Array, "b _h _w _c"]], extents: Extents | None = None
+  ) -> list[Float[Array, "b _h _w {self.channels}"]]:
+    names = sorted(features, key=lambda name: (len(name), name))
+    first = int(names[0][3:]) if names and names[0][3:].isdigit() else 0
+    stages = range(first, first + len(names))
+    if not names or names != [f"res{i}" for i in stages]:
+      raise ValueError(
+        f"FPN: features are {names}; expected consecutive stages of the trunk, such as "
+        "['res2', 'res3', 'res4', 'res5']."
+      )
+
+    def conv(x, kernel, name):
+      return Conv(self.channels, kernel, kernel_init=XAVIER_INIT, dtype=self.dtype, name=name)(x)
+
+    outputs = []
+    coarser = None
+    for i in reversed(stages):
+      total = conv(features[f"res{i}"], 1, f"lateral{i}")
+      if coarser is not None:
+        # A map of odd size has half a cell less than its coarser one upsampled.
+        total = total + upsample(coarser)[:, : total.shape[1], : total.shape[2]]
+      coarser = total
+      outputs.append(conv(zero_beyond(total, extents, 2**i), 3, f"output{i}"))
+    outputs.reverse()
+    return [*outputs, outputs[-1][:, ::2, ::2]]

@@ -1,0 +1,145 @@
+"""Bottleneck ResNet, by default Caffe-style: the stride sits in the first 1x1 convolution.
+
+Behaviour of the MSRA ResNet-50 that RKD starts from (stem 7x7/2, ReLU, 3x3/2
+max pool with padding 1; convolutions have no bias; the normalisation is a
+frozen affine map).  Depth, width and normalisation are fields, so the small
+network of the demo is the same code; with `stride_in_1x1=False` it is torchvision's
+variant ("v1.5"), whose stride sits in the 3x3 convolution.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rkd_jax.models.backbones.layers import MSRA_INIT, Conv, max_pool, normalize
+from rkd_jax.ops.padding import Extents, cells_inside, zero_beyond, zero_outside
+
+# (map, how many times as fine as the output it is) -> which of its cells lie in the image.
+Inside = Callable[[Array, int], Array | None]
+
+
+def _everywhere(x: Array, finer: int) -> None:
+  return None
+
+
+def _inside(extents: Extents | None, stride: int, x: Array, finer: int) -> Array | None:
+  return cells_inside(x, extents, stride // finer)
+
+
+class Bottleneck(nn.Module):
+  """1x1 (strided) -> 3x3 -> 1x1, with a projected shortcut where the shape changes."""
+
+  width: int
+  stride: int = 1
+  norm: str = "frozen"
+  expansion: int = 4
+  dtype: jnp.dtype = jnp.float32
+  stride_in_1x1: bool = True
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], inside: Inside = _everywhere
+  ) -> Float[Array, "b h2 w2 c2"]:
+    def conv(y, features, kernel, stride, name, finer=1):
+      y = Conv(
+        features,
+        kernel,
+        stride,
+        use_bias=False,
+        kernel_init=MSRA_INIT,
+        dtype=self.dtype,
+        name=name,
+      )(y)
+      return normalize(self.norm, f"{name}_norm", y, inside(y, finer))
+
+    out = self.expansion * self.width
+    first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+    y = nn.relu(conv(x, self.width, 1, first, "conv1", finer=second))
+    y = zero_outside(y, inside(y, second))
+    y = nn.relu(conv(y, self.width, 3, second, "conv2"))
+    y = conv(y, out, 1, 1, "conv3")
+    if x.shape[-1] != out or self.stride != 1:
+      x = conv(x, out, 1, self.stride, "shortcut")
+    return nn.relu(x + y)
+
+
+class ResStage(nn.Module):
+  """A stage of bottlenecks; only the first one is strided."""
+
+  blocks: int
+  width: int
+  stride: int
+  norm: str = "frozen"
+  expansion: int = 4
+  dtype: jnp.dtype = jnp.float32
+  stride_in_1x1: bool = True
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], inside: Inside = _everywhere
+  ) -> Float[Array, "b h2 w2 c2"]:
+    for i in range(self.blocks):
+      stride = self.stride if i == 0 else 1
+      x = Bottleneck(
+        self.width,
+        stride,
+        self.norm,
+        self.expansion,
+        self.dtype,
+        self.stride_in_1x1,
+        name=f"block{i}",
+      )(x, inside)
+    return x
+
+
+class ResNet(nn.Module):
+  """The trunk: stem and res2 ... res(n+1).
+
+  Returns {'res2': stride 4, 'res3': stride 8, ...}; stage i is `width * 2**i`
+  wide inside and `expansion` times that outside.  With `extents` (see `ops.padding`) no cell
+  within them depends on the canvas; those beyond hold anything.
+  """
+
+  stage_blocks: Sequence[int]
+  width: int = 64
+  stem_width: int = 64
+  norm: str = "frozen"
+  expansion: int = 4
+  dtype: jnp.dtype = jnp.float32
+  stride_in_1x1: bool = True
+
+  @nn.compact
+  def __call__(
+    self, images: Float[Array, "b h w 3"], extents: Extents | None = None
+  ) -> dict[str, Float[Array, "b _h _w _c"]]:
+    x = Conv(
+      self.stem_width,
+      7,
+      stride=2,
+      use_bias=False,
+      kernel_init=MSRA_INIT,
+      dtype=self.dtype,
+      name="stem",
+    )(zero_beyond(images, extents, 1))
+    inside = cells_inside(x, extents, 2)
+    x = nn.relu(normalize(self.norm, "stem_norm", x, inside))
+    # After the ReLU, zeros are as good as the pool's own padding of -inf.
+    x = max_pool(zero_outside(x, inside))
+    features = {}
+    for i, blocks in enumerate(self.stage_blocks):
+      stage = ResStage(
+        blocks,
+        self.width * 2**i,
+        1 if i == 0 else 2,
+        self.norm,
+        self.expansion,
+        self.dtype,
+        self.stride_in_1x1,
+        name=f"res{i + 2}",
+      )
+      x = stage(x, functools.partial(_inside, extents, 2 ** (i + 2)))
+      features[f"res{i + 2}"] = x
+    return features

@@ -1,0 +1,426 @@
+"""The two-stage open-vocabulary detector: batch in, outputs out, no losses.
+
+Backbone -> RPN -> RoIAlign -> box head -> {box predictor, zero-shot classifier}.
+Teacher regions (RKD) and pseudo boxes (ILS) go through the same RoIAlign, box
+head and projection as proposals do.  The class-embedding matrix is an argument,
+not a parameter: swapping it changes the vocabulary and nothing else.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from rkd_jax.machine.parts import in_parts_on_cpu
+from rkd_jax.models.backbones.clip_resnet import ClipResNet
+from rkd_jax.models.backbones.fpn import FPN
+from rkd_jax.models.backbones.resnet import ResNet
+from rkd_jax.models.detector import rois as rois_lib
+from rkd_jax.models.detector import rpn as rpn_lib
+from rkd_jax.models.detector.box_head import BoxPredictor, FcBoxHead, ResBoxHead
+from rkd_jax.models.detector.mask_head import MaskHead
+from rkd_jax.models.detector.zero_shot_classifier import ZeroShotClassifier
+from rkd_jax.ops import boxes as boxes_lib
+from rkd_jax.ops.boxes import assign_levels
+from rkd_jax.ops.padding import zero_beyond
+from rkd_jax.ops.roi_align import multilevel_roi_align
+from rkd_jax.structures import (
+  Batch,
+  Detections,
+  GroundTruth,
+  Outputs,
+  Proposals,
+  RoiSamples,
+  RpnOutputs,
+)
+
+# The mask head runs on its RoIs in so many parts, those without any wanted RoI skipped.
+_MASK_PARTS = 4
+# Of the images that go through the trunk together on a CPU: one of 800 x 1333, many small ones.
+_PIXELS = 1 << 20
+
+
+class RCNN(nn.Module):
+  """The detector described by `config.model` (see configs/common.py)."""
+
+  config: ml_collections.FrozenConfigDict
+
+  def setup(self):
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
+    self.backbone = self._backbone(dtype)
+    if c.fpn.channels:
+      self.fpn = FPN(channels=c.fpn.channels, dtype=dtype)
+    if c.mask_head.layers:
+      self.mask_head = MaskHead(
+        layers=c.mask_head.layers, channels=c.mask_head.channels, dtype=dtype
+      )
+    self.rpn = rpn_lib.RpnHead(
+      channels=c.rpn.channels,
+      anchors_per_cell=len(c.rpn.anchor_sizes[0]) * len(c.rpn.anchor_ratios),
+      dtype=dtype,
+    )
+    self.box_head = self._box_head(dtype)
+    self.box_predictor = BoxPredictor(dtype=dtype)
+    self.classifier = ZeroShotClassifier(
+      embedding_dim=c.classifier.embedding_dim,
+      temperature=c.classifier.temperature,
+      bias=c.classifier.bias,
+      weight_transfer=c.classifier.weight_transfer,
+      dtype=dtype,
+    )
+
+  def _backbone(self, dtype) -> nn.Module:
+    c = self.config.backbone
+    if c.kind == "resnet":
+      return ResNet(
+        stage_blocks=c.stage_blocks,
+        width=c.width,
+        stem_width=c.stem_width,
+        norm=c.norm,
+        expansion=c.expansion,
+        dtype=dtype,
+      )
+    if c.kind == "clip_resnet":
+      return ClipResNet(stage_blocks=c.stage_blocks, width=c.width, dtype=dtype)
+    raise ValueError(f"model.backbone.kind is {c.kind!r}; expected 'resnet' or 'clip_resnet'.")
+
+  def _box_head(self, dtype) -> nn.Module:
+    head = self.config.box_head
+    if head.kind == "fc":
+      return FcBoxHead(layers=head.layers, width=head.width, dtype=dtype)
+    if head.kind == "res5":
+      backbone = self.config.backbone
+      stages = len(backbone.stage_blocks)
+      return ResBoxHead(
+        blocks=head.layers,
+        width=backbone.width * 2**stages,
+        norm=backbone.norm,
+        expansion=backbone.expansion,
+        dtype=dtype,
+      )
+    raise ValueError(f"model.box_head.kind is {head.kind!r}; expected 'fc' or 'res5'.")
+
+  def __call__(
+    self, images: UInt8[Array, "b h w 3"], class_embeddings: Float[Array, "c e"]
+  ) -> tuple[Array, ...]:
+    """Touches every parameter once, for initialisation."""
+    batch, height, width = images.shape[:3]
+    size = jnp.array([[height, width]] * batch)
+    features = self.features(images, size)
+    rpn = self.rpn_outputs(features, size)
+    box = jnp.array([[[0.0, 0.0, width, height]]] * batch)
+    logits, deltas, _ = self.roi_outputs(features, size, box, class_embeddings)
+    outputs = (rpn.logits, rpn.deltas, logits, deltas)
+    if self.config.mask_head.layers:
+      outputs = (*outputs, self.masks(features, size, box, jnp.ones(box.shape[:2], bool)))
+    return outputs
+
+  def extents(self, sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
+    """Where the network takes images of these sizes to end.
+
+    Each image alone, up to the next multiple (published FPN models); or, as in the reference,
+    the largest image of the batch.  The canvas beyond changes nothing.
+    """
+    c = self.config.padding
+    if c.to == "batch":
+      sizes = jnp.broadcast_to(jnp.max(sizes, axis=0), sizes.shape)
+    elif c.to != "image":
+      raise ValueError(f"model.padding.to is {c.to!r}; expected 'image' or 'batch'.")
+    return -(-sizes // c.multiple) * c.multiple
+
+  def features(
+    self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]
+  ) -> list[Float[Array, "b _h _w c"]]:
+    """The feature maps that RPN and RoIs share, finest first.
+
+    Padding enters as the pixel mean; beyond `extents` maps are zero.
+    """
+    extents = self.extents(sizes)
+    if self.is_initializing():
+      return self.image_features(images, sizes, extents)
+    model, variables = self.unbind()
+    params = {k: v for k, v in variables["params"].items() if k in ("backbone", "fpn")}
+
+    def features(params, *args):
+      return model.apply({"params": params}, *args, method=RCNN.image_features)
+
+    together = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+    # One more forward pass in training, for half of what a step holds.
+    return in_parts_on_cpu(features, params, (images, sizes, extents), together, recompute=True)
+
+  def image_features(
+    self,
+    images: UInt8[Array, "b h w 3"],
+    sizes: Int[Array, "b 2"],
+    extents: Int[Array, "b 2"],
+  ) -> list[Float[Array, "b _h _w c"]]:
+    """`features` of images that know nothing of each other."""
+    c = self.config
+    x = (images.astype(jnp.float32) - jnp.array(c.pixel_mean)) / jnp.array(c.pixel_std)
+    x = zero_beyond(x, sizes, 1).astype(c.dtype)
+    maps = self.backbone(x, extents)
+    if c.fpn.channels:
+      maps = self.fpn(maps, extents)
+    else:
+      maps = [maps[f"res{len(c.backbone.stage_blocks) + 1}"]]
+    return [zero_beyond(x, extents, stride) for x, stride in zip(maps, self.strides, strict=True)]
+
+  @property
+  def strides(self) -> tuple[int, ...]:
+    """Stride of each feature map."""
+    stages = len(self.config.backbone.stage_blocks)
+    if self.config.fpn.channels:
+      return tuple(2 ** (i + 2) for i in range(stages + 1))
+    return (2 ** (stages + 1),)
+
+  def rpn_outputs(
+    self, features: Sequence[Float[Array, "b _h _w c"]], sizes: Int[Array, "b 2"]
+  ) -> RpnOutputs:
+    c = self.config.rpn
+    outputs = [self.rpn(level) for level in features]
+    shapes = [level.shape[1:3] for level in features]
+    anchors = rpn_lib.level_anchors(shapes, self.strides, c.anchor_sizes, c.anchor_ratios)
+    valid = rpn_lib.valid_anchors(
+      self.extents(sizes), shapes, self.strides, self.rpn.anchors_per_cell
+    )
+    logits, deltas = (jnp.concatenate(x, axis=1) for x in zip(*outputs, strict=True))
+    return RpnOutputs(anchors=jnp.concatenate(anchors), logits=logits, deltas=deltas, valid=valid)
+
+  def propose(
+    self,
+    rpn: RpnOutputs,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    train: bool,
+  ) -> Proposals:
+    c = self.config.rpn
+    mode = c.train if train else c.test
+    options = rpn_lib.ProposalOptions(mode.pre_nms, mode.post_nms, c.nms_threshold)
+    counts = [level.shape[1] * level.shape[2] * self.rpn.anchors_per_cell for level in features]
+    return rpn_lib.propose(rpn, counts, sizes, options)
+
+  def pool(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+    resolution: int,
+    bin_step: int = 1,
+  ) -> Float[Array, "b r o o c"]:
+    """RoIAlign of each box from the level that fits its size; an FPN's last is the RPN's alone.
+
+    Boxes are cut into `resolution` bins per axis, of which every `bin_step`-th is computed.
+    """
+    features = features[: len(self.config.backbone.stage_blocks)]
+    cells = -(-self.extents(sizes)[:, None] // jnp.array(self.strides)[:, None])
+
+    scales = [1.0 / stride for stride in self.strides[: len(features)]]
+
+    def one_image(maps, boxes, cells):
+      levels = assign_levels(boxes, 2, 1 + len(maps)) if len(maps) > 1 else None
+      return multilevel_roi_align(
+        maps,
+        boxes,
+        levels,
+        resolution,
+        scales,
+        cells=cells,
+        bin_step=bin_step,
+        batch_axis="images",
+      )
+
+    return jax.vmap(one_image, axis_name="images")(features, boxes, cells[:, : len(features)])
+
+  def box_pool(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+  ) -> Float[Array, "b r o o c"]:
+    """What the box head is given."""
+    return self.pool(features, sizes, boxes, self.config.roi.resolution, self.box_head.bin_step)
+
+  def roi_features(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+  ) -> Float[Array, "b r d"]:
+    """RoIAlign and box head."""
+    pooled = self.box_pool(features, sizes, boxes)
+    batch, rois = boxes.shape[:2]
+    return self.box_head(pooled.reshape(batch * rois, *pooled.shape[2:])).reshape(batch, rois, -1)
+
+  def roi_outputs(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+    class_embeddings: Float[Array, "c e"],
+  ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
+    """Class logits (background last), box deltas and distilled embeddings of RoIs."""
+    return self.classify(self.roi_features(features, sizes, boxes), class_embeddings)
+
+  def classify(
+    self, roi_features: Float[Array, "b r d"], class_embeddings: Float[Array, "c e"]
+  ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
+    """What `roi_outputs` says of RoIs with these features."""
+    batch, rois, width = roi_features.shape
+    x = roi_features.reshape(batch * rois, width)
+    logits, distilled = self.classifier(x, class_embeddings)
+    outputs = (logits, self.box_predictor(x), distilled)
+    return tuple(y.reshape(batch, rois, -1) for y in outputs)
+
+  def masks(
+    self,
+    features: Sequence[Float[Array, "b _h _w c"]],
+    sizes: Int[Array, "b 2"],
+    boxes: Float[Array, "b r 4"],
+    wanted: Bool[Array, "b r"],
+  ) -> Float[Array, "b r m m"]:
+    """Mask logits of RoIs, in the frame of each box; those not wanted may be zero.
+
+    Where the wanted ones come first, as foreground RoIs and detections do, whole parts of the rest
+    are skipped: there is a place for as many as an image can have, and few have as many.
+    """
+    pooled = self.pool(features, sizes, boxes, self.config.mask_head.resolution)
+    batch, rois = boxes.shape[:2]
+
+    def predict(head, x):
+      logits = head(x.reshape(-1, *x.shape[2:]))
+      return logits.reshape(batch, -1, *logits.shape[1:])
+
+    def skip(head, x):
+      return jnp.zeros((batch, x.shape[1], 2 * x.shape[2], 2 * x.shape[3]))
+
+    if self.is_initializing():
+      return predict(self.mask_head, pooled)
+    ends = [rois * i // _MASK_PARTS for i in range(_MASK_PARTS + 1)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
+    return jnp.concatenate(
+      [
+        nn.cond(jnp.any(wanted[:, part]), predict, skip, self.mask_head, pooled[:, part])
+        for part in parts
+      ],
+      axis=1,
+    )
+
+  def sample_rois(
+    self,
+    proposals: Proposals,
+    ground_truth: GroundTruth,
+    num_classes: int,
+    keys: Key[Array, "b"] | None,
+  ) -> RoiSamples:
+    """What `box_step` trains the RoI head on; one key per image."""
+    return rois_lib.sample(proposals, ground_truth, num_classes, self.config.roi, keys)
+
+  def box_step(
+    self, batch: Batch, class_embeddings: Float[Array, "c e"], keys: Key[Array, "b"] | None
+  ) -> Outputs:
+    """Training outputs for images with boxes.  `keys` holds one key per image."""
+    features = self.features(batch.images, batch.sizes)
+    rpn = self.rpn_outputs(features, batch.sizes)
+    proposals = self.propose(rpn, features, batch.sizes, train=True)
+    rois = self.sample_rois(proposals, batch.ground_truth, class_embeddings.shape[0], keys)
+    logits, deltas, embeddings = self._with_regions(features, rois.boxes, batch, class_embeddings)
+    mask_logits = None
+    if self.config.mask_head.layers:
+      c = self.config.roi
+      most = int(c.batch_size_per_image * c.positive_fraction)
+      foreground = (rois.classes < class_embeddings.shape[0]) & rois.valid
+      mask_logits = self.masks(features, batch.sizes, rois.boxes[:, :most], foreground[:, :most])
+    return Outputs(
+      rpn=rpn,
+      rois=rois,
+      class_logits=logits,
+      box_deltas=deltas,
+      region_embeddings=embeddings,
+      mask_logits=mask_logits,
+    )
+
+  def image_step(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Outputs:
+    """Training outputs for images with labels only: pseudo boxes replace proposals.
+
+    The RPN is not run and the box deltas are not used: their gradient is exactly zero.
+    """
+    features = self.features(batch.images, batch.sizes)
+    pseudo = batch.pseudo_boxes
+    boxes = jax.vmap(boxes_lib.clip)(pseudo.boxes, batch.sizes)
+    logits, _, embeddings = self._with_regions(features, boxes, batch, class_embeddings)
+    return Outputs(pseudo_box_logits=logits, region_embeddings=embeddings)
+
+  def _with_regions(self, features, boxes, batch: Batch, class_embeddings):
+    """One pass of the RoI head over `boxes` and the teacher's regions together."""
+    rois = boxes.shape[1]
+    if batch.regions is not None:
+      boxes = jnp.concatenate([boxes, batch.regions.boxes], axis=1)
+    logits, deltas, distilled = self.roi_outputs(features, batch.sizes, boxes, class_embeddings)
+    embeddings = None if batch.regions is None else distilled[:, rois:]
+    return logits[:, :rois], deltas[:, :rois], embeddings
+
+  def embed_regions(
+    self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"], boxes: Float[Array, "b k 4"]
+  ) -> Float[Array, "b k e"]:
+    """Distilled region embeddings f(x) of given boxes, not normalised."""
+    features = self.features(images, sizes)
+    # The distilled projection does not depend on the vocabulary: any row does.
+    vocabulary = jnp.zeros((1, self.config.classifier.embedding_dim))
+    return self.roi_outputs(features, sizes, boxes, vocabulary)[2]
+
+  def propose_boxes(self, batch: Batch) -> Proposals:
+    """The RPN's proposals in network-input pixels, best first, as at test time."""
+    features = self.features(batch.images, batch.sizes)
+    return self.propose(self.rpn_outputs(features, batch.sizes), features, batch.sizes, train=False)
+
+  def detect(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Detections:
+    """Final detections in network-input pixels, best first, as `rois.detections` chooses them."""
+    features = self.features(batch.images, batch.sizes)
+    rpn = self.rpn_outputs(features, batch.sizes)
+    proposals = self.propose(rpn, features, batch.sizes, train=False)
+    logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
+    found = self.final_detections(proposals, logits, deltas, batch.sizes)
+    if self.config.mask_head.layers:
+      masks = self.masks(features, batch.sizes, found.boxes, found.valid)
+      found = found.replace(masks=jax.nn.sigmoid(masks))
+    return found
+
+  def final_detections(
+    self,
+    proposals: Proposals,
+    logits: Float[Array, "b p c1"],
+    deltas: Float[Array, "b p 4"],
+    sizes: Int[Array, "b 2"],
+  ) -> Detections:
+    """What `detect` keeps of scored proposals, without masks."""
+    return rois_lib.detections(proposals, logits, deltas, sizes, self.config.test)
+
+
+def build(config: ml_collections.ConfigDict) -> RCNN:
+  """The detector of a config; its model block is frozen so that it can be hashed."""
+  return RCNN(ml_collections.FrozenConfigDict(config.model))
+
+
+def dummy_inputs(config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+  """Arguments for `RCNN.__call__` that are large enough for every stage."""
+  image = np.zeros((1, 64, 64, 3), np.uint8)
+  return image, np.zeros((1, config.model.classifier.embedding_dim), np.float32)
+
+
+def abstract_params(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Shapes and types of the parameters of a config's network; nothing is computed.
+
+  Raises:
+    ValueError: the config is not of a detector.
+  """
+  if config.task != "detector":
+    raise ValueError(f"task is {config.task!r}; expected the config of a detector.")
+  init = build(config).init
+  return jax.eval_shape(lambda key: init(key, *dummy_inputs(config))["params"], jax.random.key(0))

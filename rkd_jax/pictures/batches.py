@@ -1,0 +1,111 @@
+"""Pictures of training batches: images on their canvases with all boxes that come with them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+
+from rkd_jax.pictures.draw import Picture, draw_boxes
+from rkd_jax.structures import Batch, GroundTruth
+
+COLOURS = {"ground truth": "#2b8a3e", "pseudo box": "#d9480f", "region": "#9c36b5"}
+PADDING = (np.array([206, 212, 218], np.uint8), np.array([241, 243, 245], np.uint8))
+_INK, _GREY = "#212529", "#868e96"
+_STRIPE, _GAP = 8, 12  # pixels
+
+
+def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int = 384) -> Picture:
+  """One image of a batch on its canvas, with all its boxes and the names of their classes."""
+  canvas = np.array(batch.images[row])
+  height, width = batch.sizes[row]
+  y, x = np.indices(canvas.shape[:2])
+  stripes = np.stack(PADDING)[(y + x) // _STRIPE % 2]
+  inside = ((y < height) & (x < width))[..., None]
+  boxes, labels, kinds, masks = [], [], [], []
+
+  def add(kind: str, own, texts: Sequence[str]):
+    boxes.extend(own.boxes[row][own.valid[row]])
+    labels.extend(texts)
+    kinds.extend([kind] * len(texts))
+
+  if batch.ground_truth is not None:
+    truth = batch.ground_truth
+    add("ground truth", truth, [names[c] for c in truth.classes[row][truth.valid[row]]])
+    masks = _masks(truth, row, canvas.shape[:2])
+  if batch.pseudo_boxes is not None:
+    pseudo = batch.pseudo_boxes
+    add("pseudo box", pseudo, [names[c] for c in pseudo.classes[row][pseudo.valid[row]]])
+  if batch.regions is not None:
+    count = int(batch.regions.valid[row].sum())
+    add("region", batch.regions, [str(rank + 1) for rank in range(count)])
+  if masks:
+    empty = coco_mask.encode(np.zeros(canvas.shape[:2], np.uint8, order="F"))
+    masks += [empty] * (len(boxes) - len(masks))
+  return draw_boxes(
+    np.where(inside, canvas, stripes),
+    np.array(boxes, np.float32).reshape(-1, 4),
+    labels,
+    [COLOURS[kind] for kind in kinds],
+    min_side,
+    masks or None,
+  )
+
+
+def draw_batch(batch: Batch, names: Sequence[str], title: str, cell: int = 640) -> Picture:
+  """All images of a batch, each under its id and sizes, below a title and the legend."""
+  present = {
+    "ground truth": batch.ground_truth,
+    "pseudo box": batch.pseudo_boxes,
+    "region": batch.regions,
+  }
+  pictures = []
+  for row in range(len(batch.images)):
+    size, original = (" x ".join(map(str, s[row])) for s in (batch.sizes, batch.original_sizes))
+    picture = Image.fromarray(draw_image(batch, row, names, min_side=cell // 2))
+    picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+    text = f"image {batch.image_ids[row]}: {original} as {size}"
+    pictures.append(_below_line([(text, _INK)], np.asarray(picture)))
+  legend = [(kind, COLOURS[kind]) for kind, own in present.items() if own is not None]
+  canvas = " x ".join(map(str, batch.images.shape[1:3]))
+  parts = [(f"{title}, canvas {canvas}", _INK), *legend, ("padding (hatched)", _GREY)]
+  return _below_line(parts, _grid(pictures))
+
+
+def _masks(truth: GroundTruth, row: int, size: tuple[int, int]) -> list[dict]:
+  """Run lengths of the polygons of each valid instance."""
+  if truth.vertices is None:
+    return []
+  masks = []
+  for index in np.flatnonzero(truth.valid[row]):
+    vertices, owners = truth.vertices[row, index], truth.owners[row, index]
+    polygons = [vertices[owners == i].ravel().tolist() for i in range(owners.max() + 1)]
+    masks.append(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
+  return masks
+
+
+def _grid(pictures: Sequence[Picture]) -> Picture:
+  """Pictures of one size in rows of about as many as there are rows, on white."""
+  columns = math.ceil(math.sqrt(len(pictures)))
+  framed = [np.pad(p, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for p in pictures]
+  framed += [np.full_like(framed[0], 255)] * (-len(framed) % columns)
+  rows = [np.concatenate(framed[i : i + columns], axis=1) for i in range(0, len(framed), columns)]
+  return np.concatenate(rows)
+
+
+def _below_line(parts: Sequence[tuple[str, str]], picture: Picture) -> Picture:
+  """The picture below a line of texts in their colours, small enough to fit its width."""
+  width = picture.shape[1]
+  space = "   "
+  text = space.join(part for part, _ in parts)
+  size = max(width // 20, 8)
+  while size > 8 and ImageFont.load_default(size).getlength(text) > width - size:
+    size -= 1
+  font = ImageFont.load_default(size)
+  line = Image.new("RGB", (width, round(1.8 * size)), "white")
+  draw, x = ImageDraw.Draw(line), size / 2
+  for part, colour in parts:
+    draw.text((x, line.height / 2), part, fill=colour, font=font, anchor="lm")
+    x += font.getlength(part + space)
+  return np.concatenate([np.asarray(line), picture])

@@ -1,0 +1,178 @@
+"""Figures of the report: similarity matrices of region embeddings and training curves.
+
+Everything is a pure function of its arguments, gives RGB uint8 arrays and uses no global
+plotting state.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rkd_jax.pictures.draw import Picture
+
+_RUN_COLOURS = ("#495057", "#1f6fd6", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285")
+_INK = "#212529"
+_DPI = 110
+
+
+def class_similarities(
+  embeddings: Float[np.ndarray, "n d"],
+  classes: Int[np.ndarray, "n"],
+  selected: Sequence[int],
+) -> Float[np.ndarray, "c c"]:
+  """Cosines between the mean region embeddings of the selected classes.
+
+  Regions are normalised before the mean and the mean after it, so that no region
+  counts more than another.  This is the Gram matrix that IRM compares, per class.
+  Rows and columns of a class without a region are NaN (drawn grey).
+  """
+  embeddings = np.asarray(embeddings, np.float64)
+  if not np.isfinite(embeddings).all():
+    raise ValueError("region embeddings are not all finite; check the checkpoint")
+  norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+  embeddings = embeddings / np.maximum(norms, 1e-12)
+  means = np.full((len(selected), embeddings.shape[1]), np.nan)
+  for row, index in enumerate(selected):
+    members = embeddings[np.asarray(classes) == index]
+    if len(members):
+      mean = members.mean(axis=0)
+      means[row] = mean / max(np.linalg.norm(mean), 1e-12)
+  return (means @ means.T).astype(np.float32)
+
+
+def agreement(a: Float[np.ndarray, "c c"], b: Float[np.ndarray, "c c"]) -> float | None:
+  """Pearson correlation of two similarity matrices off the diagonal.
+
+  NaN entries are left out; None where fewer than three pairs or no variation remain.
+  """
+  upper = np.triu_indices(len(a), k=1)
+  x, y = np.asarray(a, np.float64)[upper], np.asarray(b, np.float64)[upper]
+  known = np.isfinite(x) & np.isfinite(y)
+  x, y = x[known], y[known]
+  if len(x) < 3 or x.std() == 0 or y.std() == 0:
+    return None
+  return float(np.corrcoef(x, y)[0, 1])
+
+
+def similarity_figure(
+  matrices: Mapping[str, Float[np.ndarray, "c c"]], names: Sequence[str]
+) -> Picture:
+  """Heat maps of similarity matrices side by side, one colour scale for all.
+
+  The first matrix is the reference (CLIP); the others' titles say how well they
+  agree with it (`agreement`).
+  """
+  if not matrices:
+    raise ValueError("there is no similarity matrix to draw")
+  for title, matrix in matrices.items():
+    if np.shape(matrix) != (len(names), len(names)):
+      raise ValueError(f"{title}: matrix {np.shape(matrix)} for {len(names)} class names")
+  side = max(3.2, 0.2 * len(names) + 1.2)
+  figure = Figure(figsize=(side * len(matrices) + 2.2, side + 1.7), layout="constrained")
+  axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+  off_diagonal = ~np.eye(len(names), dtype=bool)
+  values = np.concatenate([np.asarray(matrix)[off_diagonal] for matrix in matrices.values()])
+  values = values[np.isfinite(values)]
+  low = float(values.min()) if len(values) else 0.0
+  reference = next(iter(matrices.values()))
+  for column, (axis, (title, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
+    axis.set_facecolor("#ced4da")
+    heat = axis.imshow(np.asarray(matrix), cmap="viridis", vmin=min(low, 0.99), vmax=1.0)
+    shared = agreement(reference, matrix) if column else None
+    note = "" if shared is None else f"agreement with {next(iter(matrices))}: r = {shared:.2f}"
+    axis.set_title(f"{title}\n{note}", fontsize=10, color=_INK)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(names)), names if column == 0 else [""] * len(names), fontsize=7)
+    axis.tick_params(length=0)
+  figure.colorbar(heat, ax=list(axes), label="cosine", shrink=0.7)
+  return _render(figure)
+
+
+def curves_figure(
+  runs: Mapping[str, Sequence[Mapping[str, Any]]],
+  keys: Sequence[str] | None = None,
+  columns: int = 3,
+) -> Picture:
+  """Training curves: one panel per kind and metric, one line per run.
+
+  Args:
+    runs: name of the run (stage) to its records, as `read_metrics` gives them.
+    keys: the metrics to draw; by default every number in the records.
+    columns: panels per row.
+
+  Raises:
+    ValueError: no record has such a metric.
+  """
+  curves = _collect_curves(runs, keys)
+  if not curves:
+    raise ValueError(f"no record of {list(runs)} has a metric to draw among {keys or 'all'}")
+  columns = min(columns, len(curves))
+  rows = math.ceil(len(curves) / columns)
+  figure = Figure(figsize=(4.2 * columns, 2.8 * rows + 0.6), layout="constrained")
+  figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  colours = {run: _RUN_COLOURS[i % len(_RUN_COLOURS)] for i, run in enumerate(runs)}
+  for axis, ((kind, key), by_run) in zip(axes, curves.items(), strict=False):
+    for run, points in by_run.items():
+      steps, values = (np.array(column, np.float64) for column in zip(*points, strict=True))
+      colour = colours[run]
+      if len(steps) > 20:
+        axis.plot(steps, values, color=colour, alpha=0.18, linewidth=0.8)
+        axis.plot(steps, _smooth(values), color=colour, linewidth=1.6)
+      else:
+        axis.plot(steps, values, "o-", color=colour, markersize=3.5)
+    axis.set_title(f"{kind} · {key}" if kind else key, fontsize=10, color=_INK)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+  for axis in axes[len(curves) :]:
+    axis.set_visible(False)
+  figure.supxlabel("step", fontsize=9)
+  drawn = [run for run in runs if any(run in by_run for by_run in curves.values())]
+  figure.legend(
+    [Line2D([], [], color=colours[run], linewidth=2) for run in drawn],
+    drawn,
+    loc="outside upper center",
+    ncols=min(len(drawn), 5),
+    frameon=False,
+    fontsize=9,
+  )
+  return _render(figure)
+
+
+def _collect_curves(
+  runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str] | None
+) -> dict[tuple[str, str], dict[str, list[tuple[int, float]]]]:
+  """(kind, metric) to run to its (step, value) points, the panels of a kind together."""
+  curves: dict[tuple[str, str], dict[str, list[tuple[int, float]]]] = {}
+  for run, records in runs.items():
+    for record in records:
+      for key, value in record.items():
+        is_number = isinstance(value, int | float) and key != "step"
+        if is_number and (keys is None or key in keys):
+          panel = curves.setdefault((record.get("kind", ""), key), {})
+          panel.setdefault(run, []).append((record["step"], value))
+  kinds = list(dict.fromkeys(kind for kind, _ in curves))
+  return {panel: curves[panel] for panel in sorted(curves, key=lambda p: kinds.index(p[0]))}
+
+
+def _smooth(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+  """Mean over a window of a 30th of the curve on each side, shorter at its ends."""
+  reach = max(1, len(values) // 30)
+  sums = np.concatenate([[0.0], np.cumsum(values)])
+  index = np.arange(len(values))
+  low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
+  return (sums[high] - sums[low]) / (high - low)
+
+
+def _render(figure: Figure) -> Picture:
+  figure.set_dpi(_DPI)
+  canvas = FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

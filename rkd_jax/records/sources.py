@@ -1,0 +1,288 @@
+"""Random access to the records of a built data set.
+
+Reads the ArrayRecord files that a builder in `data/` has written, without the
+builder's code and without TensorFlow.  Images stay encoded until `decode_image`.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from google.protobuf import json_format
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+
+from rkd_jax.files import storage
+from rkd_jax.records import decoding, schema
+from rkd_jax.records import index as index_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One image with what is known about it; boxes are XYXY pixels of the stored image.
+
+  `source` says where the record comes from, for messages.  Splits without boxes
+  have g = 0, splits without captions l = 0; teachers that have not run leave
+  k = 0 regions and p = 0 pseudo boxes.  `polygons` of each object (float64 XY pixels, perhaps
+  none) and LVIS' classes without or with missing boxes are None for data sets that lack them.
+  """
+
+  image: bytes
+  image_id: int
+  filename: str
+  height: int
+  width: int
+  boxes: Float[np.ndarray, "g 4"]
+  classes: Int[np.ndarray, "g"]
+  is_crowd: Bool[np.ndarray, "g"]
+  areas: Float[np.ndarray, "g"]
+  object_ids: Int[np.ndarray, "g"]
+  labels: Int[np.ndarray, "l"]
+  captions: tuple[str, ...]
+  region_boxes: Float[np.ndarray, "k 4"]
+  region_embeddings: Float[np.ndarray, "k d"]
+  region_scores: Float[np.ndarray, "k"]
+  pseudo_boxes: Float[np.ndarray, "p 4"]
+  pseudo_labels: Int[np.ndarray, "p"]
+  pseudo_scores: Float[np.ndarray, "p"]
+  source: str = ""
+  polygons: tuple[tuple[Float[np.ndarray, "_ 2"], ...], ...] | None = None
+  negative_labels: Int[np.ndarray, "n"] | None = None
+  not_exhaustive_labels: Int[np.ndarray, "e"] | None = None
+
+
+class Source:
+  """The records of one split, by position; safe to share between threads.
+
+  `image_counts` (training images per class), `frequencies` (LVIS: r, c or f per class) and
+  `ancestors` (the classes above each) are None where the data set does not say.
+  """
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, name: str, split: str):
+    """See `open_source`."""
+    self.name = f"{name}/{split}"
+    metadata = builder.info.metadata
+    self.class_names: tuple[str, ...] = tuple(metadata["class_names"])
+    self.base: tuple[str, ...] = tuple(metadata["base"])
+    self.novel: tuple[str, ...] = tuple(metadata["novel"])
+    self.has_all_boxes: bool = split in metadata["splits_with_all_boxes"]
+    self.embedding_dim: int = metadata["embedding_dim"]
+    self.image_counts: tuple[int, ...] | None = _optional_tuple(metadata, "image_counts")
+    self.frequencies: tuple[str, ...] | None = _optional_tuple(metadata, "frequencies")
+    self.ancestors: tuple[list[int], ...] | None = _optional_tuple(metadata, "ancestors")
+    self._folder, self._split = Path(builder.data_dir), split
+    self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  @functools.cached_property
+  def index(self) -> index_lib.Index:
+    """The split's index; where no builder has written one, all records are read for it."""
+    if index_lib.file_of(self._folder, self._split).exists():
+      return index_lib.load(self._folder, self._split)
+    return index_lib.make(
+      (r.height, r.width, r.classes[~r.is_crowd], len(r.labels), len(r.pseudo_labels)) for r in self
+    )
+
+  def __getitem__(self, index: int) -> Record:
+    """The record at a position.
+
+    Raises:
+      IndexError: there is no such position.
+      ValueError: the stored record contradicts itself, or its file is damaged.
+    """
+    if not 0 <= index < len(self):
+      raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
+    try:
+      example = self._records[index]
+    except RuntimeError as error:
+      raise _damaged(self._folder, f"{error}, record {index} of {self.name}") from error
+    return _record(example, self.name, self.embedding_dim)
+
+
+class Selection:
+  """Some records of a source, as a source."""
+
+  def __init__(self, source: Source, positions: Int[np.ndarray, "k"]):
+    """The records at `positions`, in that order."""
+    self._source = source
+    self._positions = positions
+    self.index = source.index.take(positions)
+
+  def __len__(self) -> int:
+    return len(self._positions)
+
+  def __getitem__(self, index: int) -> Record:
+    """As `Source`; the index is one of the selection."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"record {index} of {len(self)} selected ones of {self.name}")
+    return self._source[int(self._positions[index])]
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._source, name)
+
+
+def select(source: Source, rule: str) -> "Source | Selection":
+  """The records that have what `index.Index.matching` understands by `rule`; '' is all.
+
+  Raises:
+    ValueError: an unknown rule, or no record is left.
+  """
+  if rule == "":
+    return source
+  positions = np.flatnonzero(source.index.matching(rule))
+  if not len(positions):
+    raise ValueError(
+      f"none of the {len(source)} records of {source.name} has {rule.replace('_', ' ')}: choose "
+      "another split or data set, or records='' to take all of them"
+    )
+  return Selection(source, positions)
+
+
+def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
+  """Opens a split of a built data set; of a remote one, a local copy (`storage.local_copy`).
+
+  Args:
+    data_dir: the folder that was given to the builder.
+    name: data set and, where it has several, config: "shapes_ovd/scenes".
+    split: name of the split.
+
+  Raises:
+    ValueError: not built, damaged, or there is no such split.
+    OSError: of a remote data set, see `storage.local_copy`.
+  """
+  root = storage.path(data_dir)
+  folder = root / name
+  # A build that was killed leaves a folder incomplete.*_1.0.0.
+  versions = [path.parent for path in folder.glob("[0-9]*.*.*/dataset_info.json")]
+  if not versions:
+    raise ValueError(
+      f"no data set {name!r} under {str(data_dir)!r}; {_found(root)}. "
+      f"Build it with: {_build_command(data_dir, name)}"
+    )
+  latest = max(versions, key=lambda path: [int(number) for number in path.name.split(".")])
+
+  def needed(file: str) -> bool:
+    return ".array_record-" not in file or f"-{split}.array_record-" in file
+
+  local = storage.local_copy(latest, needed)
+  try:
+    builder = tfds.builder_from_directory(str(local))
+  except (json.JSONDecodeError, json_format.ParseError, OSError) as error:
+    raise _damaged(local, error) from error
+  if split not in builder.info.splits:
+    raise ValueError(
+      f"data set {name!r} in {str(latest)!r} has no split {split!r}; "
+      f"it has {', '.join(sorted(builder.info.splits))}"
+    )
+  try:
+    return Source(builder, name, split)
+  except (KeyError, RuntimeError) as error:
+    raise _damaged(local, error) from error
+
+
+def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
+  """The image as RGB uint8 [height, width, 3]; see `open_image`."""
+  return np.asarray(open_image(record))
+
+
+def open_image(record: Record) -> Image.Image:
+  """The decoded image in RGB, whatever it is stored as (grey, CMYK, alpha, ...).
+
+  Raises:
+    BadImageError: the bytes are truncated, no image at all, or not of the recorded size.
+  """
+  picture = decoding.open_image(record.image, _name(record))
+  if picture.size != (record.width, record.height):
+    raise decoding.BadImageError(
+      f"{_name(record)} is {picture.width}×{picture.height} pixels but recorded as "
+      f"{record.width}×{record.height}: the boxes would be wrong; build the data set again"
+    )
+  return picture
+
+
+def _damaged(folder: os.PathLike, reason: Exception | str) -> ValueError:
+  return ValueError(
+    f"{folder} is damaged or cut off ({reason}): remove that folder and build the data set again"
+  )
+
+
+def _name(record: Record) -> str:
+  return f"image {record.filename!r} (id {record.image_id}, {record.source or 'no source'})"
+
+
+def _optional_tuple(metadata: Any, name: str) -> tuple | None:
+  return tuple(metadata[name]) if metadata.get(name) else None
+
+
+def _found(data_dir: epath.Path) -> str:
+  found = {
+    path.parent.parent.relative_to(data_dir).as_posix()
+    for depth in ("*/*/", "*/*/*/")
+    for path in data_dir.glob(f"{depth}dataset_info.json")
+  }
+  return f"found: {', '.join(sorted(found))}" if found else "found none there"
+
+
+def _build_command(data_dir: str | os.PathLike, name: str) -> str:
+  data_set, _, config = name.partition("/")
+  flag = f" --config={config}" if config else ""
+  return f"python -m rkd_jax.data.{data_set}.{data_set} --data_dir={data_dir}{flag}"
+
+
+def _rows(values: Any, dtype: type, *shape: int) -> np.ndarray:
+  """A list of rows, perhaps empty, as an array [n, *shape]."""
+  return np.asarray(values, dtype).reshape(-1, *shape)
+
+
+def _polygons(example: dict[str, Any], count: int) -> tuple | None:
+  if "polygons/lengths" not in example:
+    return None
+  columns = (np.asarray(example[f"polygons/{name}"]) for name in ("vertices", "lengths", "objects"))
+  return schema.decode_polygons(*columns, count)
+
+
+def _record(example: dict[str, Any], source: str, embedding_dim: int) -> Record:
+  objects = example["objects"]
+  height, width = int(example["image/height"]), int(example["image/width"])
+  record = Record(
+    image=bytes(example["image"]),
+    image_id=int(example["image/id"]),
+    filename=example["image/filename"].decode(),
+    height=height,
+    width=width,
+    boxes=schema.decode_boxes(_rows(objects["bbox"], np.float32, 4), height, width),
+    classes=_rows(objects["label"], np.int32),
+    is_crowd=_rows(objects["is_crowd"], np.bool_),
+    areas=_rows(objects["area"], np.float32),
+    object_ids=_rows(objects["id"], np.int64),
+    labels=_rows(example["labels"], np.int32),
+    captions=tuple(caption.decode() for caption in example["captions"]),
+    region_boxes=_rows(example["regions/boxes"], np.float32, 4),
+    region_embeddings=_rows(example["regions/clip_embeddings"], np.float32, embedding_dim),
+    region_scores=_rows(example["regions/scores"], np.float32),
+    pseudo_boxes=_rows(example["pseudo_boxes/boxes"], np.float32, 4),
+    pseudo_labels=_rows(example["pseudo_boxes/labels"], np.int32),
+    pseudo_scores=_rows(example["pseudo_boxes/scores"], np.float32),
+    source=source,
+    polygons=_polygons(example, len(objects["label"])),
+    **{name: _rows(example[name], np.int32) for name in schema.FEDERATED if name in example},
+  )
+  for title, columns in (
+    ("regions", (record.region_boxes, record.region_embeddings, record.region_scores)),
+    ("pseudo_boxes", (record.pseudo_boxes, record.pseudo_labels, record.pseudo_scores)),
+  ):
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1 or not all(np.isfinite(column).all() for column in columns):
+      raise ValueError(
+        f"{_name(record)}: {title} have {lengths} rows or values that are not finite; "
+        "run rkd_jax.precompute again and join its results anew"
+      )
+  return record

@@ -1,0 +1,176 @@
+"""Orbax checkpoints: what training, evaluation and prediction all restore through.
+
+A run's folder holds `config.json` and `checkpoints/<step>/{variables,optimizer}`.
+`variables` (params and running statistics) stands alone, so whoever only needs
+the network never reads the optimiser.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from rkd_jax.runs.state import TrainState
+
+
+class CheckpointError(ValueError):
+  """A checkpoint is missing or does not belong to this config."""
+
+
+class Checkpointer:
+  """Saves and restores the TrainState of one run, keeping the last n steps."""
+
+  def __init__(self, workdir: str, keep: int = 2):
+    self.directory = epath.Path(workdir).resolve() / "checkpoints"
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self._manager = _manager(self.directory, options)
+
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState) -> None:
+    """Starts an asynchronous save; a killed save leaves the earlier steps intact."""
+    variables = {"params": state.params, "model_state": state.model_state}
+    optimizer = {"opt_state": state.opt_state, "step": state.step}
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        variables=ocp.args.StandardSave(variables), optimizer=ocp.args.StandardSave(optimizer)
+      ),
+    )
+
+  def restore(self, step: int, state: TrainState) -> TrainState:
+    """Restores onto the shapes and shardings of an abstract or concrete state."""
+    variables = {"params": state.params, "model_state": state.model_state}
+    optimizer = {"opt_state": state.opt_state, "step": state.step}
+    _check(self._manager, step, variables, str(self.directory), ())
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        variables=ocp.args.StandardRestore(variables),
+        optimizer=ocp.args.StandardRestore(optimizer),
+      ),
+    )
+    return TrainState(
+      step=restored.optimizer["step"],
+      opt_state=restored.optimizer["opt_state"],
+      **restored.variables,
+    )
+
+  def close(self) -> None:
+    """Waits for a save in progress."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def latest_step(workdir: str) -> int | None:
+  """Step of the newest complete checkpoint of a run, or None."""
+  directory = epath.Path(workdir).resolve() / "checkpoints"
+  if not directory.exists():
+    return None
+  return max((int(f.name) for f in directory.iterdir() if f.name.isdigit()), default=None)
+
+
+def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
+  handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "optimizer")}
+  return ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
+
+
+def _stored(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """Path -> array metadata of the variables in a checkpoint."""
+  return _paths(manager.item_metadata(step)["variables"].tree)
+
+
+def _paths(tree) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}
+
+
+def _check(manager, step: int, expected, where: str, allow_missing: Sequence[str]) -> None:
+  """Compares a stored tree of variables with the expected one, by path and shape."""
+  stored = _stored(manager, step)
+  wanted = _paths(expected)
+  allowed = [p for p in wanted if any(re.fullmatch(pattern, p) for pattern in allow_missing)]
+  problems = [f"missing {p}" for p in wanted if p not in stored and p not in allowed]
+  problems += [f"not in this config {p}" for p in stored if p not in wanted]
+  problems += [
+    f"{p} is {tuple(stored[p].shape)}, expected {tuple(wanted[p].shape)}"
+    for p in wanted
+    if p in stored and tuple(stored[p].shape) != tuple(wanted[p].shape)
+  ]
+  if problems:
+    more = f" ... and {len(problems) - 5} more" if len(problems) > 5 else ""
+    raise CheckpointError(
+      f"Checkpoint {where} (step {step}) belongs to another config: "
+      + "; ".join(problems[:5])
+      + more
+      + ". Use the config it was trained with, or another checkpoint."
+    )
+
+
+def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
+  """Variables {'params', 'model_state'} of the newest checkpoint under a run's folder.
+
+  Args:
+    path: a run's folder, or that folder followed by `checkpoints/<step>`.
+    expected: tree of arrays or ShapeDtypeStructs that says what the model needs.
+    allow_missing: regular expressions of paths ('params/classifier/transfer/.*')
+      that may be absent; those keep the values of `expected`.
+
+  Returns:
+    A tree like `expected`; arrays are placed as there, or else on the first device.
+
+  Raises:
+    CheckpointError: nothing there, or it belongs to another model.
+  """
+  folder = epath.Path(path).resolve()
+  step = None
+  if folder.parent.name == "checkpoints" and folder.name.isdigit():
+    step, folder = int(folder.name), folder.parent.parent
+  directory = folder / "checkpoints"
+  if not directory.exists():
+    raise CheckpointError(
+      f"No checkpoint at {path}: expected a run's folder with 'checkpoints' inside. "
+      "Train first, or give the --workdir of a finished run."
+    )
+  with _manager(directory, ocp.CheckpointManagerOptions(create=False)) as manager:
+    available = sorted(manager.all_steps())
+    if not available:
+      raise CheckpointError(f"No complete checkpoint at {path}. Train for longer first.")
+    step = available[-1] if step is None else step
+    if step not in available:
+      raise CheckpointError(f"{path}: there is no step {step}; expected one of {available}.")
+    _check(manager, step, expected, str(directory), allow_missing)
+    stored = _stored(manager, step)
+    wanted = _paths(expected)
+    present = {p: leaf for p, leaf in wanted.items() if p in stored}
+    # Without a sharding Orbax insists on the devices that wrote the checkpoint.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = _nest(
+      {
+        p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or here)
+        for p, v in present.items()
+      }
+    )
+    for key in ("params", "model_state"):
+      target.setdefault(key, {})
+    restored = manager.restore(
+      step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target))
+    ).variables
+  return _nest(wanted | _paths(restored)) | {
+    key: {} for key in ("params", "model_state") if not expected[key]
+  }
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree

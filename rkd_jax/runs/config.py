@@ -1,0 +1,108 @@
+"""The config of a run's folder: stored at its start, compared when it goes on, read back."""
+
+import json
+import os
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from rkd_jax.runs.checkpoint import CheckpointError, latest_step
+
+# Settings that may differ between a run and its continuation.
+FREE_KEYS = (
+  "checkpoint",
+  "compilation_cache",
+  "data.cache",
+  "data.eval",
+  "data.threads",
+  "evaluation",
+  "log_every",
+  "mesh",
+  "model.rpn.test",
+  "model.test",
+  "skip_bad_images",
+)
+
+
+def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
+  """Stores the config of a run, or checks that a continued run has the same one.
+
+  A run that never saved a checkpoint may start again with any config.
+
+  Raises:
+    CheckpointError: naming the first settings that differ.
+  """
+  file = epath.Path(workdir) / "config.json"
+  new = json.loads(json.dumps(config.to_dict()))
+  if file.exists() and latest_step(workdir) is not None:
+    old = json.loads(file.read_text())
+    free = tuple(f"{key}." for key in FREE_KEYS)
+    differing = [key for key in _differences(old, new) if not f"{key}.".startswith(free)]
+    if differing:
+      raise CheckpointError(
+        f"{workdir} was started with another config; it differs in {', '.join(differing[:5])}. "
+        "Use the same settings to resume, or another --workdir."
+      )
+  file.parent.mkdir(parents=True, exist_ok=True)
+  temporary = file.with_suffix(".tmp")
+  temporary.write_text(json.dumps(new, indent=2))
+  temporary.replace(file)
+
+
+def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
+  """The config of a run's folder, or of `.../checkpoints/<step>` in it.
+
+  Raises:
+    CheckpointError: the folder has none.
+  """
+  file = _run_folder(path) / "config.json"
+  if not file.exists():
+    raise CheckpointError(
+      f"{file} is missing: expected the --workdir of a run, or the --output of rkd_jax.convert."
+    )
+  return ml_collections.ConfigDict(_with_tuples(json.loads(file.read_text()))).lock()
+
+
+def _with_tuples(value: Any) -> Any:
+  """JSON with tuples in place of lists, as configs are written."""
+  if isinstance(value, dict):
+    return {key: _with_tuples(inner) for key, inner in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _run_folder(path: str | os.PathLike) -> epath.Path:
+  folder = epath.Path(path).resolve()
+  return folder.parent.parent if folder.parent.name == "checkpoints" else folder
+
+
+def check_model(path: str, config: ml_collections.ConfigDict) -> None:
+  """Checks that a run's network has the settings of `config.model`.
+
+  Shapes alone do not tell a pixel mean or a temperature apart.  Test-time settings are free.
+
+  Raises:
+    CheckpointError: naming the first settings that differ.
+  """
+  file = _run_folder(path) / "config.json"
+  if not file.exists():
+    return
+  old = json.loads(file.read_text()).get("model", {})
+  new = json.loads(json.dumps(config.model.to_dict()))
+  differing = [key for key in _differences(old, new) if not key.startswith(("test.", "rpn.test."))]
+  if differing:
+    raise CheckpointError(
+      f"Checkpoint {path} belongs to another config: it differs in "
+      f"{', '.join(f'model.{key}' for key in differing[:5])}. Use the config it was trained with."
+    )
+
+
+def _differences(old, new, prefix: str = "") -> list[str]:
+  if isinstance(old, dict) and isinstance(new, dict):
+    names = sorted(old.keys() | new.keys())
+    return [
+      d
+      for name in names
+      for d in _differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
+    ]
+  return [] if old == new else [prefix]

@@ -1,0 +1,243 @@
+"""Training metrics: JSON lines, TensorBoard and a progress bar.
+
+`metrics.jsonl` holds one object per step and kind,
+`{"step": 12, "kind": "box", "loss": 1.25, ...}`.  Floats are written in full, so
+that two runs can be compared to the last bit.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import tensorboardX
+import tqdm
+
+from rkd_jax.files import storage
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+_TENSORBOARD_FLUSH_S = 30
+
+
+class MetricWriter:
+  """Writes scalars to `workdir/metrics.jsonl` and `workdir/tensorboard`.
+
+  Every line reaches the operating system at once, so that a killed process
+  loses at most part of its last line; TensorBoard is flushed every 30 seconds,
+  by `flush` and by `close`.  An object store cannot append: files for a remote
+  workdir grow on this machine, and go there with `flush` and `close`.
+
+  Args:
+    workdir: folder of the run, perhaps remote; made if absent.
+    start_step: the first step that this process will write.  Lines of this step
+      and later ones, left by a killed run that got further than its last
+      checkpoint, are removed, so that each step appears once.  None keeps all.
+
+  Raises:
+    ValueError: an existing metrics file has a malformed line before its last.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, start_step: int | None = None):
+    self._workdir = storage.path(workdir)
+    folder = storage.work_folder(workdir)
+    storage.local_copy(workdir, lambda name: name == METRICS_FILE, missing_ok=True)
+    path = folder / METRICS_FILE
+    if path.exists():
+      _rewrite_before(path, math.inf if start_step is None else start_step)
+    self._path = path
+    self._lines = path.open("a", buffering=1, encoding="utf-8")
+    self._events = storage.work_folder(self._workdir / TENSORBOARD_FOLDER)
+    self._tensorboard = tensorboardX.SummaryWriter(
+      str(self._events), purge_step=start_step, flush_secs=_TENSORBOARD_FLUSH_S
+    )
+
+  def write(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
+    """Writes the scalars of one step; `kind` says of what ('box', 'image', 'eval').
+
+    Values are numbers, 0-d arrays (a device array is waited for) or None, for a
+    metric that is not defined, which is null in the file and not in TensorBoard.
+
+    Raises:
+      ValueError: a value is not finite or not a scalar, or a name is reserved.
+    """
+    record = {"step": int(step), "kind": kind}
+    for name, value in scalars.items():
+      if name in ("step", "kind"):
+        raise ValueError(f"a metric cannot be called {name!r}; rename it")
+      record[name] = _number(value, f"step {step}, kind {kind!r}: metric {name!r}")
+    self._lines.write(json.dumps(record) + "\n")
+    for name in scalars:
+      if record[name] is not None:
+        self._tensorboard.add_scalar(f"{kind}/{name}", record[name], int(step))
+
+  def flush(self) -> None:
+    """Puts everything written so far on disk; call it before saving a checkpoint."""
+    self._lines.flush()
+    self._tensorboard.flush()
+    self._send()
+
+  def close(self) -> None:
+    self._lines.close()
+    self._tensorboard.close()
+    self._send()
+
+  def _send(self) -> None:
+    for file in (self._path, *self._events.iterdir()):
+      storage.put(file, self._workdir / file.relative_to(self._path.parent))
+
+  def __enter__(self) -> "MetricWriter":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """The records of a metrics file, in order.
+
+  A last line that was cut off by a kill (no newline at its end) is left out.
+
+  Raises:
+    ValueError: any other line is not a JSON object with a step.
+  """
+  text = Path(path).read_text(encoding="utf-8")
+  records = []
+  for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    try:
+      record = json.loads(line)
+      record["step"] = int(record["step"])
+    except (ValueError, KeyError, TypeError) as error:
+      if not line.endswith("\n"):
+        break
+      raise ValueError(
+        f"{os.fspath(path)}, line {number}: expected a JSON object with a 'step', "
+        f"got {line.strip()[:80]!r}; remove the line"
+      ) from error
+    records.append(record)
+  return records
+
+
+def _rewrite_before(path: Path, step: float) -> None:
+  """Keeps the records before `step`; a kill in the middle leaves the old file."""
+  kept = [record for record in read_metrics(path) if record["step"] < step]
+  scratch = path.with_suffix(".tmp")
+  scratch.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+  scratch.replace(path)
+
+
+def _number(value: Any, what: str) -> int | float | None:
+  if value is None or isinstance(value, int):
+    return value
+  try:
+    number = float(value)
+  except TypeError as error:
+    raise ValueError(f"{what} is {value!r}, expected a scalar") from error
+  if not math.isfinite(number):
+    raise ValueError(
+      f"{what} is {number}; lower the learning rate or clip gradients, and check the inputs"
+    )
+  return number
+
+
+class Progress:
+  """Progress of a loop: losses, images per second and time left.
+
+  A bar on a terminal; elsewhere (a log file) one line every `every_s` seconds
+  and one at the end.  Rates are over the last 50 steps, hence soon free of the
+  time that compilation took.
+
+  Args:
+    total: the step after the last one.
+    start: the first step, above 0 on resume.
+    description: short name of the stage.
+    every_s: seconds between lines where there is no terminal.
+    stream: where to write; standard error by default.
+    clock: seconds, monotonic.
+  """
+
+  def __init__(
+    self,
+    total: int,
+    start: int = 0,
+    description: str = "",
+    every_s: float = 10.0,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self._total = total
+    self._step = start
+    self._description = description
+    self._every_s = every_s
+    self._stream = stream if stream is not None else sys.stderr
+    self._clock = clock
+    self._recent = deque([(clock(), 0)], maxlen=51)
+    self._last_line = clock()
+    self._printed_step: int | None = None
+    self._losses: Mapping[str, Any] = {}
+    self._bar = tqdm.tqdm(
+      total=total,
+      initial=start,
+      desc=description,
+      unit="step",
+      file=self._stream,
+      dynamic_ncols=True,
+      disable=not self._stream.isatty(),
+    )
+
+  def update(self, images: int, losses: Mapping[str, Any] | None = None) -> None:
+    """Counts one step of `images` images; `losses` are shown if given."""
+    self._step += 1
+    now = self._clock()
+    self._recent.append((now, images))
+    if losses:
+      self._losses = losses
+    if not self._bar.disable:
+      self._bar.set_postfix_str(f"{self._text()} {self.images_per_s:.1f} img/s", refresh=False)
+      self._bar.update()
+    elif now - self._last_line >= self._every_s:
+      self._print_line()
+
+  @property
+  def images_per_s(self) -> float:
+    """Images per second over the recent steps; 0 before the first."""
+    seconds = self._recent[-1][0] - self._recent[0][0]
+    # The first entry only marks the start of the window.
+    images = sum(count for _, count in self._recent) - self._recent[0][1]
+    return images / seconds if seconds > 0 else 0.0
+
+  @property
+  def seconds_left(self) -> float:
+    """Expected seconds until `total`, at the recent pace."""
+    seconds = self._recent[-1][0] - self._recent[0][0]
+    return (self._total - self._step) * seconds / max(len(self._recent) - 1, 1)
+
+  def close(self) -> None:
+    if self._bar.disable and self._step != self._printed_step:
+      self._print_line()
+    self._bar.close()
+
+  def _text(self) -> str:
+    # Only here, so that where nothing is shown no device array is waited for.
+    return " ".join(f"{name} {float(value):.4g}" for name, value in self._losses.items())
+
+  def _print_line(self) -> None:
+    self._last_line, self._printed_step = self._clock(), self._step
+    left = tqdm.tqdm.format_interval(self.seconds_left)
+    print(
+      f"{self._description} {self._step}/{self._total} {self._text()} "
+      f"{self.images_per_s:.1f} img/s {left} left",
+      file=self._stream,
+      flush=True,
+    )
+
+  def __enter__(self) -> "Progress":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.close()

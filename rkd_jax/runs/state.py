@@ -1,0 +1,42 @@
+"""What training carries from step to step, and how it begins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int
+
+
+@struct.dataclass
+class TrainState:
+  """`model_state` holds running statistics ('batch_stats'), empty for most models."""
+
+  step: Int[Array, ""]
+  params: Any
+  model_state: Any
+  opt_state: optax.OptState
+
+
+def create_state(
+  init: Callable[[jax.Array], tuple[Any, Any]],
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+) -> TrainState:
+  """A fresh state; `init(key)` gives (params, model_state).  Meant for jit / eval_shape."""
+  params, model_state = init(key)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state=model_state,
+    opt_state=optimizer.init(params),
+  )
+
+
+def parameter_paths(params) -> dict:
+  """The tree of `params` with each leaf replaced by its path, 'backbone/stem/kernel'."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+  )

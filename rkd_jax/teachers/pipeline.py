@@ -1,0 +1,223 @@
+"""All images of a split through the teachers.
+
+Images are decoded in worker processes while the accelerator computes; a proposer that needs no
+accelerator, and the crops it asks for, are computed there, too.  One that needs it is called from
+several threads for each local device and uses them all.  Queues between the parts are bounded, so
+memory does not grow with the data set.
+
+CLIP sees the crops of a fixed group of images in one fixed order, also when only some of them are
+missing: a run that was killed and carried on, or that several processes share, gives the same
+bytes.
+"""
+
+import contextlib
+import uuid
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Float32, UInt8
+from tqdm import tqdm
+
+from rkd_jax.machine.workers import in_order, process_pool
+from rkd_jax.records.result_shards import ShardWriter
+from rkd_jax.records.results import TeacherWriter
+from rkd_jax.records.sources import Record, Source
+from rkd_jax.teachers.images import Options, Prepared, decode, prepare, result
+from rkd_jax.teachers.proposals import Answerer, Proposer, Recorded
+
+# Raised when a change to the code changes the results, so that no folder mixes the two.
+CODE_VERSION = 2
+# Images whose crops CLIP sees together.
+GROUP = 64
+# Decoded images of any size that wait for the proposer.
+_DECODED_AHEAD = 16
+# Per device: while it computes one image, another is resized or the boxes of one are suppressed.
+_DEVICE_THREADS = 2
+
+
+class Encoder(Protocol):
+  """A frozen CLIP image tower."""
+
+  @property
+  def image_size(self) -> int: ...
+
+  def embed(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n d"]:
+    """Embeddings of square crops of `image_size`, not normalised; n varies, even 0."""
+
+
+def describe(
+  proposer: Proposer, options: Options, clip_checksum: str, clip_activation: str
+) -> dict[str, Any]:
+  """Metadata of the results: all that decides them."""
+  return {
+    "code_version": CODE_VERSION,
+    "clip_checksum": clip_checksum,
+    "clip_activation": clip_activation,
+    "proposer": proposer.describe(),
+    **vars(options),
+  }
+
+
+def precompute(
+  source: Source,
+  proposer: Proposer,
+  encoder: Encoder,
+  class_embeddings: Float[np.ndarray, "c d"] | None,
+  writer: TeacherWriter,
+  options: Options,
+  executor: Executor | None = None,
+  images_per_group: int | None = None,
+) -> None:
+  """Runs the teachers over all images of a source that the writer does not hold yet.
+
+  Of several processes, each takes its share of the groups.  An image that cannot be read gets an
+  empty record and a note that says why; a box that is empty or outside is dropped with a note.
+
+  Args:
+    source: records by position.
+    proposer: pickled to the workers or called here, as it says (`Proposer.in_workers`).
+    encoder: CLIP's image tower; runs in this process, on the crops of several images at once.
+    class_embeddings: CLIP text embeddings, one row for each of `source.class_names`; None will do
+      where CLIP does not choose the pseudo boxes (`clip_chooses`).
+    writer: results go here; marked complete at the end.
+    options: what decides the results.
+    executor: where images are decoded, to be used for several splits; by default a
+      `process_pool` of this call's own.
+    images_per_group: images whose crops go to the encoder in one call, by default `GROUP`.
+
+  Raises:
+    ValueError: `class_embeddings` does not have a row for each class, the results that are there
+      belong to another order of the images, or the writer refuses.
+  """
+  images_per_group = images_per_group or GROUP
+  if clip_chooses(proposer) and len(class_embeddings) != len(source.class_names):
+    raise ValueError(
+      f"{len(class_embeddings)} class embeddings for the {len(source.class_names)} classes of "
+      "the data set: embed the source's class_names, in their order."
+    )
+  _check_order(source, writer)
+  mine = groups(len(source), images_per_group)[writer.process_index :: writer.process_count]
+  missing = [group for group in mine if not all(i in writer.positions for i in group)]
+  with writer, contextlib.ExitStack() as stack:
+    if executor is None:
+      executor = stack.enter_context(process_pool())
+    total, left = (sum(map(len, some)) for some in (mine, missing))
+    bar = stack.enter_context(tqdm(total=total, initial=total - left, unit=" images"))
+    records = (source[i] for group in missing for i in group)
+    # What runs in workers reads no text; the names need not travel with every image.
+    names = () if proposer.in_workers else source.class_names
+    settings = (proposer, names, encoder.image_size, options)
+    ahead = 2 * images_per_group
+    if proposer.in_workers:
+      prepared = in_order(executor, prepare, ((r, *settings) for r in records), ahead)
+    else:
+      count = _DEVICE_THREADS * len(jax.local_devices())
+      threads = stack.enter_context(ThreadPoolExecutor(count))
+      decoded = _decoded(executor, records)
+      tasks = ((record, *settings, image) for record, image in decoded)
+      prepared = in_order(threads, prepare, tasks, ahead)
+    for group in missing:
+      images = [next(prepared) for _ in group]
+      for position, image, record in zip(
+        group, images, results(images, encoder, class_embeddings, options)
+      ):
+        if image.image_id not in writer:
+          writer.write(image.image_id, record, position, image.notes)
+      bar.update(len(group))
+
+
+def groups(count: int, size: int) -> list[range]:
+  """Positions 0 .. count - 1 in groups of `size`; the last may be smaller."""
+  return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def results(
+  images: Sequence[Prepared],
+  encoder: Encoder,
+  class_embeddings: Float[np.ndarray, "c d"] | None,
+  options: Options,
+) -> Iterator[dict[str, np.ndarray]]:
+  """The records of a group of images, whose crops are embedded together."""
+  embeddings = encoder.embed(np.concatenate([image.crops for image in images]))
+  ends = np.cumsum([len(image.crops) for image in images])[:-1]
+  for image, rows in zip(images, np.split(embeddings, ends)):
+    yield result(image, rows, class_embeddings, options)
+
+
+def clip_chooses(proposer: Proposer) -> bool:
+  """Whether the pseudo boxes are CLIP's choice among the proposals, which needs text embeddings."""
+  return not isinstance(proposer, Answerer | Recorded)
+
+
+def write_shard(
+  folder: epath.Path,
+  positions: range,
+  done: Collection[int],
+  source: Source,
+  proposer: Proposer,
+  encoder: Encoder,
+  class_embeddings: Float[np.ndarray, "c d"] | None,
+  embedding_dim: int,
+  options: Options,
+  images_per_group: int | None = None,
+) -> int:
+  """Writes the results of some images to a shard of its own, in this thread alone.
+
+  For engines that bring their own workers.  The shard appears when it is complete, so that an
+  engine may do this twice or at several places at once.  The bytes of each record are those of
+  `precompute` where `positions` begins at a multiple of `images_per_group`.
+
+  Args:
+    folder: of the split; may be remote.
+    positions: of the images in the source.
+    done: those whose results are there already, not all of them.
+    embedding_dim: width of the embeddings.
+
+  Returns:
+    The number of records written.
+  """
+  # What begins with a position that is not done can replace no shard but its own.
+  first = min(set(positions).difference(done))
+  name = f"beam-{first:09d}.arrayrecord"
+  shard = ShardWriter(folder / name, f"{name}.{uuid.uuid4().hex}.partial", embedding_dim)
+  for group in groups(len(positions), images_per_group or GROUP):
+    group = positions[group.start : group.stop]
+    settings = (proposer, source.class_names, encoder.image_size, options)
+    images = [prepare(source[position], *settings) for position in group]
+    for position, image, record in zip(
+      group, images, results(images, encoder, class_embeddings, options)
+    ):
+      if position not in done:
+        shard.write(image.image_id, record, position, image.notes)
+  shard.close()
+  return len(shard)
+
+
+def _check_order(source: Source, writer: TeacherWriter) -> None:
+  """Whether the first and the last image that are done are still where they were."""
+  done = writer.positions
+  for position in {min(done), max(done)} if done else ():
+    found = source[position].image_id if position < len(source) else None
+    if found != done[position]:
+      raise ValueError(
+        f"Image {done[position]} was record {position} when its results were made, now that is "
+        f"image {found}: the data set was built anew; give another output folder."
+      )
+
+
+def _decoded(executor: Executor, records: Iterable[Record]) -> Iterator[tuple[Record, Any]]:
+  """Records with their images, decoded ahead."""
+  waiting = deque()
+
+  def remembered():
+    for record in records:
+      waiting.append(record)
+      yield (record,)
+
+  for image in in_order(executor, decode, remembered(), _DECODED_AHEAD):
+    yield waiting.popleft(), image

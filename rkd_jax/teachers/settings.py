@@ -1,0 +1,134 @@
+"""From settings to loaded teachers; the same in every process that takes part."""
+
+import dataclasses
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from rkd_jax.files import checksums, storage
+from rkd_jax.frozen.clip import FrozenClip, load_clip
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.sources import Source, open_source
+from rkd_jax.teachers.detector import DetectorProposer, StoredProposals
+from rkd_jax.teachers.images import Options
+from rkd_jax.teachers.mavl import MvitProposer
+from rkd_jax.teachers.owl_vit import OwlVit
+from rkd_jax.teachers.pipeline import Encoder, clip_chooses, describe
+from rkd_jax.teachers.proposals import Proposer
+from rkd_jax.teachers.region_growing import RegionGrowing
+from rkd_jax.vocabulary.class_embeddings import embed_classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the commands are told; cheap to pickle.
+
+  Attributes:
+    data_dir, dataset: see `open_source`.
+    clip: folder of a CLIP run, or a file of published weights.
+    options: what decides the results, beside the teachers.
+    proposals: "regions", "mvit", "rpn", "owl_vit", or the folder of another run's results.
+    checkpoint: of the model that proposes: MAVL's file, a detector's workdir, or OWL-ViT's.
+    vocabulary, merges: of RoBERTa, for "mvit".
+    owl_vit_config: see `OwlVit`.
+    activation: see `load_clip`.
+    batch_size: crops per call of CLIP.
+  """
+
+  data_dir: str
+  dataset: str
+  clip: str
+  options: Options
+  proposals: str = "regions"
+  checkpoint: str | None = None
+  vocabulary: str | None = None
+  merges: str | None = None
+  owl_vit_config: str = "clip_b32"
+  activation: str | None = None
+  batch_size: int = 64
+
+
+class Teachers(NamedTuple):
+  """The first arguments of `precompute` for one split, and what a writer of results asks for."""
+
+  source: Source
+  proposer: Proposer
+  encoder: Encoder
+  class_embeddings: Float[np.ndarray, "c d"] | None
+  embedding_dim: int
+  metadata: dict[str, Any]
+
+
+def open_teachers(settings: Settings, split: str) -> Teachers:
+  """Opens the split and loads what has not been loaded yet in this process.
+
+  Raises:
+    ValueError: a setting is missing or wrong, or a file is not what it should be.
+    ImportError: Scenic or the tokenizers package is needed and not installed.
+    FileNotFoundError: a file is missing.
+  """
+  source = open_source(settings.data_dir, settings.dataset, split)
+  proposer = make_proposer(settings, split)
+  loaded = _load_clip(settings)
+  class_embeddings = None
+  if clip_chooses(proposer):
+    class_embeddings = embed_classes(loaded.clip, source.class_names)
+  activation = loaded.clip.model.config.activation
+  metadata = describe(proposer, settings.options, loaded.checksum, activation)
+  return Teachers(
+    source, proposer, loaded.encoder, class_embeddings, loaded.clip.embedding_dim, metadata
+  )
+
+
+def make_proposer(settings: Settings, split: str) -> Proposer:
+  """The proposer that `settings.proposals` names, loaded.
+
+  Raises:
+    ValueError, ImportError, FileNotFoundError: see `open_teachers`.
+  """
+  kind = settings.proposals
+  if kind == "regions":
+    return RegionGrowing()
+  if kind in ("mvit", "rpn", "owl_vit"):
+    needed = ("checkpoint", "vocabulary", "merges") if kind == "mvit" else ("checkpoint",)
+    for name in needed:
+      if getattr(settings, name) is None:
+        raise ValueError(f"--proposals={kind} needs {', '.join(f'--{n}=...' for n in needed)}.")
+    return _load_proposer(settings)
+  if storage.path(kind).is_dir():
+    return StoredProposals(TeacherReader(kind, split))
+  raise ValueError(
+    f"--proposals={kind}: expected regions, mvit, rpn, owl_vit, or the --output of another run; "
+    "there is no such folder."
+  )
+
+
+@functools.lru_cache(maxsize=1)
+def _load_proposer(settings: Settings) -> Proposer:
+  if settings.proposals == "rpn":
+    return DetectorProposer(settings.checkpoint)
+  if settings.proposals == "owl_vit":
+    return OwlVit(settings.checkpoint, settings.owl_vit_config)
+  proposer = MvitProposer(settings.checkpoint, settings.vocabulary, settings.merges)
+  # Loaded here, so that a wrong file is not taken for unreadable images.
+  _ = proposer.mavl
+  return proposer
+
+
+class _Loaded(NamedTuple):
+  clip: FrozenClip
+  encoder: Encoder
+  checksum: str
+
+
+@functools.lru_cache(maxsize=1)
+def _load_clip(settings: Settings) -> _Loaded:
+  clip = load_clip(settings.clip, settings.activation)
+  is_file = os.path.isfile(settings.clip)
+  checksum = checksums.of_file(settings.clip) if is_file else checksums.of_arrays(clip.variables)
+  encoder = clip.region_encoder(settings.batch_size, jax.local_devices())
+  return _Loaded(clip, encoder, checksum)

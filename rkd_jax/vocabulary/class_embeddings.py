@@ -1,0 +1,215 @@
+"""Text embeddings of class names: the rows of the zero-shot classifier, and their file format.
+
+An .npz holds `names`, `template` (one or several) and `embeddings` [C, d].  A .npy holds the
+embeddings, as the published RKD code ships them, with names and templates in a .json of the same
+name beside it; without that file it loads too.  Embeddings are as the text tower gives them, like
+the published matrices (norms about 10), unless they were averaged or normalised when made.
+"""
+
+import difflib
+import io
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from rkd_jax.files import storage
+from rkd_jax.frozen.clip import FrozenClip
+from rkd_jax.vocabulary import prompts
+
+TEMPLATE = prompts.SINGLE
+
+
+class ClassEmbeddings(NamedTuple):
+  """Embeddings and what they were made from; the latter is None when read from a bare .npy."""
+
+  embeddings: Float[np.ndarray, "c d"]
+  names: tuple[str, ...] | None
+  templates: tuple[str, ...] | None
+
+
+def embed_classes(
+  clip: FrozenClip,
+  names: Sequence[str],
+  template: str | Sequence[str] = TEMPLATE,
+  synonyms: Sequence[Sequence[str]] | None = None,
+  normalize: bool = False,
+) -> Float[np.ndarray, "c d"]:
+  """One row per class, float32.
+
+  With one template and no synonyms a row is the text tower's output, not normalised, as in the
+  published matrices: the zero-shot classifier divides by the norm itself.  With several texts per
+  class a row is the mean of their unit vectors, so that no text counts more for being longer
+  (prompt ensembling, arXiv 2103.00020, section 3.1.4).
+
+  Args:
+    clip: whose text tower embeds.
+    names: the classes.
+    template: one or several, see `prompts`.
+    synonyms: for every class the texts that stand for its name, the name itself among them if it
+      is to count.
+    normalize: rows become unit vectors.
+
+  Raises:
+    ValueError: no names, a template without {}, a list of synonyms that is empty or not there, a
+      name that the tokenizer refuses, or a model with fewer tokens than the tokenizer.
+  """
+  templates = (template,) if isinstance(template, str) else tuple(template)
+  if not names or not templates:
+    raise ValueError("no class names or no templates given; at least one is needed")
+  variants = [(name,) for name in names] if synonyms is None else list(synonyms)
+  if len(variants) != len(names):
+    raise ValueError(f"synonyms: {len(variants)} lists for {len(names)} classes; give one for each")
+  for name, row in zip(names, variants):
+    if not row:
+      raise ValueError(f"synonyms of {name!r}: the list is empty; give at least the name itself")
+  texts = [[prompts.fill(t, name) for name in row for t in templates] for row in variants]
+  embeddings = clip.embed_texts(list(itertools.chain(*texts)))
+  if any(len(row) > 1 for row in texts):
+    starts = np.cumsum([0, *(len(row) for row in texts[:-1])])
+    sums = np.add.reduceat(_unit(embeddings), starts, axis=0)
+    embeddings = sums / np.array([[len(row)] for row in texts], np.float32)
+  return _unit(embeddings) if normalize else embeddings
+
+
+def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _check_array(embeddings: np.ndarray, where: str) -> Float[np.ndarray, "c d"]:
+  if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
+    raise ValueError(
+      f"{where}: expected floats [classes, dimensions], found {embeddings.dtype} {embeddings.shape}"
+    )
+  bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+  if len(bad):
+    raise ValueError(f"{where}: row {bad[0]} has values that are not finite; make the file again")
+  return embeddings.astype(np.float32)
+
+
+def save(
+  path: str | os.PathLike,
+  names: Sequence[str],
+  template: str | Sequence[str],
+  embeddings: Float[np.ndarray, "c d"],
+) -> None:
+  """Writes an .npz, or a .npy with its .json beside it; each file whole or not at all.
+
+  Raises:
+    ValueError: the path ends in neither, or names and embeddings do not fit.
+  """
+  path = storage.path(path)
+  if path.suffix not in (".npz", ".npy"):
+    raise ValueError(f"{path}: class embeddings are saved as .npz or .npy")
+  embeddings = _check_array(np.asarray(embeddings), str(path))
+  if len(names) != len(embeddings):
+    raise ValueError(f"{path}: {len(names)} names for {len(embeddings)} embeddings")
+  templates = [template] if isinstance(template, str) else list(template)
+  if path.suffix == ".npy":
+    sidecar = path.with_suffix(".json")
+    if sidecar.exists() and _read_sidecar(path) == (None, None):
+      raise ValueError(f"{sidecar} holds something else; choose another name for {path.name}")
+    content = json.dumps({"names": list(names), "templates": templates}, indent=1) + "\n"
+    # A matrix never stands beside the names of another one.
+    path.unlink(missing_ok=True)
+    _write(sidecar, lambda file: file.write(content.encode()))
+    _write(path, lambda file: np.save(file, embeddings))
+  else:
+    arrays = {"names": np.array(names, np.str_), "template": np.array(templates, np.str_)}
+    _write(path, lambda file: np.savez(file, **arrays, embeddings=embeddings))
+
+
+def _write(path: epath.Path, write: Callable[[BinaryIO], Any]) -> None:
+  temporary = storage.work_folder(path.parent) / f".{path.name}.{os.getpid()}.partial"
+  try:
+    with open(temporary, "wb") as file:
+      write(file)
+    storage.put(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEmbeddings:
+  """Reads an .npz or .npy; with `names`, checks that the rows are theirs, in their order.
+
+  Of a .npy without its .json only the number of rows can be checked.
+
+  Raises:
+    ValueError: not a class-embedding file, values that are not finite, or other names than
+      expected; the first difference is named.
+    FileNotFoundError: there is no such file.
+  """
+  path = storage.path(path)
+  try:
+    stored = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    if isinstance(stored, np.ndarray):
+      result = ClassEmbeddings(stored, *_read_sidecar(path))
+    else:
+      with stored:
+        stored_names = tuple(stored["names"].tolist())
+        templates = tuple(np.atleast_1d(stored["template"]).tolist())
+        result = ClassEmbeddings(stored["embeddings"], stored_names, templates)
+  except FileNotFoundError:
+    raise
+  except (KeyError, TypeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+    raise ValueError(
+      f"{path}: not a class-embedding file ({error}); expected .npz with names, template and"
+      " embeddings, or .npy [classes, dimensions]"
+    ) from error
+  result = result._replace(embeddings=_check_array(result.embeddings, str(path)))
+  if result.names is not None and len(result.names) != len(result.embeddings):
+    raise ValueError(
+      f"{path}: {len(result.names)} names for {len(result.embeddings)} rows; make the file again"
+    )
+  if names is not None:
+    _check_names(result, names, path)
+  return result
+
+
+def _read_sidecar(path: epath.Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+  """Names and templates of a .npy, None for a bare one."""
+  sidecar = path.with_suffix(".json")
+  content = json.loads(sidecar.read_bytes()) if sidecar.exists() else None
+  # Annotations may have the name, too.
+  if not isinstance(content, dict) or content.keys() != {"names", "templates"}:
+    return None, None
+  return tuple(content["names"]), tuple(content["templates"])
+
+
+def select(
+  stored: ClassEmbeddings, names: Sequence[str], where: str | os.PathLike
+) -> Float[np.ndarray, "c d"]:
+  """The rows of some names, in their order; `where` is what errors call the stored ones.
+
+  Raises:
+    ValueError: a name is not there; the nearest that are, and the remedy.
+  """
+  rows = {name: row for row, name in enumerate(stored.names)}
+  for name in names:
+    if name not in rows:
+      folded = {known.casefold(): known for known in rows}
+      near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+      hint = f"the nearest are {', '.join(repr(folded[match]) for match in near)}"
+      raise ValueError(
+        f"{where} has no class {name!r} among its {len(rows)}; {hint if near else 'none is near'}."
+        " Use a name that it has, or embed this one with a CLIP run (--clip)."
+      )
+  return stored.embeddings[[rows[name] for name in names]]
+
+
+def _check_names(stored: ClassEmbeddings, names: Sequence[str], path: epath.Path) -> None:
+  if stored.names is not None:
+    for row, (found, expected) in enumerate(zip(stored.names, names)):
+      if found != expected:
+        raise ValueError(
+          f"{path}: row {row} is {found!r}, expected {expected!r}; make the file again for these"
+          " class names, or put the names in its order"
+        )
+  if len(stored.embeddings) != len(names):
+    raise ValueError(f"{path}: {len(stored.embeddings)} classes, expected {len(names)}")

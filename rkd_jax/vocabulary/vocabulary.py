@@ -1,0 +1,190 @@
+"""From class names to the rows of the zero-shot classifier."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+
+from rkd_jax.files import storage
+from rkd_jax.frozen.clip import load_clip
+from rkd_jax.inputs.plan import place
+from rkd_jax.records.sources import Source, open_source
+from rkd_jax.structures import Vocabulary
+from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
+
+
+def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabulary:
+  """Class embeddings of a data set's classes, checked against names and model width.
+
+  Raises:
+    ValueError: no such file, other classes, or another width than the model's.
+  """
+  base = set(source.base)
+  return Vocabulary(
+    embeddings=_class_embeddings(config.class_embeddings, "class_embeddings", source, config),
+    has_boxes=np.array([name in base for name in source.class_names]),
+    image_counts=_image_counts(config.image_counts, source),
+  )
+
+
+def _class_embeddings(
+  path: str, key: str, source: Source, config: ml_collections.ConfigDict
+) -> np.ndarray:
+  if not path or not storage.path(path).exists():
+    raise ValueError(
+      f"{key}: there is no file {path!r}. Make one with "
+      f"`python -m rkd_jax.embed_classes`, or set config.{key} to a .npy of "
+      f"{len(source.class_names)} rows in the order of the data set's classes."
+    )
+  embeddings = class_embeddings_lib.load(path, source.class_names).embeddings
+  width = config.model.classifier.embedding_dim
+  if embeddings.shape[1] != width:
+    raise ValueError(
+      f"{key} {path} are {embeddings.shape[1]} wide, "
+      f"model.classifier.embedding_dim is {width}: set it to {embeddings.shape[1]}."
+    )
+  return embeddings
+
+
+def training_vocabulary(
+  config: ml_collections.ConfigDict, sources: Mapping[str, Source]
+) -> Vocabulary:
+  """The vocabulary of the box steps, with that of the image steps where it is another.
+
+  Image steps have classes of their own if `data.image.class_embeddings` says so (the strict
+  setting); else their data set must have the classes of the other.
+
+  Raises:
+    ValueError: as `load_vocabulary`, or the classes of the two data sets differ.
+  """
+  main = sources["box"] if "box" in sources else next(iter(sources.values()))
+  vocabulary = load_vocabulary(config, main)
+  if "image" not in sources:
+    return vocabulary
+  path = config.data.image.get("class_embeddings")
+  if path:
+    key = "data.image.class_embeddings"
+    return vocabulary.replace(
+      image_embeddings=_class_embeddings(path, key, sources["image"], config)
+    )
+  _check_same_classes(main, sources["image"])
+  return vocabulary
+
+
+def _check_same_classes(first: Source, second: Source) -> None:
+  pairs = itertools.zip_longest(first.class_names, second.class_names)
+  for number, (a, b) in enumerate(pairs):
+    if a != b:
+      raise ValueError(
+        f"{first.name} and {second.name} have different classes: class {number} is "
+        f"{_named(a)} in the one and {_named(b)} in the other "
+        f"({len(first.class_names)} and {len(second.class_names)} classes). Build them from the "
+        "same list of classes, or give the image steps embeddings of their own classes: "
+        "data.image.class_embeddings."
+      )
+
+
+def _named(name: str | None) -> str:
+  return "missing" if name is None else repr(name)
+
+
+def _image_counts(path: str, source: Source) -> np.ndarray | None:
+  """Number of training images per class, in the order of the data set's classes.
+
+  From the file, or else what the data set says, if it does.
+  """
+  if not path:
+    counts = getattr(source, "image_counts", None)
+    return None if counts is None else np.array(counts, np.float32)
+  try:
+    entries = json.loads(storage.path(path).read_text())
+    counts = {entry["name"]: float(entry["image_count"]) for entry in entries}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"image_counts: {path!r} is not a JSON list of objects with name and image_count "
+      f"({type(error).__name__}: {error})."
+    ) from error
+  missing = [name for name in source.class_names if name not in counts]
+  if missing:
+    raise ValueError(f"image_counts: {path!r} has no entry for {', '.join(missing[:5])}.")
+  return np.array([counts[name] for name in source.class_names], np.float32)
+
+
+def training_source(config: ml_collections.ConfigDict) -> Source | None:
+  """The records that the detector was trained on, or None where they are not built here."""
+  kinds = config.data.schedule
+  folder, name, split = place(config.data, "box" if "box" in kinds else kinds[0])
+  if not (storage.path(folder) / name).is_dir():
+    return None
+  return open_source(folder, name, split)
+
+
+def class_vocabulary(
+  config: ml_collections.ConfigDict,
+  classes: Sequence[str] | None,
+  class_embeddings: str | None = None,
+  clip: str | None = None,
+  template: str = class_embeddings_lib.TEMPLATE,
+) -> tuple[tuple[str, ...], Float[np.ndarray, "c e"]]:
+  """Names to look for, and their embeddings.
+
+  Args:
+    config: the detector's.
+    classes: names, or None for every class of the file.
+    class_embeddings: file with embeddings; None takes `config.class_embeddings`.
+    clip: workdir of a CLIP run that embeds the names instead.
+    template: prompt for the CLIP run.
+
+  Raises:
+    ValueError: no names, a name twice, a name that has no embedding, a file without names,
+      embeddings of another width than the detector's.
+  """
+  if classes is not None:
+    if not classes:
+      raise ValueError("--classes is empty: name at least one class, as in --classes='cat, dog'.")
+    if twice := [name for name in dict.fromkeys(classes) if list(classes).count(name) > 1]:
+      raise ValueError(f"--classes names {', '.join(map(repr, twice))} more than once: keep one.")
+  if clip:
+    if class_embeddings:
+      raise ValueError("--clip and --class_embeddings both give embeddings: keep one of them.")
+    if classes is None:
+      raise ValueError("--clip can embed any name: say which with --classes='cat, dog'.")
+    names, where = tuple(classes), f"CLIP of {clip}"
+    embeddings = class_embeddings_lib.embed_classes(load_clip(clip), names, template)
+  else:
+    where = class_embeddings or config.class_embeddings
+    stored = _stored_embeddings(config, where)
+    names = stored.names if classes is None else tuple(classes)
+    embeddings = class_embeddings_lib.select(stored, names, where)
+  width = config.model.classifier.embedding_dim
+  if embeddings.shape[1] != width:
+    raise ValueError(
+      f"{where}: embeddings are {embeddings.shape[1]} wide, the detector's "
+      f"(model.classifier.embedding_dim) {width}: use those of the CLIP it was trained with."
+    )
+  return names, embeddings
+
+
+def _stored_embeddings(
+  config: ml_collections.ConfigDict, path: str
+) -> class_embeddings_lib.ClassEmbeddings:
+  """A file with names; a bare .npy is taken for the classes of the config's data set."""
+  if not path or not storage.path(path).is_file():
+    raise ValueError(
+      f"There is no file {path!r} to take class embeddings from: give --class_embeddings=FILE "
+      "(made by `python -m rkd_jax.embed_classes`), or --clip=CLIP_WORKDIR."
+    )
+  stored = class_embeddings_lib.load(path)
+  if stored.names is not None:
+    return stored
+  source = training_source(config)
+  if source is None:
+    raise ValueError(
+      f"{path} has no class names, and the data set of the config is not built here. Add them: "
+      f"python -m rkd_jax.embed_classes --embeddings={path} --annotations=COCO.json "
+      "--output=FILE.npz, then give --class_embeddings=FILE.npz."
+    )
+  return class_embeddings_lib.load(path, source.class_names)._replace(names=source.class_names)

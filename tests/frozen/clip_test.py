@@ -1,0 +1,272 @@
+"""Published weights in every container and under every library's names."""
+
+import json
+
+import jax
+import numpy as np
+import openai_clip
+import pytest
+import tiny_clip
+from openai_clip import Weights, standard_normal
+
+from rkd_jax.files.torch_reader import ReadError, read_checkpoint
+from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.frozen.clip import load
+from rkd_jax.models.clip.model import PRESETS, Clip
+from rkd_jax.runs.checkpoint import CheckpointError
+from rkd_jax.weights.clip import config_from_torch
+
+GOLDEN = np.load(openai_clip.GOLDEN)
+ARCHIVE = openai_clip.GOLDEN.with_name("clip_tiny_jit_fp16.pt")
+
+
+def assert_near(actual, expected, tolerance=1e-5):
+  error = np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
+  assert error < tolerance, f"off by {error:.2e} of the largest value"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_sizes_follow_from_the_shapes(name):
+  config = PRESETS[name]
+  shapes = openai_clip.shapes(config)
+  # Without memory: all elements are the same one.
+  state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+  assert config_from_torch(state) == config
+  size = config.image_resolution
+  variables = jax.eval_shape(
+    Clip(config).init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, size, size, 3), np.float32),
+    jax.ShapeDtypeStruct((1, config.context_length), np.int32),
+  )
+  count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+  assert count == sum(value.size for value in state.values())
+
+
+def embed(clip):
+  images = standard_normal("input:jit/image", (2, 3, 32, 32)).transpose(0, 2, 3, 1)
+  image, text, _ = clip.model.apply(clip.variables, images, GOLDEN["tiny_jit/tokens"])
+  return np.asarray(image), np.asarray(text)
+
+
+def assert_is_the_tiny_model(clip):
+  assert clip.model.config == Weights("tiny_jit").config
+  image, text = embed(clip)
+  assert_near(image, GOLDEN["tiny_jit/image_embedding"])
+  assert_near(text, GOLDEN["tiny_jit/text_embedding"])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  """A model of one layer per tower in half precision, by OpenAI's names."""
+  return dict(Weights("tiny_jit"))
+
+
+def test_torchscript_archive():
+  state = read_checkpoint(ARCHIVE)
+  expected = Weights("tiny_jit")
+  integers = {"input_resolution": 32, "context_length": 77, "vocab_size": 64}
+  assert state.keys() == expected.keys() | integers.keys()
+  for name, value in expected.items():
+    assert state[name].dtype == value.dtype
+    np.testing.assert_array_equal(state[name], value, err_msg=name)
+  assert {name: state[name] for name in integers} == integers
+  assert_is_the_tiny_model(load(ARCHIVE))
+
+
+def write_safetensors(path, state):
+  kinds = {"float16": "F16", "float32": "F32", "int64": "I64"}
+  header, data = {"__metadata__": {"format": "pt"}}, b""
+  for name, value in state.items():
+    content = np.ascontiguousarray(value).tobytes()
+    header[name] = {
+      "dtype": kinds[str(value.dtype)],
+      "shape": list(value.shape),
+      "data_offsets": [len(data), len(data) + len(content)],
+    }
+    data += content
+  text = json.dumps(header).encode()
+  path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+WRITERS = {
+  "m.pt": write_pth,
+  "m.npz": lambda path, state: np.savez(path, **state),
+  "m.safetensors": write_safetensors,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_plain_state_dicts(tmp_path, tiny, name):
+  WRITERS[name](tmp_path / name, tiny)
+  assert_is_the_tiny_model(load(tmp_path / name))
+
+
+def hugging_face(state):
+  """The same model as CLIPModel of `transformers` names it."""
+  renamed = {
+    "logit_scale": state["logit_scale"],
+    "text_projection.weight": state["text_projection"].T,
+    "visual_projection.weight": state["visual.proj"].T,
+    "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
+    "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
+    "text_model.embeddings.position_ids": np.arange(77)[None],
+    "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
+    "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
+    "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
+    "vision_model.embeddings.position_ids": np.arange(5)[None],
+  }
+  for kind in ("weight", "bias"):
+    renamed[f"text_model.final_layer_norm.{kind}"] = state[f"ln_final.{kind}"]
+    renamed[f"vision_model.pre_layrnorm.{kind}"] = state[f"visual.ln_pre.{kind}"]
+    renamed[f"vision_model.post_layernorm.{kind}"] = state[f"visual.ln_post.{kind}"]
+    for theirs, ours in (("text_model", ""), ("vision_model", "visual.")):
+      layer, block = f"{theirs}.encoder.layers.0", f"{ours}transformer.resblocks.0"
+      stacked = state[f"{block}.attn.in_proj_{kind}"]
+      for part, rows in zip("qkv", np.split(stacked, 3)):
+        renamed[f"{layer}.self_attn.{part}_proj.{kind}"] = rows
+      for their_name, our_name in (
+        ("self_attn.out_proj", "attn.out_proj"),
+        ("layer_norm1", "ln_1"),
+        ("layer_norm2", "ln_2"),
+        ("mlp.fc1", "mlp.c_fc"),
+        ("mlp.fc2", "mlp.c_proj"),
+      ):
+        renamed[f"{layer}.{their_name}.{kind}"] = state[f"{block}.{our_name}.{kind}"]
+  return renamed
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_hugging_face(tmp_path, tiny, name):
+  WRITERS[name](tmp_path / name, hugging_face(tiny))
+  assert_is_the_tiny_model(load(tmp_path / name))
+
+
+def test_hugging_face_config_tells_activation_and_heads(tmp_path, tiny):
+  path = tmp_path / "model.safetensors"
+  write_safetensors(path, hugging_face(tiny))
+  text = {"hidden_act": "gelu", "num_attention_heads": 2}
+  vision = {"hidden_act": "gelu", "num_attention_heads": 4}
+  config_file = tmp_path / "config.json"
+  config_file.write_text(json.dumps({"text_config": text, "vision_config": vision}))
+  config = load(path).model.config
+  assert (config.activation, config.transformer_heads, config.vision_heads) == ("gelu", 2, 4)
+  for change, message in (
+    ({"hidden_act": "quick_gelu"}, r"config\.json: the towers have the activations"),
+    ({"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-06"),
+  ):
+    config_file.write_text(json.dumps({"text_config": text | change, "vision_config": vision}))
+    with pytest.raises(ValueError, match=message):
+      load(path)
+
+
+def open_clip_config(**changes):
+  model = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 64, "width": 64, "heads": 2, "layers": 1},
+  }
+  return {"model_cfg": model | changes}
+
+
+@pytest.mark.parametrize("prefix, text_prefix", [("", ""), ("module.", ""), ("", "text.")])
+def test_open_clip(tmp_path, tiny, prefix, text_prefix):
+  """Prefixes of its training checkpoints and of its models with a custom text tower."""
+
+  def rename(name):
+    shared = name.startswith("visual.") or name == "logit_scale"
+    return f"{prefix}{'' if shared else text_prefix}{name}"
+
+  path = tmp_path / "open_clip_model.safetensors"
+  write_safetensors(path, {rename(name): value for name, value in tiny.items()})
+  assert_is_the_tiny_model(load(path))
+
+  (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config()))
+  config = load(path).model.config
+  assert (config.activation, config.vision_heads, config.transformer_heads) == ("gelu", 2, 2)
+  assert load(path, activation="quick_gelu").model.config.activation == "quick_gelu"
+
+
+@pytest.mark.parametrize(
+  "content, message",
+  [
+    (open_clip_config(vision_cfg={"timm_model_name": "x"}), "'timm_model_name' is 'x', which"),
+    (open_clip_config(text_cfg={"no_causal_mask": True}), "'no_causal_mask' is True"),
+    (open_clip_config() | {"preprocess_cfg": {"std": [0.5, 0.5, 0.5]}}, "the pixel std is"),
+    ({"model": {}}, "has no 'model_cfg'"),
+  ],
+)
+def test_models_of_open_clip_that_are_not_built_here(tmp_path, tiny, content, message):
+  write_pth(tmp_path / "m.pt", tiny)
+  (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=rf"open_clip_config\.json.*{message}"):
+    load(tmp_path / "m.pt")
+
+
+def test_the_activation_changes_the_result(tmp_path, tiny):
+  write_pth(tmp_path / "m.pt", tiny)
+  image, text = embed(load(tmp_path / "m.pt", activation="gelu"))
+  assert np.abs(image - GOLDEN["tiny_jit/image_embedding"]).max() > 1e-3
+  assert np.abs(text - GOLDEN["tiny_jit/text_embedding"]).max() > 1e-3
+  with pytest.raises(ValueError, match="activation is 'relu'; use one of quick_gelu, gelu"):
+    load(tmp_path / "m.pt", activation="relu")
+
+
+def test_float32_weights_are_rounded_as_by_the_original(tmp_path, tiny):
+  """Of OpenAI's torch files; what its own conversion leaves in float32 is left here, too."""
+  exact = {name: value.astype(np.float32) for name, value in tiny.items()}
+  for name, value in exact.items():
+    exact[name] = value * np.float32(1 + 2**-13)
+  for writer, half, rounds in (
+    ("m.pt", None, True),
+    ("m.pt", False, False),
+    ("m.npz", None, False),
+    ("m.npz", True, True),
+  ):
+    WRITERS[writer](tmp_path / writer, exact)
+    params = load(tmp_path / writer, half=half).variables["params"]
+    kernel = np.asarray(params["visual"]["conv1"]["kernel"]).transpose(3, 2, 0, 1)
+    weight = exact["visual.conv1.weight"]
+    expected = weight.astype(np.float16) if rounds else weight
+    np.testing.assert_array_equal(kernel, expected.astype(np.float32))
+    np.testing.assert_array_equal(
+      params["text"]["token_embedding"]["embedding"], exact["token_embedding.weight"]
+    )
+
+
+def test_misfits_are_listed_with_the_file(tmp_path, tiny):
+  bias = "visual.transformer.resblocks.0.ln_1.bias"
+  wrong = {name: value for name, value in tiny.items() if name != bias}
+  write_pth(tmp_path / "m.pt", wrong | {"surplus": np.zeros(1)})
+  with pytest.raises(ValueError) as error:
+    load(tmp_path / "m.pt")
+  for part in ("m.pt: ", f"missing {bias}", "unknown surplus"):
+    assert part in str(error.value)
+
+
+def test_other_files_and_folders_are_named(tmp_path):
+  write_pth(tmp_path / "m.pt", {"weight": np.zeros(3, np.float32)})
+  with pytest.raises(ValueError, match=r"m\.pt: this is not the state dict of a CLIP"):
+    load(tmp_path / "m.pt")
+  (tmp_path / "text.pt").write_text("no weights")
+  with pytest.raises(ReadError, match=r"text\.pt"):
+    load(tmp_path / "text.pt")
+  with pytest.raises(CheckpointError, match="nothing has no config"):
+    load(tmp_path / "nothing")
+  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "tokenizer.json").write_text("{}")
+  with pytest.raises(CheckpointError, match="give the file of weights"):
+    load(tmp_path)
+
+
+def test_a_run_of_this_project(tmp_path):
+  folder = tiny_clip.write_run(tmp_path)
+  clip = load(folder)
+  assert clip.embed_texts(["red cat", "dog"]).shape == (2, 8)
+  with pytest.raises(ValueError, match="is no file: activation"):
+    load(folder, activation="gelu")
+
+
+def test_a_model_with_another_vocabulary_embeds_no_text():
+  with pytest.raises(ValueError, match="tokenizer has 49408 tokens, the model 64"):
+    load(ARCHIVE).embed_texts(["dog"])

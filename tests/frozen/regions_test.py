@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from rkd_jax.frozen import regions
+from rkd_jax.frozen.regions import RegionEncoder, crop_regions, resize_and_center_crop
+from rkd_jax.models.clip.model import Clip
+from rkd_jax.models.clip.preprocess import normalize
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "clip_preprocess.npz")
+# Every pixel knows where it is: red is the column, green the row.
+RAMP = np.zeros((20, 30, 3), np.uint8)
+RAMP[..., 0] = np.arange(30)
+RAMP[..., 1] = np.arange(20)[:, None]
+
+
+@pytest.mark.parametrize("case", ["odd", "tiny3x2", "one_px_wide", "thin_180x7"])
+def test_clip_transform_equals_the_original(case):
+  image = Image.fromarray(GOLDEN[f"{case}/input"])
+  np.testing.assert_array_equal(resize_and_center_crop(image, 64), GOLDEN[f"{case}/size64"])
+  at224 = np.asarray(resize_and_center_crop(image, 224))
+  np.testing.assert_array_equal(at224[::3, ::3], GOLDEN[f"{case}/size224_strided"])
+
+
+def test_clip_transform_makes_grey_files_rgb():
+  image = Image.fromarray(GOLDEN["grey/input"])
+  assert image.mode == "L"
+  np.testing.assert_array_equal(resize_and_center_crop(image, 64), GOLDEN["grey/size64"])
+
+
+def test_clip_crops_equal_the_original():
+  """Coordinates with halves, negative, beyond the border, and a box wholly outside."""
+  crops = crop_regions(GOLDEN["crop/base"], GOLDEN["crop/boxes"], 64, context=0.0, mode="clip")
+  np.testing.assert_array_equal(crops, GOLDEN["crop/size64"])
+
+
+def test_square_crop_contains_box_and_margin():
+  # Height 8 becomes 12 with a quarter on each side; width 4 becomes 6; the square is 12 × 12.
+  crop = crop_regions(RAMP, np.array([[10, 6, 14, 14]], np.float32), 12, context=0.25)[0]
+  np.testing.assert_array_equal(crop[0, :, 0], np.arange(6, 18))
+  np.testing.assert_array_equal(crop[:, 0, 1], np.arange(4, 16))
+
+
+def test_square_crop_repeats_the_border():
+  crop = crop_regions(RAMP, np.array([[24, 0, 30, 2]], np.float32), 6, context=0.0)[0]
+  np.testing.assert_array_equal(crop[0, :, 0], np.arange(24, 30))
+  np.testing.assert_array_equal(crop[:, 0, 1], [0, 0, 0, 1, 2, 3])
+
+
+def test_no_boxes_no_crops():
+  assert crop_regions(RAMP, np.zeros((0, 4), np.float32), 8).shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize("mode", ["square", "clip"])
+@pytest.mark.parametrize(
+  "bad", [[9, 3, 4, 12], [7, 7, 7, 12], [0, 0, np.nan, 4], [0, 0, np.inf, 4]]
+)
+def test_bad_boxes_are_named(mode, bad):
+  boxes = np.array([[1, 1, 5, 5], bad], np.float32)
+  with pytest.raises(ValueError, match=r"box 1 .*empty or not finite"):
+    crop_regions(RAMP, boxes, 8, mode=mode)
+
+
+def test_box_that_rounds_to_nothing_is_refused_by_the_clip_mode_only():
+  box = np.array([[7.2, 7, 7.4, 12]], np.float32)
+  assert crop_regions(RAMP, box, 8).shape == (1, 8, 8, 3)
+  with pytest.raises(ValueError, match="box 0"):
+    crop_regions(RAMP, box, 8, context=0.0, mode="clip")
+
+
+def _tiny():
+  """A model with random variables."""
+  model = Clip.from_config(
+    {
+      "embed_dim": 8,
+      "image_resolution": 16,
+      "vision_layers": 1,
+      "vision_width": 16,
+      "vision_heads": 2,
+      "vision_patch_size": 8,
+      "context_length": 4,
+      "vocab_size": 8,
+      "transformer_width": 16,
+      "transformer_heads": 2,
+      "transformer_layers": 1,
+    }
+  )
+  images, tokens = np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 4), np.int32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), images, tokens)
+  rng = np.random.default_rng(0)
+  return model, jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+CROPS = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+
+
+def test_encoder_pads_the_last_batch_and_compiles_once(monkeypatch):
+  model, variables = _tiny()
+  images = np.asarray(normalize(CROPS))
+  expected = jax.jit(lambda v: model.apply(v, images, method="encode_image"))(variables)
+  traced = []
+  monkeypatch.setattr(regions, "normalize", lambda x: traced.append(x.shape) or normalize(x))
+  encoder = RegionEncoder(model, variables, batch_size=3)
+  first, embeddings = encoder.embed(CROPS[:2]), encoder.embed(CROPS)
+  assert embeddings.dtype == np.float32
+  np.testing.assert_allclose(embeddings, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(first, embeddings[:2], rtol=1e-5, atol=1e-6)
+  assert traced == [(3, 16, 16, 3)]
+  assert encoder.embed(CROPS[:0]).shape == (0, 8)
+
+
+def test_a_batch_is_split_over_devices():
+  """Three crops per batch become four, one for each device."""
+  model, variables = _tiny()
+  expected = RegionEncoder(model, variables, batch_size=3).embed(CROPS)
+  encoder = RegionEncoder(model, variables, 3, jax.devices()[:4])
+  np.testing.assert_allclose(encoder.embed(CROPS), expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,64 @@
+"""Tests of `rkd_jax.machine.conv`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rkd_jax.benchmark.measure import matmul_flops
+from rkd_jax.machine.conv import conv
+
+
+def reference(x, kernel, stride):
+  pad = (kernel.shape[0] - 1) // 2
+  return jax.lax.conv_general_dilated(
+    x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+@pytest.mark.parametrize("height,width", [(9, 12), (8, 5)])
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_values_and_gradients_are_those_of_the_plain_convolution(size, stride, height, width):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, height, width, 3)).astype(np.float32)
+  kernel = rng.standard_normal((size, size, 3, 5)).astype(np.float32)
+  expected, expected_pullback = jax.vjp(lambda *args: reference(*args, stride), x, kernel)
+  y, pullback = jax.vjp(lambda *args: conv(*args, stride), x, kernel)
+  np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-5)
+  gradient = rng.standard_normal(y.shape).astype(np.float32)
+  for ours, theirs in zip(pullback(gradient), expected_pullback(gradient), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_small_maps_of_many_channels(size):
+  """They have a form of their own; its border is where it could go wrong."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, 5, 7, 256)).astype(np.float32)
+  kernel = rng.standard_normal((size, size, 256, 256)).astype(np.float32) / 16
+  expected, expected_pullback = jax.vjp(lambda *args: reference(*args, 1), x, kernel)
+  y, pullback = jax.vjp(conv, x, kernel)
+  np.testing.assert_allclose(y, expected, atol=1e-4)
+  gradient = rng.standard_normal(y.shape).astype(np.float32)
+  for ours, theirs in zip(pullback(gradient), expected_pullback(gradient), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_half_precision_sums_in_float32():
+  """A sum of 4096 ones is exact; in bfloat16 it would stop at 256."""
+  x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
+  kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+  gradient = jax.grad(lambda kernel: conv(x, kernel).astype(jnp.float32).sum())(kernel)
+  assert gradient.dtype == jnp.bfloat16
+  assert gradient.item() == 4096
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_gradient_takes_no_more_than_the_arithmetic_of_two_convolutions(stride):
+  shapes = (2, 8, 8, 3), (3, 3, 3, 16)
+  forward = jax.make_jaxpr(lambda *args: conv(*args, stride))(*map(jnp.zeros, shapes))
+  both = jax.make_jaxpr(jax.grad(lambda *args: conv(*args, stride).sum(), (0, 1)))(
+    *map(jnp.zeros, shapes)
+  )
+  assert matmul_flops(both) == 3 * matmul_flops(forward)

@@ -1,0 +1,184 @@
+"""Pictures: where boxes and labels land, colours, grids."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+from pycocotools import mask as coco_mask
+
+from rkd_jax.pictures import draw as visualize
+
+GREY = np.full((128, 160, 3), 90, np.uint8)
+ONE_BOX = np.array([[40, 50, 80, 100]], np.float32)
+
+
+def colour_mask(picture, colour):
+  return (picture == np.array(ImageColor.getrgb(colour), np.uint8)).all(axis=-1)
+
+
+def draw_one(box=ONE_BOX, name="red star", novel=True, **options):
+  return visualize.draw_detections(GREY, box, np.array([0.9]), [name], [novel], **options)
+
+
+def test_small_pictures_grow_by_a_whole_factor():
+  assert draw_one().shape == (384, 480, 3)
+  assert draw_one(min_side=100).shape == GREY.shape
+  assert draw_one(min_side=129).shape == (256, 320, 3)
+
+
+def test_box_is_drawn_at_its_scaled_corners_in_the_colour_of_its_kind():
+  for novel, colour, other in (
+    (True, visualize.NOVEL_COLOUR, visualize.BASE_COLOUR),
+    (False, visualize.BASE_COLOUR, visualize.NOVEL_COLOUR),
+  ):
+    picture = draw_one(novel=novel)
+    painted = colour_mask(picture, colour)
+    assert painted[150:301, 120].all() and painted[300, 120:241].all()
+    assert not painted[170:290, 130:230].any()
+    assert not colour_mask(picture, other).any()
+
+
+def test_drawing_is_deterministic_and_leaves_its_input_alone():
+  before = GREY.copy()
+  np.testing.assert_array_equal(draw_one(), draw_one())
+  np.testing.assert_array_equal(GREY, before)
+
+
+@pytest.mark.parametrize("box", [[0, 0, 5, 5], [150, 120, 160, 128], [0, 120, 4, 128]])
+@pytest.mark.parametrize("name", ["owl", "a very long class name " * 6])
+def test_labels_stay_inside_the_picture(box, name):
+  place = []
+  original = visualize._place_label
+
+  def remember(*args):
+    place.append(original(*args))
+    return place[-1]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(visualize, "_place_label", remember)
+    draw_one(box=np.array([box], np.float32), name=name)
+  ((x1, y1, x2, y2),) = place
+  assert 0 <= x1 < x2 < 480 and 0 <= y1 < y2 < 384
+
+
+def test_a_label_moves_where_another_one_lies():
+  box, size, canvas = np.array([100.0, 100, 200, 200]), (60, 20), (400, 400)
+  first = visualize._place_label(box, size, canvas, [])
+  second = visualize._place_label(box, size, canvas, [first])
+  assert first == (100, 80, 160, 100)
+  assert second == (100, 200, 160, 220)
+
+
+def run_lengths(mask):
+  return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
+def test_a_mask_is_a_translucent_area_with_an_edge():
+  """A rectangle within the box; at twice the size its edge is a pixel wide."""
+  mask = np.zeros(GREY.shape[:2], bool)
+  mask[60:90, 50:70] = True
+  picture = draw_one(min_side=129, segmentations=[run_lengths(mask)])
+  edge = colour_mask(picture, visualize.NOVEL_COLOUR)
+  assert edge[120:180, 100].all() and edge[179, 100:140].all()
+  assert not edge[121:179, 101:139].any()
+  blend = (0.6 * 90 + 0.4 * np.array(ImageColor.getrgb(visualize.NOVEL_COLOUR))).astype(np.uint8)
+  assert (picture[121:179, 101:139] == blend).all()
+  assert (picture[182:198, 90:150] == 90).all()  # in the box, but not in the mask
+
+
+def test_masks_are_drawn_best_on_top_and_only_of_what_is_drawn():
+  mask = run_lengths(np.ones(GREY.shape[:2], bool))
+  empty = run_lengths(np.zeros(GREY.shape[:2], bool))
+  boxes = np.array([[1, 60, 20, 80], [30, 60, 60, 80]], np.float32)
+
+  def corner(scores, segmentations, **options):
+    names, novel = ["a", "b"], [False, True]
+    picture = visualize.draw_detections(
+      GREY, boxes, np.array(scores), names, novel, segmentations=segmentations, **options
+    )
+    return tuple(picture[0, 0].tolist())
+
+  base, novel = (ImageColor.getrgb(c) for c in (visualize.BASE_COLOUR, visualize.NOVEL_COLOUR))
+  assert corner([0.9, 0.5], [mask, mask]) == base
+  assert corner([0.5, 0.9], [mask, mask]) == novel
+  assert corner([0.5, 0.9], [mask, mask], min_score=0.6) == novel
+  assert corner([0.5, 0.9], [mask, empty], min_score=0.6) == (90, 90, 90)
+
+
+def test_score_threshold_and_number_of_boxes():
+  boxes = np.array([[10, 60, 30, 80], [60, 60, 80, 80], [110, 60, 130, 80]], np.float32)
+  scores, flags = np.array([0.2, 0.9, 0.6]), [False] * 3
+
+  def drawn(**options):
+    picture = visualize.draw_detections(GREY, boxes, scores, ["a", "b", "c"], flags, **options)
+    return colour_mask(picture, visualize.BASE_COLOUR)[210, [30, 180, 330]].tolist()
+
+  assert drawn() == [True, True, True]
+  assert drawn(min_score=0.5) == [False, True, True]
+  assert drawn(max_boxes=1) == [False, True, False]
+
+
+def test_no_boxes_is_only_the_picture():
+  picture = visualize.draw_ground_truth(GREY, np.zeros((0, 4)), [], [])
+  assert (picture == 90).all()
+
+
+def test_ground_truth_uses_both_colours():
+  boxes = np.array([[10, 60, 50, 80], [90, 60, 130, 80]], np.float32)
+  picture = visualize.draw_ground_truth(GREY, boxes, ["cat", "owl"], [False, True])
+  assert colour_mask(picture, visualize.BASE_COLOUR)[:, :240].any()
+  assert colour_mask(picture, visualize.NOVEL_COLOUR)[:, 240:].any()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"image": GREY.astype(np.float32)}, "expected .* uint8"),
+    ({"image": GREY[..., 0]}, "expected .height, width, 3."),
+    ({"boxes": np.array([[0, 0, np.nan, 1]])}, "boxes .* not all finite"),
+    ({"scores": np.array([np.nan])}, "scores .* not all finite"),
+    ({"scores": np.array([0.1, 0.2])}, "2 scores and 1 names"),
+    ({"novel": []}, "1 boxes, 1 names and 0 colours"),
+    ({"segmentations": []}, "1 boxes and 0 masks"),
+    (
+      {"segmentations": [{"size": [160, 128]}]},
+      r"a mask is \(160, 128\) and the image \(128, 160\)",
+    ),
+  ],
+)
+def test_bad_input_is_refused(change, message):
+  arguments = {
+    "image": GREY,
+    "boxes": ONE_BOX,
+    "scores": np.array([0.5]),
+    "names": ["cat"],
+    "novel": [True],
+  }
+  with pytest.raises(ValueError, match=message):
+    visualize.draw_detections(**{**arguments, **change})
+
+
+def test_contact_sheet_centres_pictures_in_their_cells():
+  black = np.zeros((20, 40, 3), np.uint8)
+  sheet = visualize.contact_sheet([[black, black], [black]], ["a", "b"], cell=60, gap=10)
+  title = sheet.shape[0] - 10 - 2 * 70
+  assert sheet.shape[1] == 2 * 70 + 10
+  dark = (sheet == 0).all(axis=-1)
+  assert dark.sum() >= 3 * 20 * 40
+  top = title + 10 + (60 - 20) // 2
+  assert dark[top : top + 20, 20:60].all() and dark[top : top + 20, 90:130].all()
+  assert dark[top + 70 : top + 90, 20:60].all() and not dark[top + 70 : top + 90, 70:].any()
+
+
+def test_contact_sheet_refuses_what_does_not_fit():
+  with pytest.raises(ValueError, match="at least one row"):
+    visualize.contact_sheet([], ["a"])
+  with pytest.raises(ValueError, match="more than the 1 captioned"):
+    visualize.contact_sheet([[GREY, GREY]], ["a"])
+
+
+def test_png_round_trip():
+  image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+  with Image.open(io.BytesIO(visualize.png_bytes(image))) as read:
+    np.testing.assert_array_equal(np.asarray(read), image)

@@ -1,0 +1,213 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from rkd_jax.configs import common, demo
+from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step, restore_variables
+from rkd_jax.runs.config import check_model, write_config
+from rkd_jax.runs.state import TrainState
+from rkd_jax.train.sharding import make_mesh, shardings
+
+
+def _state(step, width=4, extra=()):
+  params = {"head": {"kernel": jnp.full((3, width), float(step)), "bias": jnp.full(width, 0.5)}}
+  for name in extra:
+    params[name] = {"kernel": jnp.full((2, 2), -1.0)}
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  return TrainState(
+    step=jnp.int32(step),
+    params=params,
+    model_state={"batch_stats": {"mean": jnp.full(2, float(step))}},
+    opt_state=jax.tree.map(lambda x: x + step, optimizer.init(params)),
+  )
+
+
+def _variables(state):
+  return {"params": state.params, "model_state": state.model_state}
+
+
+def _abstract(tree):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _save(workdir, *states, keep=2):
+  checkpointer = Checkpointer(str(workdir), keep)
+  for state in states:
+    checkpointer.save(state)
+  checkpointer.close()
+
+
+def _equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run's folder with the checkpoints of steps 2 and 3."""
+  workdir = tmp_path_factory.mktemp("run")
+  _save(workdir, _state(1), _state(2), _state(3))
+  return workdir
+
+
+def test_keeps_the_last_n(run):
+  assert sorted(f.name for f in (run / "checkpoints").iterdir() if f.name.isdigit()) == ["2", "3"]
+  assert latest_step(run) == 3
+
+
+def test_a_state_comes_back_whole(run):
+  checkpointer = Checkpointer(str(run))
+  assert checkpointer.latest_step() == 3
+  for step in (2, 3):
+    _equal(checkpointer.restore(step, _state(0)), _state(step))
+  checkpointer.close()
+
+
+def test_reading_says_and_changes_nothing(run, caplog):
+  before = {f: f.stat().st_mtime_ns for f in run.rglob("*")}
+  restore_variables(run, _variables(_state(0)))
+  assert {f: f.stat().st_mtime_ns for f in run.rglob("*")} == before
+  assert not caplog.records
+
+
+def test_variables_come_back_without_the_optimizer(run, tmp_path):
+  shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+  for step in (2, 3):
+    shutil.rmtree(tmp_path / "checkpoints" / str(step) / "optimizer")
+  expected = _abstract(_variables(_state(0)))
+  _equal(restore_variables(tmp_path, expected), _variables(_state(3)))
+  _equal(restore_variables(tmp_path / "checkpoints" / "2", expected), _variables(_state(2)))
+
+
+def test_a_model_without_running_statistics_keeps_an_empty_model_state(tmp_path):
+  state = _state(1).replace(model_state={})
+  _save(tmp_path, state)
+  _equal(restore_variables(tmp_path, _variables(state)), _variables(state))
+
+
+def test_other_devices_may_read_what_these_wrote(tmp_path):
+  config = ml_collections.ConfigDict({"data": -1, "model": 2})
+  params = {"box_head": {"fc1": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}}}
+  state = _state(1).replace(params=params, model_state={}, opt_state=())
+  wide = make_mesh(config)
+  _save(tmp_path, jax.device_put(state, shardings(wide, state)))
+  # As on a machine that lacks most of the devices of the stored sharding.
+  narrow = make_mesh(ml_collections.ConfigDict({"data": 1, "model": 1}), jax.devices()[:1])
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings(narrow, state)
+  )
+  checkpointer = Checkpointer(str(tmp_path))
+  restored = checkpointer.restore(1, abstract)
+  checkpointer.close()
+  _equal(restored, state)
+  loaded = restore_variables(tmp_path, _abstract(_variables(state)))
+  _equal(loaded, _variables(state))
+  for tree in (restored, loaded):
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(tree)} == {1}
+
+
+def test_a_killed_save_is_not_a_checkpoint(run, tmp_path):
+  assert latest_step(tmp_path) is None
+  shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+  partial = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
+  shutil.copytree(run / "checkpoints" / "3", partial)
+  assert latest_step(tmp_path) == 3
+  restored = restore_variables(tmp_path, _variables(_state(0)))
+  _equal(restored, _variables(_state(3)))
+  assert partial.exists()  # whoever only reads removes nothing
+  _save(tmp_path, _state(4))
+  assert not partial.exists()
+  assert latest_step(tmp_path) == 4
+
+
+def test_no_checkpoint_is_a_clear_error(run, tmp_path):
+  expected = _variables(_state(0))
+  with pytest.raises(CheckpointError, match=r"No checkpoint at .*nowhere.*--workdir"):
+    restore_variables(tmp_path / "nowhere", expected)
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(CheckpointError, match="No complete checkpoint at"):
+    restore_variables(tmp_path, expected)
+  with pytest.raises(CheckpointError, match=r"no step 7; expected one of \[2, 3\]"):
+    restore_variables(run / "checkpoints" / "7", expected)
+
+
+def test_other_shapes_name_the_parameter(run):
+  wrong = _state(0, width=5)
+  message = r"step 3.*params/head/kernel is \(3, 4\), expected \(3, 5\)"
+  with pytest.raises(CheckpointError, match=message):
+    restore_variables(run, _variables(wrong))
+  checkpointer = Checkpointer(str(run))
+  with pytest.raises(CheckpointError, match=message):
+    checkpointer.restore(3, wrong)
+  checkpointer.close()
+
+
+def test_other_parameters_are_named(run):
+  with pytest.raises(CheckpointError, match=r"missing params/transfer/kernel"):
+    restore_variables(run, _variables(_state(0, extra=("transfer",))))
+  fewer = _variables(_state(0))
+  del fewer["params"]["head"]["bias"]
+  with pytest.raises(CheckpointError, match=r"not in this config params/head/bias"):
+    restore_variables(run, fewer)
+
+
+def test_parameters_that_may_be_missing_stay_fresh(run):
+  expected = _variables(_state(0, extra=("transfer",)))
+  loaded = restore_variables(run, expected, ("params/transfer/.*",))
+  _equal(loaded["params"]["transfer"], expected["params"]["transfer"])
+  _equal(loaded["params"]["head"], _state(3).params["head"])
+
+
+@pytest.fixture
+def started(tmp_path):
+  """A workdir with a config and a checkpoint, and the config."""
+  config = demo.get_config("rkd_ils")
+  write_config(tmp_path, config)
+  _save(tmp_path, _state(1))
+  return tmp_path, config
+
+
+def test_resuming_with_another_config_names_the_keys(started):
+  workdir, config = started
+  config.optimizer.learning_rate *= 2
+  config.data.box.batch_size = 4
+  config.model.roi.resolution = 5
+  message = r"differs in data\.box\.batch_size, model\.roi\.resolution, optimizer\.learning_rate\."
+  with pytest.raises(CheckpointError, match=message):
+    write_config(workdir, config)
+  assert json.loads((workdir / "config.json").read_text())["data"]["box"]["batch_size"] == 8
+
+
+def test_settings_that_do_not_change_the_steps_are_free(started):
+  workdir, config = started
+  config.log_every = 1
+  config.checkpoint.every = 7
+  config.data.threads = 3
+  config.model.test.score_threshold = 0.2
+  write_config(workdir, config)
+  stored = json.loads((workdir / "config.json").read_text())
+  assert stored == json.loads(json.dumps(config.to_dict()))
+
+
+def test_a_run_that_saved_nothing_may_begin_anew(tmp_path):
+  config = demo.get_config("base")
+  write_config(tmp_path, config)
+  config.optimizer.learning_rate *= 2
+  write_config(tmp_path, config)
+  stored = json.loads((tmp_path / "config.json").read_text())
+  assert stored["optimizer"]["learning_rate"] == config.optimizer.learning_rate
+
+
+def test_a_network_with_other_settings_of_the_same_shape_is_refused(tmp_path):
+  config = common.detector()
+  write_config(str(tmp_path), config)
+  config.model.test.score_threshold = 0.3
+  check_model(str(tmp_path), config)
+  config.model.classifier.temperature = 20.0
+  with pytest.raises(CheckpointError, match=r"differs in model\.classifier\.temperature"):
+    check_model(str(tmp_path / "checkpoints" / "7"), config)

@@ -1,0 +1,115 @@
+"""The offline step on an engine: shards like those of the command, in any order and repeated."""
+
+import importlib.util
+import itertools
+import sys
+
+import pytest
+import tiny_clip
+
+from rkd_jax import precompute
+from rkd_jax.data.shapes_ovd import shapes_ovd
+from rkd_jax.records.result_shards import FIELDS
+from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.sources import open_source
+from rkd_jax.teachers.pipeline import write_shard
+from rkd_jax.teachers.region_growing import RegionGrowing
+from tests import colours
+from tests.colours import CLASS_EMBEDDINGS, OPTIONS, ColourEncoder, MemorySource
+
+# Three shards, the last of them not full.
+IMAGES = 130
+
+
+def _write(folder, positions, done=()):
+  records = [colours.record(i) for i in range(7)]
+  records[3] = colours.damaged(records[3])
+  return write_shard(
+    folder,
+    positions,
+    done,
+    MemorySource(records),
+    RegionGrowing(),
+    ColourEncoder(),
+    CLASS_EMBEDDINGS,
+    3,
+    OPTIONS,
+    images_per_group=2,
+  )
+
+
+def test_shards_written_one_by_one_are_a_split(tmp_path):
+  folder = tmp_path / "train"
+  folder.mkdir()
+  # An engine may do a part twice.
+  assert [_write(folder, p) for p in (range(4, 7), range(4), range(4))] == [3, 4, 4]
+  assert sorted(path.name for path in folder.iterdir()) == [
+    "beam-000000000.arrayrecord",
+    "beam-000000004.arrayrecord",
+  ]
+  with TeacherWriter(tmp_path, "train", 3, {}) as writer:
+    assert writer.positions == {i: i for i in range(7)}
+  results = TeacherReader(tmp_path, "train")
+  assert list(results.notes) == [3] and "3.png" in results.notes[3]["unreadable"]
+  assert [len(results[i]["regions/boxes"]) for i in range(7)] == [2, 2, 2, 0, 2, 2, 2]
+
+
+def test_what_is_done_is_not_written_again(tmp_path):
+  (tmp_path / "train").mkdir()
+  assert _write(tmp_path / "train", range(4), done={1, 2}) == 2
+  assert TeacherWriter(tmp_path, "train", 3, {}).positions == {0: 0, 3: 3}
+
+
+def test_a_shard_of_a_larger_size_replaces_none_of_those_before(tmp_path):
+  (tmp_path / "train").mkdir()
+  assert _write(tmp_path / "train", range(2)) == 2
+  assert _write(tmp_path / "train", range(6), done={0, 1}) == 4
+  assert TeacherWriter(tmp_path, "train", 3, {}).positions == {i: i for i in range(6)}
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+  root = tmp_path_factory.mktemp("data")
+  shapes_ovd.build(root / "data", "scenes", sizes={"train_images": IMAGES}, workers=1)
+  source = open_source(root / "data", "shapes_ovd/scenes", "train_images")
+  texts = [f"a photo of a {name}" for name in source.class_names]
+  clip = tiny_clip.write_run(tmp_path_factory.mktemp("clip"), texts)
+  return [
+    f"--data_dir={root / 'data'}",
+    "--dataset=shapes_ovd/scenes",
+    "--splits=train_images",
+    f"--clip={clip}",
+    "--batch_size=8",
+    "--records_per_shard=64",
+  ]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("apache_beam"), reason="needs the extra 'beam'")
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_the_direct_runner_gives_the_results_of_the_command(tmp_path, flags, mode):
+  precompute.main([*flags, f"--output={tmp_path / 'alone'}", "--workers=1"])
+  precompute.main(
+    [
+      *flags,
+      f"--output={tmp_path / 'beam'}",
+      f"--beam=--runner=DirectRunner --direct_num_workers=2 --direct_running_mode={mode}",
+    ]
+  )
+  expected, results = (TeacherReader(tmp_path / n, "train_images") for n in ("alone", "beam"))
+  assert len(results) == len(expected) == IMAGES
+  assert results.metadata == expected.metadata
+  source = open_source(flags[0].partition("=")[2], "shapes_ovd/scenes", "train_images")
+  for i, key in itertools.product(range(IMAGES), FIELDS):
+    image_id = source[i].image_id
+    assert results[image_id][key].tobytes() == expected[image_id][key].tobytes()
+  report = "train_images/report.json"
+  assert (tmp_path / "beam" / report).read_text() == (tmp_path / "alone" / report).read_text()
+
+
+def test_without_beam_the_command_says_what_to_install(tmp_path, flags, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  monkeypatch.delitem(sys.modules, "rkd_jax.teachers.beam", raising=False)
+  monkeypatch.delattr(teachers, "beam", raising=False)
+  with pytest.raises(SystemExit):
+    precompute.main([*flags, f"--output={tmp_path}", "--beam="])
+  assert "pip install 'rkd_jax[beam]'" in capsys.readouterr().err
