@@ -36,6 +36,7 @@ from absl import app, flags, logging
 from jaxtyping import Float
 from ml_collections import config_flags
 
+from rkd_jax.files import storage
 from rkd_jax.frozen.detector import Detector, encode_masks
 from rkd_jax.inputs.examples import BatchSpec, collate, picture_example
 from rkd_jax.inputs.plan import detector_specs
@@ -156,10 +157,7 @@ def predict(
       print(f"[{index + 1}/{len(files)}] {files[index]}: {_summary(labels)}", flush=True)
   if not results["images"]:
     raise ValueError(f"None of the {len(files)} images can be decoded.")
-  file = Path(output) / RESULTS_FILE
-  temporary = file.with_suffix(".tmp")
-  temporary.write_text(json.dumps(results, indent=1))
-  temporary.replace(file)
+  storage.write(Path(output) / RESULTS_FILE, json.dumps(results, indent=1))
   return results
 
 

@@ -12,6 +12,7 @@ from etils import epath
 from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
+from rkd_jax.files import storage
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.frozen.regions import crop_regions
@@ -193,8 +194,5 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     results = evaluate_clip(config, workdir)
   else:
     results = evaluate_detector(config, workdir)
-  file = epath.Path(workdir) / "evaluation.json"
-  temporary = file.with_suffix(".tmp")
-  temporary.write_text(json.dumps(results, indent=2))
-  temporary.replace(file)
+  storage.write(epath.Path(workdir) / "evaluation.json", json.dumps(results, indent=2))
   return results

@@ -1,4 +1,7 @@
-"""Checks of JSON content: each a ValueError that names the file, the record and the remedy."""
+"""JSON content: checks, each a ValueError that names the file, the record and the remedy.
+
+Also where two trees of it differ.
+"""
 
 import json
 import os
@@ -31,6 +34,19 @@ def read_text(path: str | os.PathLike) -> str:
     raise ValueError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
+
+
+def differences(old: Any, new: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+  """The old and the new value by dotted path, wherever two trees of JSON values differ.
+
+  A value that is missing counts as None, and a tuple as a list.
+  """
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    prefix = f"{name}." if name else ""
+    found = (differences(old.get(k), new.get(k), f"{prefix}{k}") for k in sorted({**old, **new}))
+    return {path: values for part in found for path, values in part.items()}
+  old, new = (json.loads(json.dumps(value)) for value in (old, new))
+  return {} if old == new else {name: (old, new)}
 
 
 def required(entry: Any, keys: Sequence[str], where: str) -> list:

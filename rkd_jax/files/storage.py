@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,6 +144,32 @@ def put(file: Path, target: str | os.PathLike) -> None:
     return
   _upload(file, path(target))
   _keep(file, target)
+
+
+@contextlib.contextmanager
+def writing(target: str | os.PathLike) -> Iterator[Path]:
+  """Gives a local file to write, which is moved to `target` when the block ends without an error.
+
+  So a file is there whole or not at all, and a block that fails leaves the old one.  The folder is
+  made if it is not there.
+
+  Raises:
+    OSError, ValueError: see `put`.
+  """
+  target = path(target)
+  # Other processes may write the same file at the same time.
+  partial = work_folder(target.parent) / f".{target.name}.{uuid.uuid4().hex}.partial"
+  try:
+    yield partial
+    put(partial, target)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def write(target: str | os.PathLike, content: str | bytes) -> None:
+  """Writes a file whole or not at all, text in UTF-8; see `writing`."""
+  with writing(target) as partial:
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def publish(folder: str | os.PathLike, place: str | os.PathLike, last: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rkd_jax.files import storage
 from rkd_jax.files.torch_reader import LEGACY_MAGIC, STORAGES
 
 
@@ -46,8 +47,10 @@ def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
     ]
   parts += [pickle.SETITEMS, pickle.STOP]
 
-  temporary = f"{os.fspath(path)}.tmp"
-  with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+  with (
+    storage.writing(path) as partial,
+    zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+  ):
     # ZipInfo: without it the entries would carry the time of day.
     archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"".join(parts))
     archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")
@@ -55,7 +58,6 @@ def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
       little = value.astype(value.dtype.newbyteorder("<"), copy=False)
       archive.writestr(zipfile.ZipInfo(f"archive/data/{key}"), little.tobytes())
     archive.writestr(zipfile.ZipInfo("archive/version"), b"3\n")
-  os.replace(temporary, path)
 
 
 def pickle_tensors(value: list | tuple | np.ndarray | Any) -> bytes:

@@ -7,6 +7,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from rkd_jax.files import storage
+from rkd_jax.files.json_checks import differences
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step
 
 # Settings that may differ between a run and its continuation.
@@ -33,21 +35,17 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
   Raises:
     CheckpointError: naming the first settings that differ.
   """
-  file = epath.Path(workdir) / "config.json"
-  new = json.loads(json.dumps(config.to_dict()))
+  file, new = epath.Path(workdir) / "config.json", config.to_dict()
   if file.exists() and latest_step(workdir) is not None:
     old = json.loads(file.read_text())
     free = tuple(f"{key}." for key in FREE_KEYS)
-    differing = [key for key in _differences(old, new) if not f"{key}.".startswith(free)]
+    differing = [key for key in differences(old, new) if not f"{key}.".startswith(free)]
     if differing:
       raise CheckpointError(
         f"{workdir} was started with another config; it differs in {', '.join(differing[:5])}. "
         "Use the same settings to resume, or another --workdir."
       )
-  file.parent.mkdir(parents=True, exist_ok=True)
-  temporary = file.with_suffix(".tmp")
-  temporary.write_text(json.dumps(new, indent=2))
-  temporary.replace(file)
+  storage.write(file, json.dumps(new, indent=2))
 
 
 def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -88,21 +86,13 @@ def check_model(path: str, config: ml_collections.ConfigDict) -> None:
   if not file.exists():
     return
   old = json.loads(file.read_text()).get("model", {})
-  new = json.loads(json.dumps(config.model.to_dict()))
-  differing = [key for key in _differences(old, new) if not key.startswith(("test.", "rpn.test."))]
+  differing = [
+    key
+    for key in differences(old, config.model.to_dict())
+    if not key.startswith(("test.", "rpn.test."))
+  ]
   if differing:
     raise CheckpointError(
       f"Checkpoint {path} belongs to another config: it differs in "
       f"{', '.join(f'model.{key}' for key in differing[:5])}. Use the config it was trained with."
     )
-
-
-def _differences(old, new, prefix: str = "") -> list[str]:
-  if isinstance(old, dict) and isinstance(new, dict):
-    names = sorted(old.keys() | new.keys())
-    return [
-      d
-      for name in names
-      for d in _differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
-    ]
-  return [] if old == new else [prefix]

@@ -126,9 +126,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _rewrite_before(path: Path, step: float) -> None:
   """Keeps the records before `step`; a kill in the middle leaves the old file."""
   kept = [record for record in read_metrics(path) if record["step"] < step]
-  scratch = path.with_suffix(".tmp")
-  scratch.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-  scratch.replace(path)
+  storage.write(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _number(value: Any, what: str) -> int | float | None:

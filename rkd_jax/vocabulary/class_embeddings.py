@@ -12,8 +12,8 @@ import itertools
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -111,28 +111,20 @@ def save(
   if len(names) != len(embeddings):
     raise ValueError(f"{path}: {len(names)} names for {len(embeddings)} embeddings")
   templates = [template] if isinstance(template, str) else list(template)
+  buffer = io.BytesIO()
   if path.suffix == ".npy":
     sidecar = path.with_suffix(".json")
     if sidecar.exists() and _read_sidecar(path) == (None, None):
       raise ValueError(f"{sidecar} holds something else; choose another name for {path.name}")
-    content = json.dumps({"names": list(names), "templates": templates}, indent=1) + "\n"
     # A matrix never stands beside the names of another one.
     path.unlink(missing_ok=True)
-    _write(sidecar, lambda file: file.write(content.encode()))
-    _write(path, lambda file: np.save(file, embeddings))
+    content = {"names": list(names), "templates": templates}
+    storage.write(sidecar, json.dumps(content, indent=1) + "\n")
+    np.save(buffer, embeddings)
   else:
     arrays = {"names": np.array(names, np.str_), "template": np.array(templates, np.str_)}
-    _write(path, lambda file: np.savez(file, **arrays, embeddings=embeddings))
-
-
-def _write(path: epath.Path, write: Callable[[BinaryIO], Any]) -> None:
-  temporary = storage.work_folder(path.parent) / f".{path.name}.{os.getpid()}.partial"
-  try:
-    with open(temporary, "wb") as file:
-      write(file)
-    storage.put(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+    np.savez(buffer, **arrays, embeddings=embeddings)
+  storage.write(path, buffer.getvalue())
 
 
 def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEmbeddings:

@@ -122,6 +122,20 @@ def test_a_copy_that_breaks_off_leaves_nothing_at_either_end(remote, monkeypatch
   assert epath.Path(f"{remote}/new/b").read_text() == "content"
 
 
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_a_file_is_written_whole_or_not_at_all(remote, tmp_path, kind):
+  place = epath.Path(remote if kind == "remote" else tmp_path) / "new folder"
+  storage.write(place / "a", "für")
+  storage.write(place / "b", b"bytes")
+  with pytest.raises(KeyError), storage.writing(place / "a") as file:
+    file.write_text("half of ")
+    raise KeyError
+  assert (place / "a").read_bytes() == "für".encode() and (place / "b").read_bytes() == b"bytes"
+  assert sorted(file.name for file in place.iterdir()) == ["a", "b"]
+  # What is made for a remote place is the copy of it, too.
+  assert sorted(file.name for file in storage.work_folder(place).iterdir()) == ["a", "b"]
+
+
 def test_problems_are_named(remote, monkeypatch):
   with pytest.raises(FileNotFoundError, match=f"{remote}/nothing: there is no such folder"):
     storage.local_copy(f"{remote}/nothing")
