@@ -34,7 +34,7 @@ def write_run(workdir: Path, texts=("a photo of a dog", "one red cat")) -> Path:
   write_config(workdir, config)
   tokenizer = Tokenizer.for_texts(texts, 10)
   (workdir / TOKENIZER_FILE).write_text(json.dumps(tokenizer.to_dict()))
-  model = make_clip(config.clip.to_dict(), tokenizer)
+  model = make_clip(config.clip.to_dict(), tokenizer.vocabulary_size)
   shapes = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)

@@ -152,7 +152,7 @@ def _load_run(path: str) -> FrozenClip:
       f"{path}/config.json describes no CLIP run; of a downloaded model give the file of weights."
     )
   tokenizer = Tokenizer.from_dict(json.loads((folder / TOKENIZER_FILE).read_text()))
-  model = make_clip(config["clip"], tokenizer)
+  model = make_clip(config["clip"], tokenizer.vocabulary_size)
   variables = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
   expected = {
     "params": variables["params"],

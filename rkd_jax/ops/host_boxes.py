@@ -12,7 +12,7 @@ def suppress(
   kept = []
   for i in np.argsort(-scores, kind="stable"):
     if alive[i]:
-      kept.append(i)
+      kept.append(int(i))
       alive &= overlaps[i] <= threshold
   return kept
 

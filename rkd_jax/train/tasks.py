@@ -92,7 +92,7 @@ def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
   else:
     tokenizer = caption_tokenizer(sources["caption"], config.clip.context_length)
     file.write_text(json.dumps(tokenizer.to_dict()))
-  model = make_clip(config.clip.to_dict(), tokenizer)
+  model = make_clip(config.clip.to_dict(), tokenizer.vocabulary_size)
   fields = {k: v for k, v in config.data.caption.items() if k != "split"}
   # The same captions come back every epoch; cleaning and encoding a text is slow.
   tokenize = functools.lru_cache(100_000)(lambda text: tokenizer(text)[0])

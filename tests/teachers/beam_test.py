@@ -7,7 +7,7 @@ import sys
 import pytest
 import tiny_clip
 
-from rkd_jax import precompute
+from rkd_jax import precompute, teachers
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.records.result_shards import FIELDS
 from rkd_jax.records.results import TeacherReader, TeacherWriter

@@ -12,6 +12,7 @@ from rkd_jax.inputs import plan
 from rkd_jax.structures import Batch, Outputs, PseudoBoxes, Vocabulary
 from rkd_jax.train.step import detector_loss
 from rkd_jax.vocabulary import class_embeddings
+from rkd_jax.vocabulary.vocabulary import training_vocabulary
 
 
 def _source(name, class_names, base=(), image_counts=None):

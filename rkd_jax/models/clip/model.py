@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 
 from rkd_jax.models.clip.modified_resnet import ModifiedResNet
 from rkd_jax.models.clip.text import TextTransformer
-from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.models.clip.transformer import ACTIVATIONS
 from rkd_jax.models.clip.vit import VisionTransformer
 from rkd_jax.structures import Arr
@@ -193,9 +192,9 @@ class Clip(nn.Module):
     return self.encode_image(images, train), self.encode_text(tokens), scale
 
 
-def make_clip(config: dict[str, Any], tokenizer: Tokenizer) -> Clip:
-  """The CLIP of a config's `clip` block, with the vocabulary of its tokenizer."""
-  return Clip.from_config({**config, "vocab_size": tokenizer.vocabulary_size})
+def make_clip(config: dict[str, Any], vocab_size: int) -> Clip:
+  """The CLIP of a config's `clip` block, with as many tokens as its tokenizer has."""
+  return Clip.from_config({**config, "vocab_size": vocab_size})
 
 
 def init_clip(model: Clip, key: jax.Array):

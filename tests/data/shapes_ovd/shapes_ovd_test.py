@@ -144,7 +144,7 @@ def test_rkd_joins_the_teachers_by_image_id(data_dir, tmp_path):
 
 
 def test_rkd_without_the_scenes_names_the_command(tmp_path):
-  with pytest.raises(ValueError, match=r"Build the scenes first: python -m data\.shapes_ovd"):
+  with pytest.raises(ValueError, match=r"scenes first: python -m rkd_jax\.data\.shapes_ovd"):
     shapes_ovd.build(tmp_path, "rkd", teachers=tmp_path, embedding_dim=DIM)
 
 
