@@ -20,7 +20,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rkd_jax.benchmark import clip
-from rkd_jax.benchmark.run import DTYPES, PROGRAMS, Options, run
+from rkd_jax.benchmark.report import Options
+from rkd_jax.benchmark.run import DTYPES, PROGRAMS, run
 from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.models.clip.model import PRESETS
 

@@ -8,8 +8,7 @@ import ml_collections
 import numpy as np
 
 from rkd_jax.benchmark import synthetic
-from rkd_jax.benchmark.measure import Budget, Ceilings, measure
-from rkd_jax.benchmark.report import Report
+from rkd_jax.benchmark.report import Bench
 from rkd_jax.models.detector import rcnn
 from rkd_jax.ops.boxes import assign_levels
 from rkd_jax.ops.nms import nms
@@ -19,18 +18,13 @@ ROI_ALIGN_METHODS = ("auto", "gather", "einsum")
 
 
 def compare(
-  config: ml_collections.ConfigDict,
-  report: Report,
-  budget: Budget,
-  ceilings: Ceilings,
-  size: int,
-  canvas: tuple[int, int],
+  config: ml_collections.ConfigDict, bench: Bench, size: int, canvas: tuple[int, int]
 ) -> None:
   """RoIAlign of `size` images, in training with its gradient, and NMS of one image."""
   m = config.model
   rng = np.random.default_rng(2)
   maps, scales = _maps(config, size, canvas, rng)
-  report.section(f"forms of RoIAlign, {size} x {canvas[0]}x{canvas[1]}")
+  bench.section(f"forms of RoIAlign, {size} x {canvas[0]}x{canvas[1]}")
   cases = [("RoIs", m.rpn.test.post_nms, m.roi.resolution, False)]
   cases += [("RoIs", m.roi.batch_size_per_image, m.roi.resolution, True)]
   if m.mask_head.layers:
@@ -40,11 +34,10 @@ def compare(
     for method in ROI_ALIGN_METHODS:
       pool = functools.partial(_pool, scales=scales, resolution=resolution, method=method)
       function = jax.grad(lambda *args, pool=pool: jnp.sum(pool(*args))) if train else pool
-      _, figures = measure(function, (maps, boxes), budget, ceilings)
       label = f"{count} {name} {resolution}x{resolution}{', gradient' if train else ''}: {method}"
-      report.row(label, figures | {"method": method})
+      bench.measure(label, function, maps, boxes, notes=lambda _, m=method: {"method": m})
 
-  report.section("NMS, one image")
+  bench.section("NMS, one image")
   for name, count, keep, threshold, classes in _nms_cases(config, maps):
     boxes = synthetic.random_boxes(rng, (count,), canvas)
     scores = rng.random(count, np.float32)
@@ -54,8 +47,8 @@ def compare(
       valid = jnp.ones(scores.shape, bool)
       return nms(boxes, scores, valid, threshold, keep, labels if classes else None)
 
-    _, figures = measure(suppress, jax.device_put((boxes, scores, labels)), budget, ceilings)
-    report.row(f"{name}: {count:,} to {keep:,}", figures)
+    args = jax.device_put((boxes, scores, labels))
+    bench.measure(f"{name}: {count:,} to {keep:,}", suppress, *args)
 
 
 def _maps(config, size, canvas, rng):

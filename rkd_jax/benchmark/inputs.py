@@ -24,8 +24,7 @@ from PIL import Image
 
 from rkd_jax.benchmark import synthetic
 from rkd_jax.benchmark.measure import Budget, Figures, machine
-from rkd_jax.benchmark.report import Report
-from rkd_jax.benchmark.run import Options
+from rkd_jax.benchmark.report import Options, Report
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.batching import make_sampler, train_batches
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate, draw_view
@@ -122,7 +121,7 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   }
   hidden = {"config": json.loads(config.to_json_best_effort())}
   report = Report(header, options.output, hidden, COLUMNS)
-  budget = Budget(options.steps, options.budget_seconds())
+  budget = options.budget()
   cycle = {}
   for kind in dict.fromkeys(config.data.schedule):
     steps = _steps(specs[kind], sampler, kind)

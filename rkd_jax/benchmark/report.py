@@ -1,10 +1,16 @@
 """The figures as an aligned table on the screen and as JSON, both complete after every row."""
 
+import dataclasses
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rkd_jax.benchmark.measure import Figures
+import jax
+
+from rkd_jax.benchmark.measure import Budget, Figures, machine, measure, measure_ceilings
 
 # (heading, figure, factor, format)
 _COLUMNS = (
@@ -22,6 +28,37 @@ _COLUMNS = (
   ("bound", "bound", None, "s"),
 )
 _NAME_WIDTH = 36
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Sizes and repetitions.
+
+  Attributes:
+    canvas: (height, width) of images for inference and box steps; image steps have half of it.
+    inference_batches: batch sizes of inference.
+    box_batches, image_batches: of the training steps; () is one group of `loss.images_per_group`.
+    programs: some of `run.PROGRAMS`; () is inference, the config's kinds of step, forms.
+    num_classes: size of the vocabulary; 0 is LVIS' or COCO's, by the config's loss.
+    torch: also measure PyTorch.
+    output: JSON file, '' for none.
+    steps, seconds: the `Budget` of each measurement; 0 seconds is 60, and 10 on a CPU.
+  """
+
+  canvas: tuple[int, int] = (800, 1344)
+  inference_batches: tuple[int, ...] = (1,)
+  box_batches: tuple[int, ...] = ()
+  image_batches: tuple[int, ...] = ()
+  programs: tuple[str, ...] = ()
+  num_classes: int = 0
+  torch: bool = False
+  output: str = ""
+  steps: int = 20
+  seconds: float = 0.0
+
+  def budget(self) -> Budget:
+    seconds = self.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0)
+    return Budget(self.steps, seconds)
 
 
 class Report:
@@ -56,8 +93,10 @@ class Report:
     heads = "".join(f"{head:>{_width(head)}}" for head, *_ in self._columns)
     print(f"\n{title}\n{'':{_NAME_WIDTH}}{heads}", flush=True)
 
-  def row(self, name: str, figures: Figures) -> None:
-    """Prints a row and writes the JSON anew."""
+  def row(self, name: str, figures: Figures, images: int = 0) -> None:
+    """Prints a row and writes the JSON anew; with `images`, what a call handles, their rate too."""
+    if images:
+      figures = figures | {"images_per_s": images / figures["seconds"], "batch": images}
     cells = []
     for head, key, factor, spec in self._columns:
       value = figures.get(key)
@@ -83,6 +122,45 @@ class Report:
       partial = self._path.with_suffix(".partial")
       partial.write_text(json.dumps(self._content, indent=1))
       os.replace(partial, self._path)
+
+
+class Bench(Report):
+  """A report that measures its rows itself, and compares them to what the machine can reach."""
+
+  def __init__(self, name: str, dtype: str, options: Options, hidden: dict | None = None):
+    """Measures the ceilings in `dtype` and prints the header; `hidden` as for `Report`."""
+    self.budget = options.budget()
+    self.ceilings = measure_ceilings(dtype, self.budget)
+    header = {
+      "arguments": " ".join(sys.argv[1:]),
+      "name": name,
+      "dtype": dtype,
+      "machine": machine(),
+      "ceilings": dataclasses.asdict(self.ceilings),
+    }
+    super().__init__(header, options.output, hidden)
+
+  def measure(
+    self,
+    name: str,
+    function: Callable,
+    *args: Any,
+    images: int = 0,
+    notes: Callable[[Any], Figures] = lambda outputs: {},
+    **settings: Any,
+  ) -> tuple[Any, Figures]:
+    """Measures `function(*args)` as a row; its last outputs and the figures.
+
+    Args:
+      name: of the row.
+      function: and its arguments, as for `measure.measure`.
+      images: as for `row`.
+      notes: what the row says of the outputs beside the figures.
+      **settings: of `measure.measure`.
+    """
+    outputs, figures = measure(function, args, self.budget, self.ceilings, **settings)
+    self.row(name, figures | notes(outputs), images)
+    return outputs, figures
 
 
 def _width(head: str) -> int:

@@ -1,50 +1,16 @@
 """What is measured of a config, in which order."""
 
-import dataclasses
 import json
-import sys
 
-import jax
 import ml_collections
 
 from rkd_jax.benchmark import forms
 from rkd_jax.benchmark.detector import DetectorBenchmark
-from rkd_jax.benchmark.measure import Budget, machine, measure_ceilings
-from rkd_jax.benchmark.report import Report
+from rkd_jax.benchmark.report import Bench, Options
 from rkd_jax.benchmark.torch import compare as against_torch
 
 PROGRAMS = ("inference", "box", "image", "forms")
 DTYPES = ("float32", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Sizes and repetitions.
-
-  Attributes:
-    canvas: (height, width) of images for inference and box steps; image steps have half of it.
-    inference_batches: batch sizes of inference.
-    box_batches, image_batches: of the training steps; () is one group of `loss.images_per_group`.
-    programs: some of PROGRAMS; () is inference, the kinds of step that the config trains, forms.
-    num_classes: size of the vocabulary; 0 is LVIS' or COCO's, by the config's loss.
-    torch: also measure PyTorch.
-    output: JSON file, '' for none.
-    steps, seconds: the `Budget` of each measurement; 0 seconds is 60, and 10 on a CPU.
-  """
-
-  canvas: tuple[int, int] = (800, 1344)
-  inference_batches: tuple[int, ...] = (1,)
-  box_batches: tuple[int, ...] = ()
-  image_batches: tuple[int, ...] = ()
-  programs: tuple[str, ...] = ()
-  num_classes: int = 0
-  torch: bool = False
-  output: str = ""
-  steps: int = 20
-  seconds: float = 0.0
-
-  def budget_seconds(self) -> float:
-    return self.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0)
 
 
 def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
@@ -58,19 +24,10 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   groups = config.loss.images_per_group
   box_batches = options.box_batches or (groups.box,)
   image_batches = options.image_batches or (groups.image,)
-  budget = Budget(options.steps, options.budget_seconds())
-  ceilings = measure_ceilings(config.model.dtype, budget)
-  header = {
-    "arguments": " ".join(sys.argv[1:]),
-    "name": config.name,
-    "dtype": config.model.dtype,
-    "machine": machine(),
-    "ceilings": dataclasses.asdict(ceilings),
-  }
-  report = Report(
-    header, options.output, hidden={"config": json.loads(config.to_json_best_effort())}
+  bench = Bench(
+    config.name, config.model.dtype, options, {"config": json.loads(config.to_json_best_effort())}
   )
-  detector = DetectorBenchmark(config, report, budget, ceilings, options.num_classes)
+  detector = DetectorBenchmark(config, bench, options.num_classes)
   if "inference" in programs:
     for size in options.inference_batches:
       detector.inference(size, options.canvas)
@@ -79,11 +36,11 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
     for size in sizes if kind in programs else ():
       detector.step(kind, size, canvas)
   if "forms" in programs:
-    forms.compare(config, report, budget, ceilings, options.inference_batches[0], options.canvas)
+    forms.compare(config, bench, options.inference_batches[0], options.canvas)
   if options.torch:
     batches = options.inference_batches[0], box_batches[0]
-    against_torch.compare(config, report, budget, ceilings, *batches, options.canvas)
-  return report.rows
+    against_torch.compare(config, bench, *batches, options.canvas)
+  return bench.rows
 
 
 def _check(config: ml_collections.ConfigDict, options: Options) -> None:

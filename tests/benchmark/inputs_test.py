@@ -11,7 +11,7 @@ import tiny_coco
 from PIL import Image
 
 from rkd_jax.benchmark import inputs
-from rkd_jax.benchmark.run import Options
+from rkd_jax.benchmark.report import Options
 from rkd_jax.configs import common
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer_8x as lvis
 from rkd_jax.inputs.batching import make_sampler, train_batches
