@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rkd_jax.ops import boxes as box_ops
 from rkd_jax.structures import Arr
 
 # The largest growth `decode` allows: a box may become 1000/16 times as wide as its reference.
@@ -100,6 +99,6 @@ def assign_levels(
   A box whose area is `canonical_size` squared belongs to `canonical_level`; each doubling of the
   side goes one level up.  Boxes of no area belong to `min_level`.
   """
-  side = jnp.sqrt(jnp.maximum(box_ops.area(boxes), 0.0))
+  side = jnp.sqrt(jnp.maximum(area(boxes), 0.0))
   level = jnp.floor(canonical_level + jnp.log2(side / canonical_size + 1e-8))
   return jnp.clip(level, min_level, max_level).astype(jnp.int32) - min_level

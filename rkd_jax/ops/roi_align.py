@@ -59,46 +59,6 @@ class _Static(NamedTuple):
   batch_axis: str | None
 
 
-def roi_align(
-  features: Float[Arr, "h w c"],
-  boxes: Float[Arr, "r 4"],
-  output_size: int,
-  spatial_scale: float | int,
-  *,
-  sampling_ratio: int = 0,
-  method: str = "auto",
-  roi_chunk: int = 64,
-) -> Float[Array, "r {output_size} {output_size} c"]:
-  """Pools each box from one feature map.
-
-  Args:
-    features: the map.
-    boxes: XYXY in image pixels; a box without extent gives zeros.
-    output_size: bins per axis.
-    spatial_scale: cells per pixel, 1 / stride.
-    sampling_ratio: samples per bin and axis; 0 is adaptive.
-    method: 'einsum', 'gather', or 'auto' to choose by the size of the map.
-    roi_chunk: RoIs pooled at a time by einsum, which bounds its memory to about
-      roi_chunk * output_size * w * c floats.
-
-  Returns:
-    Pooled features in the dtype of `features`.
-
-  Raises:
-    ValueError: for an unknown method or a size that is not positive.
-  """
-  return multilevel_roi_align(
-    [features],
-    boxes,
-    None,
-    output_size,
-    [spatial_scale],
-    sampling_ratio=sampling_ratio,
-    method=method,
-    roi_chunk=roi_chunk,
-  )
-
-
 def multilevel_roi_align(
   features: Sequence[Float[Arr, "_ _ c"]],
   boxes: Float[Arr, "r 4"],
@@ -113,14 +73,31 @@ def multilevel_roi_align(
   roi_chunk: int = 64,
   batch_axis: str | None = None,
 ) -> Float[Array, "r _o _o c"]:
-  """Pools each box from the level of a feature pyramid that `levels.assign_levels` gives it.
+  """Pools each box from the level of a feature pyramid that `boxes.assign_levels` gives it.
 
-  Arguments are those of `roi_align`, with one map and one scale per level; `levels` holds
-  indices into them, None is for a single level.  With `bin_step` only every so-many-th bin is
-  computed along both axes, for heads that begin with a strided 1x1 convolution.  `cells` is the
-  part (height, width) of each map that belongs to the image, where its border is; None is the whole
-  map.  `batch_axis` names the axis of a surrounding `jax.vmap` over images: their loops of `gather`
-  then end together, else each step would copy all sums to keep those of images that ended before.
+  Args:
+    features: the map of each level.
+    boxes: XYXY in image pixels; a box without extent gives zeros.
+    levels: index of each box into the maps; None is for a single level.
+    output_size: bins per axis.
+    spatial_scales: cells per pixel of each map, 1 / stride.
+    cells: the part (height, width) of each map that belongs to the image, where its border is;
+      None is the whole map.
+    bin_step: only every so-many-th bin is computed along both axes, for heads that begin with a
+      strided 1x1 convolution.
+    sampling_ratio: samples per bin and axis; 0 is adaptive.
+    method: 'einsum', 'gather', or 'auto' to choose by the size of the maps.
+    roi_chunk: RoIs pooled at a time by einsum, which bounds its memory to about
+      roi_chunk * output_size * w * c floats.
+    batch_axis: names the axis of a surrounding `jax.vmap` over images: their loops of `gather`
+      then end together, else each step would copy all sums to keep those of images that ended
+      before.
+
+  Returns:
+    Pooled features in the dtype of `features`.
+
+  Raises:
+    ValueError: for an unknown method, a size that is not positive, or maps without a scale.
   """
   if method not in _METHODS:
     raise ValueError(f"roi_align: unknown method {method!r}; expected one of {_METHODS}.")

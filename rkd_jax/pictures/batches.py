@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from rkd_jax.pictures.draw import Picture, draw_boxes
-from rkd_jax.structures import Batch, GroundTruth
+from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions
 
 COLOURS = {"ground truth": "#2b8a3e", "pseudo box": "#d9480f", "region": "#9c36b5"}
 PADDING = (np.array([206, 212, 218], np.uint8), np.array([241, 243, 245], np.uint8))
@@ -23,23 +23,16 @@ def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int = 384
   y, x = np.indices(canvas.shape[:2])
   stripes = np.stack(PADDING)[(y + x) // _STRIPE % 2]
   inside = ((y < height) & (x < width))[..., None]
-  boxes, labels, kinds, masks = [], [], [], []
-
-  def add(kind: str, own, texts: Sequence[str]):
-    boxes.extend(own.boxes[row][own.valid[row]])
-    labels.extend(texts)
-    kinds.extend([kind] * len(texts))
-
-  if batch.ground_truth is not None:
-    truth = batch.ground_truth
-    add("ground truth", truth, [names[c] for c in truth.classes[row][truth.valid[row]]])
-    masks = _masks(truth, row, canvas.shape[:2])
-  if batch.pseudo_boxes is not None:
-    pseudo = batch.pseudo_boxes
-    add("pseudo box", pseudo, [names[c] for c in pseudo.classes[row][pseudo.valid[row]]])
-  if batch.regions is not None:
-    count = int(batch.regions.valid[row].sum())
-    add("region", batch.regions, [str(rank + 1) for rank in range(count)])
+  boxes, labels, colours = [], [], []
+  for kind, own in _present(batch).items():
+    shown = own.valid[row]
+    boxes.extend(own.boxes[row][shown])
+    if kind == "region":
+      labels.extend(str(rank) for rank in range(1, 1 + shown.sum()))
+    else:
+      labels.extend(names[number] for number in own.classes[row][shown])
+    colours.extend([COLOURS[kind]] * (len(labels) - len(colours)))
+  masks = _masks(batch.ground_truth, row, canvas.shape[:2])
   if masks:
     empty = coco_mask.encode(np.zeros(canvas.shape[:2], np.uint8, order="F"))
     masks += [empty] * (len(boxes) - len(masks))
@@ -47,7 +40,7 @@ def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int = 384
     np.where(inside, canvas, stripes),
     np.array(boxes, np.float32).reshape(-1, 4),
     labels,
-    [COLOURS[kind] for kind in kinds],
+    colours,
     min_side,
     masks or None,
   )
@@ -55,11 +48,6 @@ def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int = 384
 
 def draw_batch(batch: Batch, names: Sequence[str], title: str, cell: int = 640) -> Picture:
   """All images of a batch, each under its id and sizes, below a title and the legend."""
-  present = {
-    "ground truth": batch.ground_truth,
-    "pseudo box": batch.pseudo_boxes,
-    "region": batch.regions,
-  }
   pictures = []
   for row in range(len(batch.images)):
     size, original = (" x ".join(map(str, s[row])) for s in (batch.sizes, batch.original_sizes))
@@ -67,15 +55,21 @@ def draw_batch(batch: Batch, names: Sequence[str], title: str, cell: int = 640) 
     picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
     text = f"image {batch.image_ids[row]}: {original} as {size}"
     pictures.append(_below_line([(text, _INK)], np.asarray(picture)))
-  legend = [(kind, COLOURS[kind]) for kind, own in present.items() if own is not None]
+  legend = [(kind, COLOURS[kind]) for kind in _present(batch)]
   canvas = " x ".join(map(str, batch.images.shape[1:3]))
   parts = [(f"{title}, canvas {canvas}", _INK), *legend, ("padding (hatched)", _GREY)]
   return _below_line(parts, _grid(pictures))
 
 
-def _masks(truth: GroundTruth, row: int, size: tuple[int, int]) -> list[dict]:
-  """Run lengths of the polygons of each valid instance."""
-  if truth.vertices is None:
+def _present(batch: Batch) -> dict[str, GroundTruth | PseudoBoxes | Regions]:
+  """The kinds of boxes that come with a batch, in the order of `COLOURS`."""
+  kinds = zip(COLOURS, (batch.ground_truth, batch.pseudo_boxes, batch.regions), strict=True)
+  return {kind: own for kind, own in kinds if own is not None}
+
+
+def _masks(truth: GroundTruth | None, row: int, size: tuple[int, int]) -> list[dict]:
+  """Run lengths of the polygons of each valid instance; none where they have no polygons."""
+  if truth is None or truth.vertices is None:
     return []
   masks = []
   for index in np.flatnonzero(truth.valid[row]):

@@ -1,4 +1,4 @@
-"""Pictures: boxes and masks on images, contact sheets.
+"""Pictures: boxes and masks on images.
 
 Everything takes and gives RGB uint8 arrays and is a pure function of its arguments.
 Novel classes are orange, base classes blue.
@@ -11,16 +11,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 BASE_COLOUR = "#1f6fd6"
 NOVEL_COLOUR = "#d9480f"
-_INK = "#212529"
 _MASK_OPACITY = 0.4
 
 Picture = UInt8[np.ndarray, "h w 3"]
+
+
+def novel_colours(novel: Bool[np.ndarray, "n"] | Sequence[bool]) -> list[str]:
+  """The colour of each box by whether its class is novel."""
+  return [NOVEL_COLOUR if flag else BASE_COLOUR for flag in novel]
 
 
 def draw_detections(
@@ -34,10 +38,7 @@ def draw_detections(
   min_side: int = 384,
   segmentations: Sequence[Mapping[str, Any]] | None = None,
 ) -> Picture:
-  """Draws detections with class name and score, the best on top, and masks under their boxes.
-
-  Small pictures are enlarged by a whole factor until the short side has at least
-  `min_side` pixels, so that labels are legible; labels stay inside the picture.
+  """Draws detections with class name and score, the best on top; see `draw_boxes`.
 
   Args:
     image: RGB.
@@ -47,33 +48,25 @@ def draw_detections(
     novel: whether the class is novel (orange) or base (blue).
     min_score: boxes below it are left out.
     max_boxes: at most so many, best first; None for all.
-    min_side: see above.
-    segmentations: mask of each box as COCO run lengths (`evaluation.coco.encode_masks`).
+    min_side, segmentations: as for `draw_boxes`.
 
   Raises:
-    ValueError: not an RGB uint8 image, lengths differ, a box or score not finite, a mask of
-      another size than the image.
+    ValueError: as `draw_boxes`, or a score is not finite.
   """
   scores = np.asarray(scores, np.float32)
-  if len(scores) != len(names):
-    raise ValueError(f"{len(scores)} scores and {len(names)} names; give one of each per box")
+  _check_lengths(boxes=boxes, scores=scores, names=names, novel=novel, masks=segmentations)
   if not np.isfinite(scores).all():
     raise ValueError(f"scores {scores} are not all finite; check the checkpoint")
   order = np.argsort(-scores, kind="stable")
   order = order[scores[order] >= min_score][:max_boxes]
-  labels = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-  return _draw(image, boxes, labels, _novel_colours(novel), order, min_side, segmentations)
-
-
-def draw_ground_truth(
-  image: Picture,
-  boxes: Float[np.ndarray, "n 4"],
-  names: Sequence[str],
-  novel: Bool[np.ndarray, "n"] | Sequence[bool],
-  min_side: int = 384,
-) -> Picture:
-  """Draws annotated boxes with their class names; see `draw_detections`."""
-  return draw_boxes(image, boxes, names, _novel_colours(novel), min_side)
+  return draw_boxes(
+    image,
+    np.asarray(boxes)[order],
+    [f"{names[i]} {scores[i]:.2f}" for i in order],
+    novel_colours([novel[i] for i in order]),
+    min_side,
+    None if segmentations is None else [segmentations[i] for i in order],
+  )
 
 
 def draw_boxes(
@@ -84,30 +77,26 @@ def draw_boxes(
   min_side: int = 384,
   segmentations: Sequence[Mapping[str, Any]] | None = None,
 ) -> Picture:
-  """Draws boxes of any meaning, each in its own colour, the first on top; see `draw_detections`."""
-  return _draw(image, boxes, list(labels), colours, np.arange(len(labels)), min_side, segmentations)
+  """Draws boxes of any meaning, each in its own colour, the first on top, masks under all boxes.
 
+  Small pictures are enlarged by a whole factor until the short side has at least
+  `min_side` pixels, so that labels are legible; labels stay inside the picture.
 
-def _novel_colours(novel: Sequence[bool]) -> list[str]:
-  return [NOVEL_COLOUR if flag else BASE_COLOUR for flag in novel]
+  Args:
+    image: RGB.
+    boxes: XYXY in pixels of `image`.
+    labels: text at each box.
+    colours: of each box, as '#2b8a3e'.
+    min_side: see above.
+    segmentations: mask of each box as COCO run lengths (`evaluation.coco.encode_masks`).
 
-
-def _draw(
-  image: Picture,
-  boxes: Float[np.ndarray, "n 4"],
-  labels: list[str],
-  colours: Sequence[str],
-  order: Int[np.ndarray, "m"],
-  min_side: int,
-  segmentations: Sequence[Mapping[str, Any]] | None = None,
-) -> Picture:
+  Raises:
+    ValueError: not an RGB uint8 image, lengths differ, a box not finite, a mask of another size
+      than the image.
+  """
   _check_image(image)
   boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-  if not len(boxes) == len(labels) == len(colours):
-    raise ValueError(
-      f"{len(boxes)} boxes, {len(labels)} names and {len(colours)} colours (or novel flags); give "
-      "one of each"
-    )
+  _check_lengths(boxes=boxes, names=labels, colours=colours, masks=segmentations)
   if not np.isfinite(boxes).all():
     raise ValueError(f"boxes {boxes.tolist()} are not all finite; check the checkpoint")
   factor = max(1, math.ceil(min_side / min(image.shape[:2])))
@@ -117,43 +106,43 @@ def _draw(
   line = max(2, round(short / 128))
   font = ImageFont.load_default(max(13, round(short / 26)))
   if segmentations is not None:
-    masks = _masks(segmentations, len(boxes), image.shape[:2], order[::-1])
-    picture = _paint_masks(
-      picture, masks, [colours[i] for i in order[::-1]], factor, max(1, line // 2)
-    )
+    masks = _masks(segmentations[::-1], image.shape[:2])
+    picture = _paint_masks(picture, masks, colours[::-1], factor, max(1, line // 2))
   draw = ImageDraw.Draw(picture)
   corners = np.clip(boxes * factor, 0, [width - 1, height - 1] * 2)
-  for i in reversed(order):
-    draw.rectangle(corners[i].tolist(), outline=colours[i], width=line)
-  # Best first, so that these get the place they want; labels lie above all boxes.
+  for box, colour in zip(corners[::-1].tolist(), colours[::-1], strict=True):
+    draw.rectangle(box, outline=colour, width=line)
+  # The first get the place they want; labels lie above all boxes.
   taken: list[tuple[float, float, float, float]] = []
-  for i in order:
-    text = _fit(draw, labels[i], font, width - 6)
+  for box, label, colour in zip(corners, labels, colours, strict=True):
+    text = _fit(draw, label, font, width - 6)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     size = (right - left + 6, bottom - top + 6)
-    place = _place_label(corners[i], size, (width, height), taken)
+    place = _place_label(box, size, (width, height), taken)
     taken.append(place)
-    draw.rectangle(place, fill=colours[i])
+    draw.rectangle(place, fill=colour)
     draw.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="white", font=font)
   return np.asarray(picture)
 
 
+def _check_lengths(**columns: Sequence | None) -> None:
+  counts = {name: len(own) for name, own in columns.items() if own is not None}
+  if len(set(counts.values())) > 1:
+    found = ", ".join(f"{count} {name}" for name, count in counts.items())
+    raise ValueError(f"{found}; give one of each")
+
+
 def _masks(
-  segmentations: Sequence[Mapping[str, Any]],
-  count: int,
-  size: tuple[int, int],
-  order: Int[np.ndarray, "m"],
+  segmentations: Sequence[Mapping[str, Any]], size: tuple[int, int]
 ) -> Iterator[Bool[np.ndarray, "h w"]]:
-  """The masks in this order, one at a time; all of them are checked first."""
-  if len(segmentations) != count:
-    raise ValueError(f"{count} boxes and {len(segmentations)} masks; give one of each")
+  """The masks, one at a time; all of them are checked first."""
   for segmentation in segmentations:
     if tuple(segmentation["size"]) != tuple(size):
       raise ValueError(
         f"a mask is {tuple(segmentation['size'])} and the image {tuple(size)} (height, width); "
         "paste masks at the size of the image"
       )
-  return (coco_mask.decode(segmentations[i]).astype(bool) for i in order)
+  return (coco_mask.decode(own).astype(bool) for own in segmentations)
 
 
 def _paint_masks(
@@ -228,48 +217,6 @@ def _place_label(
     )
 
   return min(places, key=hidden)
-
-
-def contact_sheet(
-  rows: Sequence[Sequence[Picture]],
-  column_captions: Sequence[str],
-  cell: int = 384,
-  gap: int = 10,
-) -> Picture:
-  """Lays pictures out in a grid on white, with a caption above each column.
-
-  Pictures are shrunk to fit into `cell` × `cell` pixels, never enlarged; a short
-  row leaves the rest empty.
-
-  Raises:
-    ValueError: there is no row, or a row is longer than the captions.
-  """
-  columns = len(column_captions)
-  if not rows:
-    raise ValueError("a contact sheet needs at least one row of images")
-  if any(len(row) > columns for row in rows):
-    raise ValueError(f"a row has more than the {columns} captioned columns")
-  font = ImageFont.load_default(max(12, round(cell / 18)))
-  title = round(font.size * 1.6)
-  sheet = Image.new(
-    "RGB",
-    (columns * (cell + gap) + gap, title + gap + len(rows) * (cell + gap)),
-    "white",
-  )
-  draw = ImageDraw.Draw(sheet)
-  for j, caption in enumerate(column_captions):
-    x = gap + j * (cell + gap)
-    text = _fit(draw, caption, font, cell)
-    draw.text((x + cell / 2, gap / 2 + title / 2), text, fill=_INK, font=font, anchor="mm")
-  for i, row in enumerate(rows):
-    for j, picture in enumerate(row):
-      _check_image(picture)
-      thumbnail = Image.fromarray(picture)
-      thumbnail.thumbnail((cell, cell), Image.Resampling.LANCZOS)
-      x = gap + j * (cell + gap) + (cell - thumbnail.width) // 2
-      y = gap + title + i * (cell + gap) + (cell - thumbnail.height) // 2
-      sheet.paste(thumbnail, (x, y))
-  return np.asarray(sheet)
 
 
 def png_bytes(image: Picture) -> bytes:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from rkd_jax.pictures import draw as visualize
-from rkd_jax.pictures import figures
+from rkd_jax.pictures import draw, figures
+
+_PAGE = Path(__file__).with_suffix(".html")
 
 METRICS = ("AP50_novel", "AP50_base", "AP50_all")
 _HEADINGS = ("novel", "base", "all")
@@ -96,10 +97,11 @@ def prediction_row(
   def described(classes: Sequence[int]) -> tuple[list[str], list[bool]]:
     return [class_names[c] for c in classes], [is_novel[c] for c in classes]
 
-  pictures = {"Ground truth": visualize.draw_ground_truth(image, gt_boxes, *described(gt_classes))}
+  names, flags = described(gt_classes)
+  pictures = {"Ground truth": draw.draw_boxes(image, gt_boxes, names, draw.novel_colours(flags))}
   for stage, found in stages.items():
     names, flags = described(found.classes)
-    pictures[stage] = visualize.draw_detections(
+    pictures[stage] = draw.draw_detections(
       image, found.boxes, found.scores, names, flags, min_score=min_score, max_boxes=max_boxes
     )
   return pictures
@@ -148,9 +150,10 @@ def write_report(
         _image(figure, "training curves", "wide"),
       )
     )
-  page = _PAGE.substitute(
+  page = string.Template(_PAGE.read_text("utf-8")).substitute(
     title=html.escape(title),
-    style=_STYLE.substitute(novel=visualize.NOVEL_COLOUR, base=visualize.BASE_COLOUR),
+    novel=draw.NOVEL_COLOUR,
+    base=draw.BASE_COLOUR,
     sections="\n".join(sections),
   )
   path = Path(path)
@@ -229,7 +232,7 @@ def _section(heading: str, summary: str, content: str) -> str:
 
 
 def _image(picture: UInt8[np.ndarray, "h w 3"], alt: str, kind: str = "") -> str:
-  data = base64.b64encode(visualize.png_bytes(picture)).decode("ascii")
+  data = base64.b64encode(draw.png_bytes(picture)).decode("ascii")
   height, width = picture.shape[:2]
   image = (
     f'<img class="{kind}" width="{width}" height="{height}" alt="{html.escape(alt)}" '
@@ -275,68 +278,3 @@ def _best(rows: Sequence[Row]) -> set[tuple[str, str]]:
 def _spread_note(rows: Sequence[Row]) -> str:
   seeds = max(len(row.runs) for row in rows)
   return f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else ""
-
-
-_PAGE = string.Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-$sections
-</main>
-</body>
-</html>
-""")
-
-_STYLE = string.Template("""
-:root { --ink: #212529; --soft: #5c636a; --line: #dee2e6; --novel: $novel; --base: $base;
-  --all: #495057; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f6f7f9; color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1280px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.5rem; letter-spacing: -0.01em; }
-h2 { font-size: 1.25rem; margin: 0 0 .35rem; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 12px;
-  padding: 1.5rem; margin: 0 0 1.5rem; }
-.summary { color: var(--soft); margin: 0 0 1.1rem; max-width: 75ch; }
-.notes { color: var(--soft); font-size: .92rem; max-width: 85ch; }
-.notes p { margin: .8rem 0 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .6rem .75rem; border-bottom: 1px solid var(--line); text-align: left; }
-thead th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
-tbody th { font-weight: 500; }
-tbody tr:last-child > * { border-bottom: 0; }
-td { width: 19%; white-space: nowrap; }
-td strong { font-weight: 700; }
-.bar { display: block; height: 4px; border-radius: 2px; margin-top: .3rem; opacity: .75; }
-.bar.novel, .dot.novel { background: var(--novel); }
-.bar.base, .dot.base { background: var(--base); }
-.bar.all, .dot.all { background: var(--all); }
-.dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em; }
-.control th, .control td { color: var(--soft); background: #fafbfc; }
-.tag { font-size: .75rem; border: 1px solid var(--line); border-radius: 99px; padding: 0 .5em; }
-.legend { margin: 0 0 .8rem; font-size: .92rem; }
-.grid { display: grid; gap: .75rem; margin-bottom: 1.1rem;
-  grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
-figure { margin: 0; }
-img { display: block; width: 100%; height: auto; border-radius: 6px; }
-img.wide { width: auto; max-width: 100%; margin: 0 auto; border-radius: 0; }
-figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; text-align: center; }
-@media (max-width: 720px) {
-  main { padding: 1.25rem .6rem 2rem; }
-  section { padding: 1rem; }
-  table { font-size: .84rem; }
-  th, td { padding: .5rem .3rem; }
-  img.wide { max-width: none; width: 50rem; }
-  .grid { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-}
-""")

@@ -13,13 +13,15 @@ FEATURES = np.moveaxis(GOLDEN["ra_feat"], 1, -1)
 METHODS = ["einsum", "gather"]
 
 STATIC = ("sampling_ratio", "method", "roi_chunk")
-roi_align = jax.jit(
-  roi_align_module.roi_align, static_argnames=("output_size", "spatial_scale", *STATIC)
-)
 multilevel_roi_align = jax.jit(
   roi_align_module.multilevel_roi_align,
   static_argnames=("output_size", "spatial_scales", "bin_step", *STATIC),
 )
+
+
+def roi_align(features, boxes, output_size, spatial_scale, **options):
+  """Of a single map."""
+  return multilevel_roi_align([features], boxes, None, output_size, (spatial_scale,), **options)
 
 
 def ramp(height, width):

@@ -1,4 +1,4 @@
-"""Pictures: where boxes and labels land, colours, grids."""
+"""Pictures: where boxes and labels land, colours."""
 
 import io
 
@@ -120,13 +120,14 @@ def test_score_threshold_and_number_of_boxes():
 
 
 def test_no_boxes_is_only_the_picture():
-  picture = visualize.draw_ground_truth(GREY, np.zeros((0, 4)), [], [])
+  picture = visualize.draw_boxes(GREY, np.zeros((0, 4)), [], [])
   assert (picture == 90).all()
 
 
-def test_ground_truth_uses_both_colours():
+def test_boxes_have_colours_of_their_own():
   boxes = np.array([[10, 60, 50, 80], [90, 60, 130, 80]], np.float32)
-  picture = visualize.draw_ground_truth(GREY, boxes, ["cat", "owl"], [False, True])
+  colours = visualize.novel_colours([False, True])
+  picture = visualize.draw_boxes(GREY, boxes, ["cat", "owl"], colours)
   assert colour_mask(picture, visualize.BASE_COLOUR)[:, :240].any()
   assert colour_mask(picture, visualize.NOVEL_COLOUR)[:, 240:].any()
 
@@ -138,9 +139,9 @@ def test_ground_truth_uses_both_colours():
     ({"image": GREY[..., 0]}, "expected .height, width, 3."),
     ({"boxes": np.array([[0, 0, np.nan, 1]])}, "boxes .* not all finite"),
     ({"scores": np.array([np.nan])}, "scores .* not all finite"),
-    ({"scores": np.array([0.1, 0.2])}, "2 scores and 1 names"),
-    ({"novel": []}, "1 boxes, 1 names and 0 colours"),
-    ({"segmentations": []}, "1 boxes and 0 masks"),
+    ({"scores": np.array([0.1, 0.2])}, "1 boxes, 2 scores, 1 names"),
+    ({"novel": []}, "1 names, 0 novel"),
+    ({"segmentations": []}, "1 novel, 0 masks"),
     (
       {"segmentations": [{"size": [160, 128]}]},
       r"a mask is \(160, 128\) and the image \(128, 160\)",
@@ -157,25 +158,6 @@ def test_bad_input_is_refused(change, message):
   }
   with pytest.raises(ValueError, match=message):
     visualize.draw_detections(**{**arguments, **change})
-
-
-def test_contact_sheet_centres_pictures_in_their_cells():
-  black = np.zeros((20, 40, 3), np.uint8)
-  sheet = visualize.contact_sheet([[black, black], [black]], ["a", "b"], cell=60, gap=10)
-  title = sheet.shape[0] - 10 - 2 * 70
-  assert sheet.shape[1] == 2 * 70 + 10
-  dark = (sheet == 0).all(axis=-1)
-  assert dark.sum() >= 3 * 20 * 40
-  top = title + 10 + (60 - 20) // 2
-  assert dark[top : top + 20, 20:60].all() and dark[top : top + 20, 90:130].all()
-  assert dark[top + 70 : top + 90, 20:60].all() and not dark[top + 70 : top + 90, 70:].any()
-
-
-def test_contact_sheet_refuses_what_does_not_fit():
-  with pytest.raises(ValueError, match="at least one row"):
-    visualize.contact_sheet([], ["a"])
-  with pytest.raises(ValueError, match="more than the 1 captioned"):
-    visualize.contact_sheet([[GREY, GREY]], ["a"])
 
 
 def test_png_round_trip():
