@@ -1,8 +1,10 @@
-"""What every evaluator checks of the classes and images it is given."""
+"""What all evaluators do: check the classes and images they are given, and average."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+
+from rkd_jax.records.sources import Record
 
 
 def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence[str]) -> None:
@@ -17,32 +19,38 @@ def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence
 
 
 def check_image(
-  image_id: int,
+  record: Record,
+  found: Mapping[str, np.ndarray],
   seen: Collection[int],
   columns: int,
-  truth: Mapping[str, np.ndarray],
-  found: Mapping[str, np.ndarray],
+  truth: Sequence[str] = ("boxes", "classes"),
 ) -> tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]:
-  """The id and arrays of an image, ready to use.
+  """The id and arrays of an image, ready to use: of its annotated objects, and of what was found.
 
   Args:
-    image_id: of the image.
+    record: the image.
+    found: `boxes` [n, 4], `classes` and `scores` of the detections.
     seen: ids of the images before it.
     columns: the number of classes.
-    truth: rows of the annotated objects: `boxes` [n, 4], `classes`, and others [n].
-    found: rows of the detections, likewise.
+    truth: fields of the record that are needed, a row per object.
 
   Raises:
     ValueError: the image was seen before, array lengths differ, a class is not a column, or a
       value is not finite.
   """
-  image_id = int(image_id)
+  image_id = int(record.image_id)
   if image_id in seen:
     raise ValueError(f"image {image_id} was added twice; give every image once")
   return (
     image_id,
-    _check_arrays(f"image {image_id}, ground truth", columns, truth),
-    _check_arrays(f"image {image_id}, detections", columns, found),
+    _check_arrays(
+      f"image {image_id}, ground truth", columns, {name: getattr(record, name) for name in truth}
+    ),
+    _check_arrays(
+      f"image {image_id}, detections",
+      columns,
+      {name: found[name] for name in ("boxes", "classes", "scores")},
+    ),
   )
 
 
@@ -70,3 +78,9 @@ def _check_arrays(
   if "is_crowd" in arrays:
     arrays["is_crowd"] = arrays["is_crowd"].astype(bool)
   return {**arrays, "classes": classes.astype(np.int64)}
+
+
+def mean_of_counted(values: Iterable[float | None]) -> float | None:
+  """The mean of those that are not None; None if there is none."""
+  counted = [value for value in values if value is not None]
+  return float(np.mean(counted)) if counted else None

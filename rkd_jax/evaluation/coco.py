@@ -9,17 +9,18 @@ All APs are in percent, as in the paper's tables.
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import hotcoco
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from pycocotools import coco as pycocotools_coco
 from pycocotools import cocoeval as pycocotools_cocoeval
 
-from rkd_jax.evaluation.checks import check_image, check_split
+from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
 from rkd_jax.ops.host_boxes import _pairwise_iou
+from rkd_jax.records.sources import Record
 
 Engine = Literal["hotcoco", "pycocotools"]
 
@@ -57,40 +58,24 @@ class CocoEvaluator:
     self._evaluated = sorted(self._index[name] for name in (*base, *novel))
     self._engine = engine
     self._max_detections = max_detections
-    self._images: dict[int, dict[str, Any]] = {}
+    # Height, width, annotated objects and detections.
+    self._images: dict[int, tuple[int, int, dict, dict]] = {}
 
-  def add(
-    self,
-    image_id: int,
-    height: int,
-    width: int,
-    gt_boxes: Float[np.ndarray, "g 4"],
-    gt_classes: Int[np.ndarray, "g"],
-    gt_is_crowd: Bool[np.ndarray, "g"],
-    gt_areas: Float[np.ndarray, "g"],
-    det_boxes: Float[np.ndarray, "n 4"],
-    det_scores: Float[np.ndarray, "n"],
-    det_classes: Int[np.ndarray, "n"],
-  ) -> None:
-    """Adds one image; boxes are XYXY in pixels of the original image.
+  def add(self, record: Record, found: Mapping[str, np.ndarray]) -> None:
+    """Adds one image.
+
+    Args:
+      record: the image and its annotated objects, crowds among them.
+      found: `boxes` [n, 4] (XYXY in pixels of the record's image), `scores` and `classes`.
 
     Raises:
       ValueError: the image id was added before, array lengths differ, a class
         is not a column, or a box, area or score is not finite.
     """
-    image_id, truth, found = check_image(
-      image_id,
-      self._images,
-      len(self._class_names),
-      truth={"boxes": gt_boxes, "classes": gt_classes, "areas": gt_areas, "is_crowd": gt_is_crowd},
-      found={"boxes": det_boxes, "classes": det_classes, "scores": det_scores},
-    )
-    self._images[image_id] = {
-      "height": int(height),
-      "width": int(width),
-      "truth": truth,
-      "found": found,
-    }
+    fields = ("boxes", "classes", "areas", "is_crowd")
+    columns = len(self._class_names)
+    image_id, truth, found = check_image(record, found, self._images, columns, fields)
+    self._images[image_id] = int(record.height), int(record.width), truth, found
 
   def compute(self) -> dict[str, Any]:
     """AP at IoU 0.5 and averaged over 0.5:0.95, in percent.
@@ -131,10 +116,11 @@ class CocoEvaluator:
     # that ids of 0 (which pycocotools takes for "unmatched") cannot occur.
     images, truth, found = [], [], []
     for rank, image_id in enumerate(sorted(self._images), start=1):
-      image = self._images[image_id]
-      images.append({"id": rank, "height": image["height"], "width": image["width"]})
-      truth += self._annotations(rank, image["truth"], first_id=len(truth) + 1)
-      found += self._annotations(rank, image["found"], first_id=len(found) + 1)
+      height, width, *both = self._images[image_id]
+      images.append({"id": rank, "height": height, "width": width})
+      for annotations, arrays in zip((truth, found), both):
+        rows = np.flatnonzero(np.isin(arrays["classes"], self._evaluated))
+        annotations += coco_annotations(rank, arrays, rows, first_id=len(annotations) + 1)
     categories = [{"id": index + 1, "name": self._class_names[index]} for index in self._evaluated]
     header = {"images": images, "categories": categories}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -148,35 +134,37 @@ class CocoEvaluator:
       evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
 
-  def _annotations(
-    self, rank: int, arrays: dict[str, np.ndarray], first_id: int
-  ) -> list[dict[str, Any]]:
-    """COCO annotation dicts (xywh) of one image, evaluated classes only."""
-    kept = np.flatnonzero(np.isin(arrays["classes"], self._evaluated))
-    boxes = arrays["boxes"].astype(np.float64)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    annotations = []
-    for offset, i in enumerate(kept):
-      annotation = {
-        "id": first_id + offset,
-        "image_id": rank,
-        "category_id": int(arrays["classes"][i]) + 1,
-        "bbox": [*boxes[i, :2].tolist(), *sizes[i].tolist()],
-        "area": float(arrays["areas"][i]) if "areas" in arrays else float(sizes[i].prod()),
-        "iscrowd": int(arrays["is_crowd"][i]) if "is_crowd" in arrays else 0,
-      }
-      if "scores" in arrays:
-        annotation["score"] = float(arrays["scores"][i])
-      annotations.append(annotation)
-    return annotations
-
   def _count_ground_truth(self) -> list[int]:
     """Boxes per class of the vocabulary, without crowds."""
     counts = np.zeros(len(self._class_names), np.int64)
-    for image in self._images.values():
-      truth = image["truth"]
+    for _, _, truth, _ in self._images.values():
       np.add.at(counts, truth["classes"][~truth["is_crowd"]], 1)
     return counts.tolist()
+
+
+def coco_annotations(
+  image_id: int, arrays: Mapping[str, np.ndarray], rows: Iterable[int], first_id: int = 1
+) -> list[dict[str, Any]]:
+  """COCO's dicts (xywh, category ids from 1) of some rows of an image's objects or detections.
+
+  Without `areas` the area is that of the box, without `is_crowd` nothing is a crowd.
+  """
+  boxes = arrays["boxes"].astype(np.float64)
+  sizes = boxes[:, 2:] - boxes[:, :2]
+  annotations = []
+  for annotation_id, i in enumerate(rows, start=first_id):
+    annotation = {
+      "id": annotation_id,
+      "image_id": image_id,
+      "category_id": int(arrays["classes"][i]) + 1,
+      "bbox": [*boxes[i, :2].tolist(), *sizes[i].tolist()],
+      "area": float(arrays["areas"][i]) if "areas" in arrays else float(sizes[i].prod()),
+      "iscrowd": int(arrays["is_crowd"][i]) if "is_crowd" in arrays else 0,
+    }
+    if "scores" in arrays:
+      annotation["score"] = float(arrays["scores"][i])
+    annotations.append(annotation)
+  return annotations
 
 
 def proposal_recall(
@@ -215,9 +203,3 @@ def _pycocotools(truth: dict, found: dict):
 
 
 _ENGINES = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}
-
-
-def mean_of_counted(values: Iterable[float | None]) -> float | None:
-  """The mean of those that are not None; None if there is none."""
-  counted = [value for value in values if value is not None]
-  return float(np.mean(counted)) if counted else None

@@ -67,100 +67,45 @@ def evaluate_detector(
   Raises:
     ValueError: another protocol, or the data set does not hold what the protocol asks for.
   """
-  protocols = {"coco": _coco_results, "lvis": _lvis_results, "open_images": _open_images_results}
   protocol = config.evaluation.protocol
-  if protocol not in protocols:
-    raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(protocols)}.")
+  if protocol not in _EVALUATORS:
+    raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(_EVALUATORS)}.")
   source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-  if protocol == "lvis" and source.frequencies is None:
+  evaluator = _EVALUATORS[protocol](config, source)
+  vocabulary = load_vocabulary(config, source)
+  detector = Detector(config, checkpoint)
+  for index, found in detections_of(detector, source, vocabulary, config, description):
+    evaluator.add(source[index], found)
+  return evaluator.compute()
+
+
+def _coco(config: ml_collections.ConfigDict, source: Source) -> CocoEvaluator:
+  limit, engine = config.model.test.detections, config.evaluation.engine
+  return CocoEvaluator(source.class_names, source.base, source.novel, engine, limit)
+
+
+def _lvis(config: ml_collections.ConfigDict, source: Source) -> LvisEvaluator:
+  if source.frequencies is None:
     raise ValueError(
       f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
       "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
     )
-  if protocol == "open_images" and source.ancestors is None:
+  masks, limit = config.model.mask_head.layers > 0, config.model.test.detections
+  return LvisEvaluator(source.class_names, source.frequencies, masks, limit)
+
+
+def _open_images(config: ml_collections.ConfigDict, source: Source) -> OpenImagesEvaluator:
+  if source.ancestors is None:
     raise ValueError(
       f"evaluation.protocol is 'open_images', but {source.name} does not say which classes stand "
       "above which: evaluate on openimages_challenge2019 (built again, if its version is 1.0.0), "
       "or set it to 'coco'."
     )
-  vocabulary = load_vocabulary(config, source)
-  detector = Detector(config, checkpoint)
-  found = detections_of(detector, source, vocabulary, config, description)
-  return protocols[protocol](config, source, found)
+  classes = source.class_names, source.base, source.novel, source.ancestors
+  return OpenImagesEvaluator(*classes, config.model.test.detections)
 
 
-def _coco_results(config: ml_collections.ConfigDict, source: Source, detections: Found) -> dict:
-  evaluator = CocoEvaluator(
-    source.class_names,
-    source.base,
-    source.novel,
-    engine=config.evaluation.engine,
-    max_detections=config.model.test.detections,
-  )
-  for index, found in detections:
-    record = source[index]
-    evaluator.add(
-      record.image_id,
-      record.height,
-      record.width,
-      record.boxes,
-      record.classes,
-      record.is_crowd,
-      record.areas,
-      found["boxes"],
-      found["scores"],
-      found["classes"],
-    )
-  return evaluator.compute()
-
-
-def _lvis_results(config: ml_collections.ConfigDict, source: Source, detections: Found) -> dict:
-  masks = config.model.mask_head.layers > 0
-  detections_per_image = config.model.test.detections
-  evaluator = LvisEvaluator(source.class_names, source.frequencies, masks, detections_per_image)
-  for index, found in detections:
-    record = source[index]
-    evaluator.add(
-      record.image_id,
-      record.height,
-      record.width,
-      record.boxes,
-      record.classes,
-      record.polygons,
-      record.negative_labels,
-      record.not_exhaustive_labels,
-      found["boxes"],
-      found["scores"],
-      found["classes"],
-      found.get("masks"),
-    )
-  return evaluator.compute()
-
-
-def _open_images_results(
-  config: ml_collections.ConfigDict, source: Source, detections: Found
-) -> dict:
-  evaluator = OpenImagesEvaluator(
-    source.class_names,
-    source.base,
-    source.novel,
-    source.ancestors,
-    max_detections=config.model.test.detections,
-  )
-  for index, found in detections:
-    record = source[index]
-    evaluator.add(
-      record.image_id,
-      record.boxes,
-      record.classes,
-      record.is_crowd,
-      record.labels,
-      record.negative_labels,
-      found["boxes"],
-      found["scores"],
-      found["classes"],
-    )
-  return evaluator.compute()
+_EVALUATORS = {"coco": _coco, "lvis": _lvis, "open_images": _open_images}
 
 
 def evaluate_clip(

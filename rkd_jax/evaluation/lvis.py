@@ -12,7 +12,7 @@ All APs are in percent, as in the paper's tables.
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hotcoco
@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from pycocotools import mask as pycocotools_mask
 
-from rkd_jax.evaluation.checks import check_image
-from rkd_jax.evaluation.coco import mean_of_counted
+from rkd_jax.evaluation.checks import check_image, mean_of_counted
+from rkd_jax.evaluation.coco import coco_annotations
 from rkd_jax.frozen.detector import encode_masks
+from rkd_jax.records.sources import Record
 
 FREQUENCIES = ("r", "c", "f")
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
@@ -70,47 +71,25 @@ class LvisEvaluator:
       if name == "box" or masks
     }
 
-  def add(
-    self,
-    image_id: int,
-    height: int,
-    width: int,
-    gt_boxes: Float[np.ndarray, "g 4"],
-    gt_classes: Int[np.ndarray, "g"],
-    gt_polygons: Sequence[Sequence[Float[np.ndarray, "_ 2"]]] | None,
-    negative: Int[np.ndarray, "n"],
-    not_exhaustive: Int[np.ndarray, "e"],
-    det_boxes: Float[np.ndarray, "d 4"],
-    det_scores: Float[np.ndarray, "d"],
-    det_classes: Int[np.ndarray, "d"],
-    det_masks: Float[np.ndarray, "d m m"] | None = None,
-  ) -> None:
-    """Adds one image; boxes are XYXY in pixels of the original image.
+  def add(self, record: Record, found: Mapping[str, np.ndarray]) -> None:
+    """Adds one image; of equally scored detections those of the lower image id come first.
 
     Args:
-      image_id: of the image; also the order of equally scored detections.
-      height, width: of the image.
-      gt_boxes, gt_classes: the annotated objects.
-      gt_polygons: of each object, XY pixels; needed for masks.
-      negative: classes looked for in the image that are not there.
-      not_exhaustive: classes that have objects without annotation in the image.
-      det_boxes, det_scores, det_classes: the detections, in any order.
-      det_masks: probabilities in the frames of `det_boxes`; needed for masks.
+      record: the image, its objects (with polygons, for masks), the classes looked for that are
+        not there (`negative_labels`), and those that have objects without annotation
+        (`not_exhaustive_labels`).
+      found: the detections in any order: `boxes` [n, 4] (XYXY in pixels of the record's image),
+        `scores`, `classes`, and for masks `masks` [n, m, m], probabilities in the boxes' frames.
 
     Raises:
       ValueError: the image id was added before, array lengths differ, masks or polygons are
         missing, a class is not a column, or a box or score is not finite.
     """
-    image_id, truth, found = check_image(
-      image_id,
-      self._seen,
-      len(self._class_names),
-      truth={"boxes": gt_boxes, "classes": gt_classes},
-      found={"boxes": det_boxes, "classes": det_classes, "scores": det_scores},
-    )
+    masks, polygons = found.get("masks"), record.polygons
+    image_id, truth, found = check_image(record, found, self._seen, len(self._class_names))
     for name, given, count in (
-      ("gt_polygons", gt_polygons, len(truth["boxes"])),
-      ("det_masks", det_masks, len(found["boxes"])),
+      ("polygons", polygons, len(truth["boxes"])),
+      ("masks", masks, len(found["boxes"])),
     ):
       if "mask" in self._streams and (given is None or len(given) != count):
         raise ValueError(
@@ -119,20 +98,21 @@ class LvisEvaluator:
         )
     self._seen.add(image_id)
     np.add.at(self._num_gt, truth["classes"], 1)
-    counted = self._counted(found, {*truth["classes"].tolist(), *np.asarray(negative).tolist()})
+    counted = self._counted(found, {*truth["classes"].tolist(), *map(int, record.negative_labels)})
+    height, width = int(record.height), int(record.width)
     image = {
       "id": image_id,
-      "height": int(height),
-      "width": int(width),
-      "neg_category_ids": [int(c) + 1 for c in negative],
-      "not_exhaustive_category_ids": [int(c) + 1 for c in not_exhaustive],
+      "height": height,
+      "width": width,
+      "neg_category_ids": [int(c) + 1 for c in record.negative_labels],
+      "not_exhaustive_category_ids": [int(c) + 1 for c in record.not_exhaustive_labels],
     }
-    objects = _entries(image_id, truth, range(len(truth["boxes"])))
-    detections = _entries(image_id, found, counted)
+    objects = coco_annotations(image_id, truth, range(len(truth["boxes"])))
+    detections = coco_annotations(image_id, found, counted)
     for name, stream in self._streams.items():
       if name == "mask":
-        outlines = [_outline(own, height, width) for own in gt_polygons]
-        runs = encode_masks(det_masks[counted], found["boxes"][counted], height, width)
+        outlines = [_outline(own, height, width) for own in polygons]
+        runs = encode_masks(masks[counted], found["boxes"][counted], height, width)
         objects = [o | {"segmentation": s} for o, s in zip(objects, outlines)]
         # As the lvis package does: a mask without a pixel is no false positive.
         detections = [
@@ -203,27 +183,6 @@ def _precision(stream: hotcoco.StreamingEval) -> Float[np.ndarray, "iou recall c
     evaluation = stream.finalize()
     evaluation.accumulate()
   return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
-
-
-def _entries(
-  image_id: int, arrays: dict[str, np.ndarray], rows: Sequence[int]
-) -> list[dict[str, Any]]:
-  """COCO annotation dicts (xywh) of some rows."""
-  boxes = arrays["boxes"].astype(np.float64)
-  sizes = boxes[:, 2:] - boxes[:, :2]
-  entries = []
-  for number, row in enumerate(rows, start=1):
-    entry = {
-      "image_id": image_id,
-      "category_id": int(arrays["classes"][row]) + 1,
-      "bbox": [*boxes[row, :2].tolist(), *sizes[row].tolist()],
-    }
-    if "scores" in arrays:
-      entry["score"] = float(arrays["scores"][row])
-    else:
-      entry |= {"id": number, "area": float(sizes[row].prod()), "iscrowd": 0}
-    entries.append(entry)
-  return entries
 
 
 def _outline(polygons: Sequence[np.ndarray], height: int, width: int) -> Any:

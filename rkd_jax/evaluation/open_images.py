@@ -23,15 +23,15 @@ Sources: OpenImagesDetectionChallengeEvaluator of TensorFlow's object detection 
 All APs are in percent, as in the paper's tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rkd_jax.evaluation.checks import check_image, check_split
-from rkd_jax.evaluation.coco import mean_of_counted
+from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
 from rkd_jax.ops.host_boxes import pairwise_areas
+from rkd_jax.records.sources import Record
 
 _THRESHOLD = 0.5
 
@@ -79,43 +79,25 @@ class OpenImagesEvaluator:
     # Classes, scores and correctness of what counts in each image: never boxes.
     self._outcomes: dict[str, dict[int, tuple]] = {name: {} for name in self._counts_for}
 
-  def add(
-    self,
-    image_id: int,
-    gt_boxes: Float[np.ndarray, "g 4"],
-    gt_classes: Int[np.ndarray, "g"],
-    gt_is_group: Bool[np.ndarray, "g"],
-    positive: Int[np.ndarray, "p"],
-    negative: Int[np.ndarray, "n"],
-    det_boxes: Float[np.ndarray, "d 4"],
-    det_scores: Float[np.ndarray, "d"],
-    det_classes: Int[np.ndarray, "d"],
-  ) -> None:
-    """Adds one image; boxes are XYXY in pixels of the original image.
+  def add(self, record: Record, found: Mapping[str, np.ndarray]) -> None:
+    """Adds one image; of equally scored detections those of the lower image id come first.
 
     Ground truth is taken as it is: boxes and labels must have been expanded along the hierarchy.
 
     Args:
-      image_id: of the image; also the order of equally scored detections.
-      gt_boxes, gt_classes: the annotated objects and groups.
-      gt_is_group: whether the box is around a group of objects.
-      positive: classes verified to be in the image; those of the boxes are, in any case.
-      negative: classes verified not to be there.
-      det_boxes, det_scores, det_classes: the detections, in any order.
+      record: the image, its objects and groups of objects (`is_crowd`), the classes verified to be
+        there beside those of the boxes (`labels`), and not to be there (`negative_labels`).
+      found: the detections in any order: `boxes` [n, 4] (XYXY in pixels of the record's image),
+        `scores` and `classes`.
 
     Raises:
       ValueError: the image id was added before, array lengths differ, a class is not a column, or
         a box or score is not finite.
     """
-    columns = len(self._class_names)
-    image_id, truth, found = check_image(
-      image_id,
-      self._outcomes["AP50"],
-      columns,
-      truth={"boxes": gt_boxes, "classes": gt_classes, "is_crowd": gt_is_group},
-      found={"boxes": det_boxes, "classes": det_classes, "scores": det_scores},
-    )
-    verified = _mask(f"image {image_id}: verified classes", [*positive, *negative], columns)
+    columns, fields = len(self._class_names), ("boxes", "classes", "is_crowd")
+    image_id, truth, found = check_image(record, found, self._outcomes["AP50"], columns, fields)
+    labels = [*record.labels, *record.negative_labels]
+    verified = _mask(f"image {image_id}: verified classes", labels, columns)
     verified[truth["classes"]] = True
     np.add.at(self._num_gt, truth["classes"], 1)
     best = np.argsort(-found["scores"], kind="stable")[: self._max_detections]

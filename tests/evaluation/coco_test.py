@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_records import make_record
 from pycocotools import mask as coco_mask
 
 from rkd_jax.evaluation.coco import CocoEvaluator, proposal_recall
@@ -12,25 +13,32 @@ BASE, NOVEL = ("cat", "dog"), ("owl", "bee")
 
 
 def image(gt=(), detections=()):
-  """Arguments of `add` after the size: gt rows (x1,y1,x2,y2,class[,crowd]), det (…,class,score)."""
+  """What `add` takes: gt rows (x1,y1,x2,y2,class[,crowd]), detections (…,class,score)."""
   gt_rows = np.array([(*row, 0)[:6] for row in gt], np.float32).reshape(-1, 6)
   det_rows = np.array(detections, np.float32).reshape(-1, 6)
   boxes = gt_rows[:, :4]
-  return {
-    "gt_boxes": boxes,
-    "gt_classes": gt_rows[:, 4].astype(np.int32),
-    "gt_is_crowd": gt_rows[:, 5] > 0,
-    "gt_areas": (boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
-    "det_boxes": det_rows[:, :4],
-    "det_scores": det_rows[:, 5],
-    "det_classes": det_rows[:, 4].astype(np.int32),
+  truth = {
+    "boxes": boxes,
+    "classes": gt_rows[:, 4].astype(np.int32),
+    "is_crowd": gt_rows[:, 5] > 0,
+    "areas": (boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
   }
+  found = {
+    "boxes": det_rows[:, :4],
+    "scores": det_rows[:, 5],
+    "classes": det_rows[:, 4].astype(np.int32),
+  }
+  return truth, found
+
+
+def record(image_id, truth):
+  return make_record(0, image_id=image_id, height=100, width=100, **truth)
 
 
 def evaluate(*images, **options):
   evaluator = CocoEvaluator(NAMES, BASE, NOVEL, **options)
-  for image_id, arrays in enumerate(images):
-    evaluator.add(image_id, 100, 100, **arrays)
+  for image_id, (truth, found) in enumerate(images):
+    evaluator.add(record(image_id, truth), found)
   return evaluator.compute()
 
 
@@ -138,26 +146,28 @@ def test_order_of_images_does_not_matter():
   rng = np.random.default_rng(1)
   scenes = [random_scene(rng) for _ in range(10)]
   forward, backward = (CocoEvaluator(NAMES, BASE, NOVEL) for _ in range(2))
-  for i in range(10):
-    forward.add(i, 100, 100, **scenes[i])
-    backward.add(9 - i, 100, 100, **scenes[9 - i])
+  images = [(record(i, truth), found) for i, (truth, found) in enumerate(scenes)]
+  for one, other in zip(images, reversed(images)):
+    forward.add(*one)
+    backward.add(*other)
   assert forward.compute() == backward.compute()
 
 
 @pytest.mark.parametrize(
-  ("key", "value", "message"),
+  ("of", "key", "value", "message"),
   [
-    ("det_boxes", np.array([[0, 0, np.nan, 1]]), "image 7, detections: boxes are not finite"),
-    ("det_scores", np.array([np.inf]), "image 7, detections: scores are not finite"),
-    ("gt_boxes", np.array([[0, 0, np.inf, 1]]), "image 7, ground truth: boxes are not finite"),
-    ("det_scores", np.array([0.5, 0.4]), r"scores have shape \(2,\), expected \(1,\)"),
-    ("det_classes", np.array([5]), r"classes span 5..5, expected 0..4"),
+    (1, "boxes", np.array([[0, 0, np.nan, 1]]), "image 7, detections: boxes are not finite"),
+    (1, "scores", np.array([np.inf]), "image 7, detections: scores are not finite"),
+    (0, "boxes", np.array([[0, 0, np.inf, 1]]), "image 7, ground truth: boxes are not finite"),
+    (1, "scores", np.array([0.5, 0.4]), r"scores have shape \(2,\), expected \(1,\)"),
+    (1, "classes", np.array([5]), r"classes span 5..5, expected 0..4"),
   ],
 )
-def test_bad_arrays_name_the_image(key, value, message):
+def test_bad_arrays_name_the_image(of, key, value, message):
   arrays = image(gt=[(0, 0, 10, 10, 0)], detections=[(0, 0, 10, 10, 0, 0.9)])
+  arrays[of][key] = value
   with pytest.raises(ValueError, match=message):
-    CocoEvaluator(NAMES, BASE, NOVEL).add(7, 100, 100, **{**arrays, key: value})
+    CocoEvaluator(NAMES, BASE, NOVEL).add(record(7, arrays[0]), arrays[1])
 
 
 def test_bad_use_is_refused():
@@ -170,9 +180,10 @@ def test_bad_use_is_refused():
   with pytest.raises(ValueError, match="no image"):
     CocoEvaluator(NAMES, BASE, NOVEL).compute()
   evaluator = CocoEvaluator(NAMES, BASE, NOVEL)
-  evaluator.add(1, 10, 10, **image())
+  truth, found = image()
+  evaluator.add(record(1, truth), found)
   with pytest.raises(ValueError, match="image 1 was added twice"):
-    evaluator.add(1, 10, 10, **image())
+    evaluator.add(record(1, truth), found)
 
 
 def test_proposal_recall_by_hand():

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from made_records import make_record
 from pycocotools import mask as coco_mask
 
 from rkd_jax.evaluation.lvis import LvisEvaluator
@@ -21,7 +23,7 @@ def square(x1, y1, x2, y2):
 
 
 def scene(gt=(), detections=(), negative=(), not_exhaustive=()):
-  """Arguments of `add` after the size: gt rows (x1,y1,x2,y2,class), detections (..., score)."""
+  """What `image` takes: gt rows (x1,y1,x2,y2,class), detections (..., score)."""
   gt_rows = np.array(gt, np.float64).reshape(-1, 5)
   rows = np.array(detections, np.float64).reshape(-1, 6)
   return {
@@ -37,10 +39,26 @@ def scene(gt=(), detections=(), negative=(), not_exhaustive=()):
   }
 
 
+def image(image_id, arrays):
+  """Arguments of `add`."""
+  record = make_record(
+    0,
+    image_id=image_id,
+    height=SIZE,
+    width=SIZE,
+    boxes=arrays["gt_boxes"],
+    classes=arrays["gt_classes"],
+    polygons=arrays["gt_polygons"],
+    negative_labels=arrays["negative"],
+    not_exhaustive_labels=arrays["not_exhaustive"],
+  )
+  return record, {name: arrays[f"det_{name}"] for name in ("boxes", "scores", "classes", "masks")}
+
+
 def evaluate(*scenes, order=None, **options):
   evaluator = LvisEvaluator(NAMES, FREQUENCIES, **options)
   for number in range(len(scenes)) if order is None else order:
-    evaluator.add(number + 1, SIZE, SIZE, **scenes[number])
+    evaluator.add(*image(number + 1, scenes[number]))
   return evaluator.compute()
 
 
@@ -268,7 +286,7 @@ def test_without_masks_boxes_alone_are_evaluated():
   arrays.update(gt_polygons=None, det_masks=None)
   results = evaluate(arrays, masks=False)
   assert results["box_AP"] == pytest.approx(100) and "mask_AP" not in results
-  with pytest.raises(ValueError, match=r"image 1: gt_polygons has None rows, expected 1"):
+  with pytest.raises(ValueError, match=r"image 1: polygons has None rows, expected 1"):
     evaluate(arrays)
 
 
@@ -278,7 +296,7 @@ def test_without_masks_boxes_alone_are_evaluated():
     ("det_boxes", np.array([[0, 0, np.nan, 1]]), "image 1, detections: boxes are not finite"),
     ("det_scores", np.array([0.5, 0.4]), r"scores have shape \(2,\), expected \(1,\)"),
     ("gt_classes", np.array([6]), r"image 1, ground truth: classes span 6..6, expected 0..5"),
-    ("det_masks", np.ones((2, 4, 4)), "image 1: det_masks has 2 rows, expected 1"),
+    ("det_masks", np.ones((2, 4, 4)), "image 1: masks has 2 rows, expected 1"),
   ],
 )
 def test_bad_arrays_name_the_image(key, value, message):
@@ -292,14 +310,15 @@ def test_bad_use_is_refused():
   with pytest.raises(ValueError, match="no image"):
     LvisEvaluator(NAMES, FREQUENCIES).compute()
   evaluator = LvisEvaluator(NAMES, FREQUENCIES)
-  evaluator.add(1, SIZE, SIZE, **scene())
+  evaluator.add(*image(1, scene()))
   with pytest.raises(ValueError, match="image 1 was added twice"):
-    evaluator.add(1, SIZE, SIZE, **scene())
+    evaluator.add(*image(1, scene()))
 
 
 _MEMORY = """
 import resource
 import numpy as np
+from made_records import make_record
 from rkd_jax.evaluation.lvis import LvisEvaluator
 
 rng = np.random.default_rng(0)
@@ -311,10 +330,12 @@ masks = rng.random((300, 28, 28)).astype(np.float32)
 triangle = [np.array([[3.0, 3], [40, 3], [40, 40]])]
 for image in range(600):
   gt_classes = rng.choice(1203, 12, replace=False)
-  evaluator.add(
-    image, 100, 100, boxes[:12], gt_classes, [triangle] * 12, rng.choice(1203, 8), [],
-    boxes, rng.random(300), rng.integers(0, 1203, 300), masks,
+  record = make_record(
+    0, image_id=image, height=100, width=100, boxes=boxes[:12], classes=gt_classes,
+    polygons=[triangle] * 12, negative_labels=rng.choice(1203, 8), not_exhaustive_labels=[],
   )
+  scores, classes = rng.random(300), rng.integers(0, 1203, 300)
+  evaluator.add(record, {"boxes": boxes, "scores": scores, "classes": classes, "masks": masks})
   if image in (99, 599):
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -322,7 +343,8 @@ for image in range(600):
 
 def test_memory_does_not_hold_the_detections_of_all_images():
   """From 100 to 600 images of 300 detections each less than 25 MB: below 1 GB for 20,000."""
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  tests = str(Path(__file__).parents[1])
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": tests}
   run = subprocess.run(
     [sys.executable, "-c", _MEMORY], env=environment, capture_output=True, text=True, check=True
   )

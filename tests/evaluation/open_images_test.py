@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_records import make_record
 
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
 
@@ -12,7 +13,7 @@ BOX, FAR, OTHER = (0, 0, 10, 10), (50, 50, 60, 60), (80, 0, 90, 10)
 
 
 def scene(gt=(), detections=(), groups=(), positive=(), negative=()):
-  """Arguments of `add`: gt and groups (x1,y1,x2,y2,class), detections (..., score)."""
+  """What `image` takes: gt and groups (x1,y1,x2,y2,class), detections (..., score)."""
   rows = np.array([*gt, *groups], np.float64).reshape(-1, 5)
   found = np.array(detections, np.float64).reshape(-1, 6)
   return {
@@ -27,10 +28,24 @@ def scene(gt=(), detections=(), groups=(), positive=(), negative=()):
   }
 
 
+def image(image_id, arrays):
+  """Arguments of `add`."""
+  record = make_record(
+    0,
+    image_id=image_id,
+    boxes=arrays["gt_boxes"],
+    classes=arrays["gt_classes"],
+    is_crowd=arrays["gt_is_group"],
+    labels=arrays["positive"],
+    negative_labels=arrays["negative"],
+  )
+  return record, {name: arrays[f"det_{name}"] for name in ("boxes", "scores", "classes")}
+
+
 def evaluate(*scenes, base=(), novel=NAMES, order=None, **options):
   evaluator = OpenImagesEvaluator(NAMES, base, novel, ANCESTORS, **options)
   for number in range(len(scenes)) if order is None else order:
-    evaluator.add(number + 1, **scenes[number])
+    evaluator.add(*image(number + 1, scenes[number]))
   return evaluator.compute()
 
 
@@ -308,6 +323,6 @@ def test_bad_use_is_refused():
   evaluator = OpenImagesEvaluator(NAMES, (), NAMES, ANCESTORS)
   with pytest.raises(ValueError, match="no image was added"):
     evaluator.compute()
-  evaluator.add(7, **scene())
+  evaluator.add(*image(7, scene()))
   with pytest.raises(ValueError, match="image 7 was added twice"):
-    evaluator.add(7, **scene())
+    evaluator.add(*image(7, scene()))
