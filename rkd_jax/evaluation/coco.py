@@ -19,7 +19,6 @@ from pycocotools import coco as pycocotools_coco
 from pycocotools import cocoeval as pycocotools_cocoeval
 
 from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
-from rkd_jax.ops.host_boxes import _pairwise_iou
 from rkd_jax.records.sources import Record
 
 Engine = Literal["hotcoco", "pycocotools"]
@@ -165,27 +164,6 @@ def coco_annotations(
       annotation["score"] = float(arrays["scores"][i])
     annotations.append(annotation)
   return annotations
-
-
-def proposal_recall(
-  images: Iterable[tuple[Float[np.ndarray, "g 4"], Float[np.ndarray, "p 4"]]],
-  k: int,
-  iou: float = 0.5,
-) -> float | None:
-  """Share of ground-truth boxes that one of the first `k` proposals covers.
-
-  Class-agnostic.  `images` yields (ground-truth boxes, proposals best first),
-  XYXY.  A proposal may cover several boxes.
-
-  Returns:
-    Recall in [0, 1], or None where there is no ground-truth box at all.
-  """
-  covered = total = 0
-  for gt_boxes, proposals in images:
-    overlaps = _pairwise_iou(gt_boxes, proposals[:k])
-    covered += int((overlaps.max(axis=1, initial=0.0) >= iou).sum())
-    total += len(gt_boxes)
-  return covered / total if total else None
 
 
 def _hotcoco(truth: dict, found: dict):

@@ -18,6 +18,7 @@ from rkd_jax.frozen.detector import Detector
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.ops.host import unit
 from rkd_jax.records.sources import Source, decode_image, open_source
 from rkd_jax.structures import Vocabulary
 from rkd_jax.vocabulary.class_embeddings import embed_classes
@@ -120,8 +121,7 @@ def evaluate_clip(
     crops.append(crop_regions(decode_image(record), record.boxes, clip.image_size))
     labels.append(record.classes)
   embeddings = clip.region_encoder().embed(np.concatenate(crops))
-  text = embed_classes(clip, source.class_names)
-  text /= np.linalg.norm(text, axis=1, keepdims=True)
+  text = unit(embed_classes(clip, source.class_names))
   predicted = np.argmax(embeddings @ text.T, axis=1)
   labels = np.concatenate(labels)
   novel = np.isin(labels, [source.class_names.index(name) for name in source.novel])

@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
-from rkd_jax.ops.host_boxes import pairwise_areas
+from rkd_jax.ops.host import covered, iou
 from rkd_jax.records.sources import Record
 
 _THRESHOLD = 0.5
@@ -145,9 +145,8 @@ def _judge(
   """Which detections of an image, best first, are right, and which are ignored."""
   right, ignored = np.zeros((2, len(boxes)), bool)
   is_group = truth["is_crowd"]
-  intersection, union, own = pairwise_areas(boxes, truth["boxes"])
-  whole = np.where(is_group, own, union)
-  overlaps = np.divide(intersection, whole, out=np.zeros_like(whole), where=whole > 0)
+  pair = boxes.astype(np.float64), truth["boxes"].astype(np.float64)
+  overlaps = np.where(is_group, covered(*pair), iou(*pair))
   overlaps[classes[:, None] != truth["classes"]] = 0.0
   for columns in (np.flatnonzero(~is_group), np.flatnonzero(is_group)):
     if len(columns):

@@ -25,6 +25,7 @@ from rkd_jax.files.torch_reader import read_checkpoint
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.models.mavl.model import RELEASED, Mvit, MvitConfig
 from rkd_jax.models.mavl.tokenizer import Tokenizer, Tokens
+from rkd_jax.ops.host import iou, suppress
 from rkd_jax.structures import Arr
 from rkd_jax.weights.mavl import params_from_torch
 
@@ -213,18 +214,8 @@ def nms(
   intersections count (x1 - x0 + 1) (y1 - y0 + 1), and a box stays if its IoU is at most the
   threshold.  Among equal scores the later comes first.
   """
-  boxes = np.asarray(boxes, np.float64)
-  low, high = boxes[:, :2], boxes[:, 2:] + 1
-  area = np.prod(high - low, axis=1)
-  order = np.argsort(scores, kind="stable")[::-1]
-  kept = []
-  while len(order):
-    best, order = order[0], order[1:]
-    kept.append(best)
-    sides = np.minimum(high[best], high[order]) - np.maximum(low[best], low[order])
-    intersection = np.prod(np.maximum(sides, 0), axis=1)
-    order = order[intersection / (area[best] + area[order] - intersection) <= iou_threshold]
-  return np.array(kept, np.int64)
+  flipped = (np.asarray(boxes, np.float64) + np.array([0, 0, 1, 1]))[::-1]
+  return len(boxes) - 1 - suppress(iou(flipped, flipped), scores[::-1], iou_threshold)
 
 
 def select_regions(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rkd_jax.ops.host_boxes import iou
+from rkd_jax.ops.host import iou
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.sources import Source
 from rkd_jax.teachers.proposals import recalled

@@ -10,7 +10,7 @@ from rkd_jax.files import checksums
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.inputs.examples import collate, picture_example
 from rkd_jax.inputs.plan import detector_specs
-from rkd_jax.ops.host_boxes import iou, suppress
+from rkd_jax.ops.host import iou, suppress
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.runs.config import restore_config
 from rkd_jax.teachers.proposals import Proposed, PseudoBoxes, checked_images

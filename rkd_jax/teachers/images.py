@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from rkd_jax.frozen.regions import crop_regions
+from rkd_jax.ops.host import unit
 from rkd_jax.records.sources import Record, decode_image
 from rkd_jax.teachers.proposals import Answerer, Proposed, Proposer, PseudoBoxes, Recorded
 
@@ -206,15 +207,11 @@ def choose_pseudo_boxes(
     Index of the chosen proposal, label and score in [0, 1], for each label whose score is above
     the threshold, in the order of `labels`.
   """
-  similarities = _unit(embeddings) @ _unit(class_embeddings).T
+  rows, columns = (unit(np.asarray(e, np.float64)) for e in (embeddings, class_embeddings))
+  similarities = rows @ columns.T
   likelihood = np.exp(options.logit_scale * (similarities - similarities.max(1, keepdims=True)))
   probabilities = likelihood / likelihood.sum(1, keepdims=True)
   scores = probabilities[:, labels] * objectness[:, None] ** options.objectness_power
   chosen, best = scores.argmax(0), scores.max(0)
   kept = best > options.pseudo_box_threshold
   return chosen[kept], labels[kept].astype(np.int64), best[kept].astype(np.float32)
-
-
-def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-  rows = np.asarray(rows, np.float64)
-  return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -21,7 +21,7 @@ from rkd_jax.files import checksums
 from rkd_jax.frozen.mavl import RKD_QUERIES
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.models.clip.tokenizer import Tokenizer
-from rkd_jax.ops.host_boxes import iou, suppress
+from rkd_jax.ops.host import iou, suppress
 from rkd_jax.teachers.proposals import Proposed, checked_images
 
 _INSTALL = (

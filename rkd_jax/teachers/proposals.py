@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from rkd_jax.ops.host_boxes import iou
+from rkd_jax.ops.host import iou
 
 Proposed = tuple[Float[np.ndarray, "k 4"], Float[np.ndarray, "k"]]
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
-from rkd_jax.ops.host_boxes import iou, suppress
+from rkd_jax.ops.host import iou, suppress
 from rkd_jax.teachers.proposals import Proposed, checked_images
 
 # 4-connectivity within each plane of a stack of masks, none across planes.

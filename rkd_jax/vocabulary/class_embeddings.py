@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from rkd_jax.files import storage
 from rkd_jax.frozen.clip import FrozenClip
+from rkd_jax.ops.host import unit
 from rkd_jax.vocabulary import prompts
 
 TEMPLATE = prompts.SINGLE
@@ -73,13 +74,9 @@ def embed_classes(
   embeddings = clip.embed_texts(list(itertools.chain(*texts)))
   if any(len(row) > 1 for row in texts):
     starts = np.cumsum([0, *(len(row) for row in texts[:-1])])
-    sums = np.add.reduceat(_unit(embeddings), starts, axis=0)
+    sums = np.add.reduceat(unit(embeddings), starts, axis=0)
     embeddings = sums / np.array([[len(row)] for row in texts], np.float32)
-  return _unit(embeddings) if normalize else embeddings
-
-
-def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+  return unit(embeddings) if normalize else embeddings
 
 
 def _check_array(embeddings: np.ndarray, where: str) -> Float[np.ndarray, "c d"]:

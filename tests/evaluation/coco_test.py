@@ -1,11 +1,11 @@
-"""COCO evaluation: hand-computed AP, protocol of the split, two engines, recall."""
+"""COCO evaluation: hand-computed AP, protocol of the split, two engines."""
 
 import numpy as np
 import pytest
 from made_records import make_record
 from pycocotools import mask as coco_mask
 
-from rkd_jax.evaluation.coco import CocoEvaluator, proposal_recall
+from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.frozen.detector import encode_masks
 
 NAMES = ("cat", "dog", "owl", "bee", "fox")
@@ -184,18 +184,6 @@ def test_bad_use_is_refused():
   evaluator.add(record(1, truth), found)
   with pytest.raises(ValueError, match="image 1 was added twice"):
     evaluator.add(record(1, truth), found)
-
-
-def test_proposal_recall_by_hand():
-  gt = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
-  # IoU with the first box 0.5, then nothing, then the second box exactly.
-  proposals = np.array([[0, 0, 10, 5], [50, 50, 60, 60], [20, 20, 30, 30]], np.float32)
-  empty = np.zeros((0, 4), np.float32)
-  assert proposal_recall([(gt, proposals)], k=2) == 0.5
-  assert proposal_recall([(gt, proposals)], k=3) == 1.0
-  assert proposal_recall([(gt, proposals)], k=3, iou=0.6) == 0.5
-  assert proposal_recall([(gt, proposals), (gt, empty)], k=3) == 0.5
-  assert proposal_recall([(empty, proposals)], k=3) is None
 
 
 def test_masks_are_encoded_where_their_boxes_lie():

@@ -8,7 +8,7 @@ from rkd_jax.frozen.detector import Detector
 from rkd_jax.inputs.examples import collate, picture_example
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.models.detector import rcnn
-from rkd_jax.ops.host_boxes import iou
+from rkd_jax.ops.host import iou
 from rkd_jax.records.results import TeacherReader, TeacherWriter
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError
 from rkd_jax.runs.config import restore_config, write_config

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rkd_jax.machine.workers import process_pool
-from rkd_jax.ops.host_boxes import iou
+from rkd_jax.ops.host import iou
 from rkd_jax.records.result_shards import FIELDS
 from rkd_jax.records.results import TeacherReader, TeacherWriter
 from rkd_jax.teachers.assess import assess

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rkd_jax.data.shapes_ovd.scenes import make_scene
-from rkd_jax.ops.host_boxes import iou
+from rkd_jax.ops.host import iou
 from rkd_jax.teachers.proposals import recalled
 from rkd_jax.teachers.region_growing import RegionGrowing
 
