@@ -102,28 +102,7 @@ def test_recall_on_embedded_scenes():
   assert recalled([boxes for boxes, _ in proposals], truth).mean() >= 0.9
 
 
-@pytest.mark.parametrize(
-  "images",
-  [
-    np.zeros((8, 8, 3), np.uint8),
-    np.zeros((1, 8, 8, 1), np.uint8),
-    np.zeros((1, 8, 8, 3), np.float32),
-  ],
-)
-def test_other_arrays_than_batches_of_rgb_are_refused(images):
-  with pytest.raises(ValueError, match=r"uint8 images \[n, h, w, 3\]"):
-    RegionGrowing().propose(images)
-
-
 def test_iou_by_hand():
   boxes = np.array([[0, 0, 4, 4], [5, 5, 5, 9]], np.float32)
   others = np.array([[2, 0, 6, 4], [0, 0, 4, 4], [5, 5, 5, 9]], np.float32)
   np.testing.assert_allclose(iou(boxes, others), [[8 / 24, 1, 0], [0, 0, 0]])
-
-
-def test_recalled_counts_each_true_box_of_each_image():
-  box, far = [0, 0, 10, 10], [50, 50, 60, 60]
-  truth = [np.array([box, far], np.float32), np.array([box], np.float32)]
-  proposed = [np.array([[0, 0, 10, 8]], np.float32), np.zeros((0, 4), np.float32)]
-  assert recalled(proposed, truth).tolist() == [True, False, False]
-  assert recalled(proposed, truth, threshold=0.9).tolist() == [False, False, False]

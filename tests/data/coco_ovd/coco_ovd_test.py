@@ -105,15 +105,6 @@ def test_limit_takes_the_first_images(coco, monkeypatch, capsys):
   assert [record.image_id for record in _open(coco, "train")] == [9]
 
 
-def test_official_totals_are_recognised():
-  official = {"a.json": {"images": 3}, "b.json": {"images": 4}}
-  lines = builder.compared({"a.json": {"images": 3}, "b.json": {"images": 5}}, official)
-  assert lines == [
-    "a.json has the official totals: 3 images",
-    "b.json is not the official file, or cut: 5 images (official: 4)",
-  ]
-
-
 def _edit(path, change):
   content = json.loads(path.read_text())
   change(content)
