@@ -28,8 +28,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-
-from rkd_jax.files import safetensors
+import safetensors.numpy
 
 STORAGES = {
   "FloatStorage": np.dtype(np.float32),
@@ -46,6 +45,8 @@ STORAGES = {
 
 # The integer that torch.save wrote first before version 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# The longest header of a safetensors file that its library reads.
+_MAX_HEADER = 100_000_000
 # A small pickle can share its lists so often that unfolding them would never end.
 _MAX_OBJECTS = 100_000
 _RESAVE = (
@@ -73,11 +74,13 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     file.seek(0)
     if head.startswith(b"PK"):
       return _read_zip(path)
-    if safetensors.looks_like_safetensors(head):
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER:
       try:
-        return safetensors.read(file)
-      except ValueError as error:
-        raise ReadError(f"{path}: {error}. Fetch it again.") from error
+        return safetensors.numpy.load_file(path)
+      except (safetensors.SafetensorError, AttributeError) as error:  # Or a type NumPy lacks.
+        raise ReadError(
+          f"{path} is no readable safetensors file: {error}. Fetch it again."
+        ) from error
     if head[257:262] == b"ustar":
       raise ReadError(f"{path} is a tar archive of a torch before 0.4. {_RESAVE}")
     content = _unpickle(_Unpickler(file, path))
@@ -184,9 +187,9 @@ def _arrays(content: Any, path: str, read: Callable) -> dict[str, np.ndarray]:
   elif isinstance(content, dict):
     for key in ("model", "state_dict", "blobs"):
       if isinstance(content.get(key), dict):
-        content = {
-          k: v for k, v in dict(content[key]).items() if not (key == "blobs" and _momentum(k))
-        }
+        content = dict(content[key])
+        if key == "blobs":
+          content = {k: v for k, v in content.items() if not str(k).endswith("_momentum")}
         break
   if not isinstance(content, dict) or not content:
     raise ReadError(f"{path} holds {_kind(content)}; expected a dict of arrays by name.")
@@ -219,10 +222,6 @@ def _tensors(root: "_Module", path: str) -> "dict[str, _Tensor]":
       elif isinstance(value, _Tensor):
         tensors[f"{prefix}{name}"] = value
   return tensors
-
-
-def _momentum(name: Any) -> bool:
-  return isinstance(name, str) and name.endswith("_momentum")
 
 
 def _kind(value: Any) -> str:
@@ -288,14 +287,17 @@ class _Dtype:
 class _Array:
   """An array before and after its state arrived.  NumPy's own setter trusts what it reads."""
 
-  def __init__(self):
-    self.array = None
+  array = None
+
+  def __init__(self, *state):
+    if state:
+      self._fill(*state)
 
   def __setstate__(self, state):
     _, shape, dtype, fortran, data = state
-    self.fill(data, dtype, shape, "F" if fortran else "C")
+    self._fill(data, dtype, shape, "F" if fortran else "C")
 
-  def fill(self, data: Any, dtype: Any, shape: tuple[int, ...], order: str) -> "_Array":
+  def _fill(self, data: Any, dtype: Any, shape: tuple[int, ...] = (), order: str = "C") -> None:
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray | str):
       raise pickle.UnpicklingError("an array of Python objects (expected plain numbers)")
     # Python 2 wrote bytes as strings.
@@ -303,7 +305,6 @@ class _Array:
     self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
     if not self.array.dtype.isnative:
       self.array = self.array.astype(self.array.dtype.newbyteorder("="))
-    return self
 
 
 class _Module:
@@ -329,8 +330,8 @@ class _Settings:
 class _Unpickler(pickle.Unpickler):
   """Builds containers, _Tensor, _Array, _Module and _Settings, and nothing else.
 
-  Names are answered with bound methods, strings, built-in types and classes made for this one
-  answer: what a pickle does to them cannot change how anything else is read.
+  Names are answered with bound methods, strings, built-in types, and functions and classes made for
+  this one answer: what a pickle does to them cannot change how anything else is read.
   """
 
   def __init__(self, file, path: str):
@@ -348,19 +349,19 @@ class _Unpickler(pickle.Unpickler):
       "argparse.Namespace": _Settings,
       "torch.Size": tuple,
       "torch._utils._rebuild_tensor_v2": self._tensor,
-      "torch._utils._rebuild_parameter": self._parameter,
-      "torch.jit._pickle.restore_type_tag": self._parameter,
+      "torch._utils._rebuild_parameter": lambda value, *_: value,
+      "torch.jit._pickle.restore_type_tag": lambda value, *_: value,
       "torch.storage._load_from_bytes": self._embedded_storage,
       "numpy.ndarray": "ndarray",
-      "numpy.dtype": self._dtype,
+      "numpy.dtype": lambda code, *_: _Dtype(code),
       "_codecs.encode": self._encode,
     }
     for kind in ("int", "double", "bool", "tensor"):
       known[f"torch.jit._pickle.build_{kind}list"] = list
     for package in ("numpy.core", "numpy._core"):
-      known[f"{package}.multiarray._reconstruct"] = self._reconstruct
-      known[f"{package}.multiarray.scalar"] = self._scalar
-      known[f"{package}.numeric._frombuffer"] = self._frombuffer
+      known[f"{package}.multiarray._reconstruct"] = lambda *_: _Array()
+      known[f"{package}.multiarray.scalar"] = lambda dtype, data=b"": _Array(data, dtype)
+      known[f"{package}.numeric._frombuffer"] = lambda *state: _Array(*state)
     for package in ("builtins", "__builtin__"):
       known |= {f"{package}.{t.__name__}": t for t in (dict, list, tuple, set, frozenset)}
     if (full := f"{module}.{name}") not in known:
@@ -381,9 +382,6 @@ class _Unpickler(pickle.Unpickler):
       raise pickle.UnpicklingError("a tensor without storage")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
-  def _parameter(self, value, *_):
-    return value
-
   def _embedded_storage(self, data: bytes) -> _Storage:
     """A storage inside an ordinary pickle of tensors: torch.save's format before 1.6."""
     file = io.BytesIO(data)
@@ -396,22 +394,10 @@ class _Unpickler(pickle.Unpickler):
       raise pickle.UnpicklingError(f"{len(numbers)} bytes for {storage.numel} numbers of {dtype}")
     return storage._replace(data=np.frombuffer(numbers, dtype))
 
-  def _dtype(self, code, *_) -> _Dtype:
-    return _Dtype(code)
-
   def _encode(self, text, encoding) -> bytes:
     if encoding != "latin1":
       raise pickle.UnpicklingError(f"the text encoding {encoding!r}")
     return text.encode("latin1")
-
-  def _reconstruct(self, *_) -> _Array:
-    return _Array()
-
-  def _scalar(self, dtype, data=b"") -> _Array:
-    return _Array().fill(data, dtype, (), "C")
-
-  def _frombuffer(self, data, dtype, shape, order) -> _Array:
-    return _Array().fill(data, dtype, shape, order)
 
 
 def _unpickle(unpickler: _Unpickler) -> Any:

@@ -16,6 +16,8 @@ import numpy as np
 from rkd_jax.files import storage
 from rkd_jax.files.torch_reader import LEGACY_MAGIC, STORAGES
 
+_KINDS = {dtype: kind for kind, dtype in STORAGES.items()}
+
 
 def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes arrays by name so that `torch.load(path, weights_only=True)` gives a dict of tensors.
@@ -25,26 +27,17 @@ def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
   Raises:
     ValueError: naming an array of a type that torch has no storage for.
   """
-  kinds = {dtype: kind for kind, dtype in STORAGES.items()}
   contiguous = {}
   for name, value in arrays.items():
     value = np.asarray(value)
-    if value.dtype not in kinds:
-      known = ", ".join(map(str, kinds))
+    if value.dtype not in _KINDS:
+      known = ", ".join(map(str, _KINDS))
       raise ValueError(f"{name!r} has dtype {value.dtype}; expected one of {known}.")
     contiguous[name] = np.ascontiguousarray(value).reshape(value.shape)
 
   parts = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT, pickle.MARK]
   for key, (name, value) in enumerate(contiguous.items()):
-    parts += [
-      _plain(name),
-      _global("torch._utils", "_rebuild_tensor_v2"),
-      *(pickle.MARK, pickle.MARK, _plain("storage"), _global("torch", kinds[value.dtype])),
-      *(_plain(str(key)), _plain("cpu"), _plain(value.size), pickle.TUPLE, pickle.BINPERSID),
-      *(_plain(0), _plain(value.shape), _plain(_strides(value.shape)), pickle.NEWFALSE),
-      *(_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE),
-      *(pickle.TUPLE, pickle.REDUCE),
-    ]
+    parts += [_plain(name), _tensor(value, _storage(value, str(key)))]
   parts += [pickle.SETITEMS, pickle.STOP]
 
   with (
@@ -71,16 +64,8 @@ def pickle_tensors(value: list | tuple | np.ndarray | Any) -> bytes:
 def _with_tensors(value: Any) -> bytes:
   if isinstance(value, np.ndarray):
     value = np.ascontiguousarray(value).reshape(value.shape)
-    return b"".join(
-      (
-        *(_global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK),
-        *(_global("torch.storage", "_load_from_bytes"), _plain(_storage_bytes(value), 3)),
-        *(pickle.TUPLE1, pickle.REDUCE, _plain(0), _plain(value.shape)),
-        *(_plain(_strides(value.shape)), pickle.NEWFALSE),
-        *(_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE),
-        *(pickle.TUPLE, pickle.REDUCE),
-      )
-    )
+    load = _global("torch.storage", "_load_from_bytes") + _plain(_storage_bytes(value), 3)
+    return _tensor(value, load + pickle.TUPLE1 + pickle.REDUCE)
   if type(value) not in (list, tuple):
     return _plain(value)
   items = b"".join(map(_with_tensors, value))
@@ -89,24 +74,34 @@ def _with_tensors(value: Any) -> bytes:
   return pickle.EMPTY_LIST + pickle.MARK + items + pickle.APPENDS
 
 
-def _storage_bytes(value: np.ndarray) -> bytes:
-  """A storage in torch.save's format before 1.6, which tensors in ordinary pickles have."""
-  kind = next(kind for kind, dtype in STORAGES.items() if dtype == value.dtype)
-  sizes = {"short": 2, "int": 4, "long": 4}
-  system = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
-  storage = (
-    *(pickle.PROTO + b"\x02", pickle.MARK, _plain("storage"), _global("torch", kind)),
-    *(_plain("0"), _plain("cpu"), _plain(value.size), pickle.NONE),
-    *(pickle.TUPLE, pickle.BINPERSID, pickle.STOP),
-  )
-  head = (pickle.dumps(part, protocol=2) for part in (LEGACY_MAGIC, 1001, system))
-  little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+def _tensor(value: np.ndarray, storage: bytes) -> bytes:
+  """Opcodes of a tensor, given those of its storage."""
   return b"".join(
     (
-      *(*head, *storage, pickle.dumps(["0"], protocol=2)),
-      *(value.size.to_bytes(8, "little"), little.tobytes()),
+      *(_global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK, storage),
+      *(_plain(0), _plain(value.shape), _plain(_strides(value.shape)), pickle.NEWFALSE),
+      *(_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE),
+      *(pickle.TUPLE, pickle.REDUCE),
     )
   )
+
+
+def _storage(value: np.ndarray, key: str, *more: bytes) -> bytes:
+  """Opcodes of a storage that is elsewhere in the file."""
+  kind = _global("torch", _KINDS[value.dtype])
+  identifier = (_plain("storage"), kind, _plain(key), _plain("cpu"), _plain(value.size), *more)
+  return b"".join((pickle.MARK, *identifier, pickle.TUPLE, pickle.BINPERSID))
+
+
+def _storage_bytes(value: np.ndarray) -> bytes:
+  """A storage in torch.save's format before 1.6, which tensors in ordinary pickles have."""
+  sizes = {"short": 2, "int": 4, "long": 4}
+  system = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+  head = (pickle.dumps(part, protocol=2) for part in (LEGACY_MAGIC, 1001, system))
+  persistent = pickle.PROTO + b"\x02" + _storage(value, "0", pickle.NONE) + pickle.STOP
+  keys = pickle.dumps(["0"], protocol=2)
+  little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+  return b"".join((*head, persistent, keys, value.size.to_bytes(8, "little"), little.tobytes()))
 
 
 def _plain(value: Any, protocol: int = 2) -> bytes:

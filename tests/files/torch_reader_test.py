@@ -1,6 +1,7 @@
 import argparse
 import collections
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -10,6 +11,9 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pretended_torch import pretended_torch
 
 from rkd_jax.files import torch_reader as restricted
@@ -295,3 +299,61 @@ def test_other_formats_are_named(tmp_path):
     (tmp_path / "m.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(ReadError, match=message):
       read_checkpoint(tmp_path / "m.pkl")
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "f2", BFLOAT16, "i8", "i4", "u1", "?"], ids=str)
+def test_safetensors_of_every_kind(tmp_path, dtype):
+  arrays = {
+    "matrix": np.array([[0, 1, 3], [5, 0, 9]]).astype(dtype),
+    "scalar": np.array(7).astype(dtype),
+    "empty": np.zeros((0, 4), dtype),
+  }
+  path = tmp_path / "m.weights"
+  safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+  read = read_checkpoint(path)
+  assert read.keys() == arrays.keys()
+  for name, value in arrays.items():
+    assert read[name].dtype == value.dtype and read[name].shape == value.shape
+    np.testing.assert_array_equal(read[name], value)
+
+
+def _write_safetensors(path, header, data):
+  text = header if isinstance(header, bytes) else json.dumps(header).encode()
+  path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+  return path
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"data_offsets": [4, 16]},  # a hole
+    {"data_offsets": [0, 16], "shape": [4]},  # more than there is
+    {"shape": [2]},
+    {"shape": [2**62, 2**62]},
+    {"shape": [-3]},
+    {"dtype": "F8_E4M3", "shape": [12]},  # which NumPy has no type for
+    {"dtype": "F33"},
+  ],
+)
+def test_safetensors_that_lie_are_refused(tmp_path, changes):
+  entry = {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]} | changes
+  path = _write_safetensors(tmp_path / "m.safetensors", {"w": entry}, bytes(12))
+  with pytest.raises(ReadError, match=r"m\.safetensors is no readable safetensors file: .+ Fetch"):
+    read_checkpoint(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(position=st.integers(0, 80), value=st.integers(0, 255), cut=st.integers(0, 80))
+def test_no_damage_to_safetensors_breaks_out(tmp_path_factory, position, value, cut):
+  """Whatever the header says: arrays inside the data, or a ReadError."""
+  path = tmp_path_factory.getbasetemp() / "changed.safetensors"
+  entry = {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}
+  content = bytearray(_write_safetensors(path, {"w": entry}, bytes(12)).read_bytes())
+  content[position % len(content)] = value
+  path.write_bytes(content[: len(content) - (cut if cut < 40 else 0)])
+  try:
+    arrays = read_checkpoint(path)
+  except ReadError as error:
+    assert "changed.safetensors" in str(error)
+  else:
+    assert sum(array.nbytes for array in arrays.values()) <= 12

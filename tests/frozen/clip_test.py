@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import openai_clip
 import pytest
+import safetensors.numpy
 import tiny_clip
 from openai_clip import Weights, standard_normal
 
@@ -75,18 +76,8 @@ def test_torchscript_archive():
 
 
 def write_safetensors(path, state):
-  kinds = {"float16": "F16", "float32": "F32", "int64": "I64"}
-  header, data = {"__metadata__": {"format": "pt"}}, b""
-  for name, value in state.items():
-    content = np.ascontiguousarray(value).tobytes()
-    header[name] = {
-      "dtype": kinds[str(value.dtype)],
-      "shape": list(value.shape),
-      "data_offsets": [len(data), len(data) + len(content)],
-    }
-    data += content
-  text = json.dumps(header).encode()
-  path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+  arrays = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in state.items()}
+  safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
 
 
 WRITERS = {
