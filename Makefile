@@ -32,9 +32,11 @@ lint: .venv/ready-dev
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) -r requirements.txt
+# CLIP's vocabulary, where requirements.txt has no package that brings it.
+	$(BIN)/pip show --quiet instant-clip-tokenizer || $(PIP_INSTALL) --no-deps open_clip_torch==3.3.0
 	touch $@
 
-.venv/ready-dev: .venv/ready requirements-dev.txt requirements-mvit.txt
+.venv/ready-dev: .venv/ready requirements-dev.txt
 	$(PIP_INSTALL) -r requirements-dev.txt
 	touch $@
 

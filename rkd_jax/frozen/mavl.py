@@ -132,7 +132,7 @@ class Mavl:
     Raises:
       ReadError: the checkpoint is damaged or holds more than arrays.
       ValueError: its parameters do not fit `config`.
-      FileNotFoundError, ImportError: see `Tokenizer`.
+      FileNotFoundError: see `Tokenizer`.
     """
     tokenizer = Tokenizer(vocabulary, merges, config.text_positions - 2)
     variables = params_from_torch(read_checkpoint(checkpoint), config)

@@ -68,7 +68,7 @@ def open_teachers(settings: Settings, split: str) -> Teachers:
 
   Raises:
     ValueError: a setting is missing or wrong, or a file is not what it should be.
-    ImportError: Scenic or the tokenizers package is needed and not installed.
+    ImportError: Scenic is needed and not installed.
     FileNotFoundError: a file is missing.
   """
   source = open_source(settings.data_dir, settings.dataset, split)

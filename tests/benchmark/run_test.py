@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 MISSING = (
   *("tensorflow", "tensorflow_datasets", "tensorflow_metadata", "grain", "array_record", "pyarrow"),
   *("orbax", "orbax.checkpoint", "etils", "pycocotools", "hotcoco", "PIL", "scipy", "matplotlib"),
-  *("tensorboardX", "instant_clip_tokenizer", "ftfy", "tqdm", "torch", "torchvision"),
+  *("tensorboardX", "tokenizers", "safetensors", "ftfy", "tqdm", "torch", "torchvision"),
 )
 
 

@@ -8,27 +8,72 @@ text are ordinary characters here, so no caption can move the position that the 
 """
 
 import functools
+import gzip
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 import ftfy
-import instant_clip_tokenizer
 import numpy as np
+import tokenizers
 from jaxtyping import Int
+from tokenizers import decoders, pre_tokenizers
 
 START = 49406
 END = 49407
 VOCABULARY_SIZE = 49408
 
-# The library's own literal marks, which it would read as START and END.  Cutting after the bracket,
-# where the encoding starts a new word anyway, makes them ordinary text.
-_LIBRARY_MARK = re.compile(r"(?<=<)(?=start_of_text>|end_of_text>)")
+_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+# Packages that hold CLIP's list of merges, and in which file.  None of them is imported: the first
+# two would need torch; the third, a tokenizer that was compiled for Pythons before 3.13 only, has
+# the list as plain text in its binary.
+_MERGES_IN = {
+  "open_clip": "bpe_simple_vocab_16e6.txt.gz",
+  "clip": "bpe_simple_vocab_16e6.txt.gz",
+  "instant_clip_tokenizer": "instant_clip_tokenizer.*[do]",  # .pyd and .so
+}
+_FIRST_MERGES = b"i n\nt h\na n\n"
+
+
+def _merges(count: int) -> list[tuple[str, ...]]:
+  """The first merges of CLIP's list, which goes on beyond what its vocabulary has.
+
+  Raises:
+    FileNotFoundError: no installed package has the list; says which one to install.
+  """
+  for package, pattern in _MERGES_IN.items():
+    spec = PathFinder.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+      for file in Path(folder).glob(pattern):
+        content = file.read_bytes() if file.suffix != ".gz" else gzip.decompress(file.read_bytes())
+        if (start := content.find(_FIRST_MERGES)) >= 0:
+          lines = content[start:].split(b"\n", count)[:count]
+          return [tuple(line.decode().split()) for line in lines]
+  raise FileNotFoundError(
+    f"CLIP's byte-pair vocabulary is in none of the packages {', '.join(_MERGES_IN)};"
+    " pip install --no-deps open_clip_torch==3.3.0 brings it, without torch."
+  )
 
 
 @functools.cache
-def _byte_pair_encoder() -> instant_clip_tokenizer.Tokenizer:
-  return instant_clip_tokenizer.Tokenizer()
+def _byte_pair_encoder() -> tokenizers.Tokenizer:
+  """CLIP's splitting into words, and its merges; the two marks in a text are no tokens to it."""
+  letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+  merges = _merges(START - 2 * len(letters))
+  tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges)]
+  ids = {token: index for index, token in enumerate(tokens)}
+  encoder = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges, end_of_word_suffix="</w>"))
+  encoder.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(tokenizers.Regex(_WORD), "removed", invert=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+  encoder.decoder = decoders.Sequence([decoders.Replace("</w>", ""), decoders.ByteLevel()])
+  return encoder
 
 
 def clean(text: str) -> str:
@@ -39,8 +84,7 @@ def clean(text: str) -> str:
 
 def encode(text: str) -> list[int]:
   """Byte-pair ids of a text, without start and end marks."""
-  encoder = _byte_pair_encoder()
-  return [i for part in _LIBRARY_MARK.split(clean(text)) for i in encoder.encode(part)]
+  return _byte_pair_encoder().encode(clean(text)).ids
 
 
 class Tokenizer:

@@ -1,8 +1,7 @@
 """Text to token rows, as RoBERTa does it: byte-level byte-pair encoding between two marks.
 
 The vocabulary is not part of this project.  `vocab.json` and `merges.txt` of the model
-`roberta-base` are what the released checkpoint was trained with.  Needs the package `tokenizers`,
-the extra `mvit` of this project.
+`roberta-base` are what the released checkpoint was trained with.
 """
 
 import os
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tokenizers
 from jaxtyping import Bool, Int
 
 from rkd_jax.models.mavl.roberta import PADDING
@@ -37,7 +37,6 @@ class Tokenizer:
 
   Raises:
     FileNotFoundError: naming the missing file and where such files are found.
-    ImportError: the package `tokenizers` is not installed.
     ValueError: the files are no such vocabulary.
   """
 
@@ -50,13 +49,6 @@ class Tokenizer:
           f"{os.fspath(path)!r} is no file: expected {name} of roberta-base, which Hugging Face's "
           "model page offers for download."
         )
-    try:
-      import tokenizers
-    except ImportError as error:
-      raise ImportError(
-        "MAVL's text queries need the package `tokenizers`: pip install 'rkd_jax[mvit]', or "
-        "pip install tokenizers."
-      ) from error
     try:
       model = tokenizers.models.BPE.from_file(os.fspath(vocabulary), os.fspath(merges))
     except Exception as error:  # The library raises nothing more particular.

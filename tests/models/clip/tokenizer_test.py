@@ -1,10 +1,16 @@
+import functools
+import gzip
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from rkd_jax.models.clip.tokenizer import END, START, Tokenizer, tokenize
+from rkd_jax.models.clip import tokenizer as module
+from rkd_jax.models.clip.tokenizer import END, START, Tokenizer, clean, encode, tokenize
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "clip_tokenizer.npz")
 TEXTS = json.loads(GOLDEN["texts"].tobytes())
@@ -20,6 +26,36 @@ def test_rows_equal_the_original():
   np.testing.assert_array_equal(
     tokenize([TEXTS[i] for i in plain], truncate=True), GOLDEN["rows"][plain]
   )
+
+
+# Of other characters the two know different versions of Unicode.
+_ASSIGNED = st.characters(exclude_categories=("Cn", "Co", "Cs"))
+
+
+@functools.cache
+def _other_implementation():
+  return pytest.importorskip("instant_clip_tokenizer").Tokenizer()
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(_ASSIGNED) | st.text("abStreVmLd'07½é日🙂ſİ!<|>&;_ \n\u0301"))
+@example("it's we'VE 1,000 ½ naïve 日本 👨‍👩‍👧 _&amp;amp;_")
+def test_ids_equal_those_of_another_implementation(text):
+  assert encode(text) == _other_implementation().encode(clean(text))
+
+
+def test_the_vocabulary_is_that_of_any_package_that_has_it(tmp_path, monkeypatch):
+  merges = module._merges(5)
+  assert merges[0] == ("i", "n")
+  monkeypatch.setattr(sys, "path", [str(tmp_path)])
+  with pytest.raises(FileNotFoundError, match="pip install --no-deps open_clip_torch"):
+    module._merges(5)
+  (tmp_path / "open_clip").mkdir()
+  listed = "\n".join(["#version: 0.2", *map(" ".join, merges), "x y"])
+  (tmp_path / "open_clip" / "bpe_simple_vocab_16e6.txt.gz").write_bytes(
+    gzip.compress(listed.encode())
+  )
+  assert module._merges(5) == merges
 
 
 def test_literal_marks_are_ordinary_text():
@@ -54,6 +90,8 @@ def test_unknown_words_are_named():
   tokenizer = Tokenizer.for_texts(["a red star"])
   with pytest.raises(ValueError, match=r"'a green star'.*'green' is not in"):
     tokenizer("a green star")
+  with pytest.raises(ValueError, match=r"'a réd star'.*'ré' is not in"):
+    tokenizer("a réd star")
 
 
 def test_round_trip_through_plain_values():
