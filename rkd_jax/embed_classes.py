@@ -43,10 +43,7 @@ def class_names(names: str | None, annotations_path: str | None) -> tuple[str, .
   if annotations_path is not None:
     return category_names.load_class_names(annotations_path)
   result = category_names.parse_names(names)
-  if not result:
-    raise ValueError("--names is empty: name at least one class, as in --names='cat, dog'.")
-  if twice := sorted({name for name in result if result.count(name) > 1}):
-    raise ValueError(f"--names has {', '.join(map(repr, twice))} more than once: keep one.")
+  category_names.check_chosen(result, "--names")
   return result
 
 
@@ -85,7 +82,8 @@ def make(names: tuple[str, ...], args: argparse.Namespace) -> Float[np.ndarray, 
   if (args.clip is None) == (args.embeddings is None):
     raise ValueError("give either --clip, to embed the names, or --embeddings, to name its rows.")
   if args.embeddings is not None:
-    return class_embeddings.load(args.embeddings, names).embeddings
+    stored = class_embeddings.load(args.embeddings, names)
+    return class_embeddings.select(stored, names, args.embeddings)
   texts = [(name,) for name in names]
   if args.synonyms is not None:
     texts = class_synonyms(names, args.synonyms, args.annotations)

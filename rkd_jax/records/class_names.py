@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,15 @@ def check_names(names: Sequence[str], class_names: Sequence[str], where: str):
   """Raises ValueError for the first name that is no class, with the nearest that are."""
   for name in names:
     if name not in class_names:
-      folded = {known.casefold(): known for known in class_names}
-      near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-      hint = ", ".join(repr(folded[match]) for match in near) or f"one of {list(class_names)[:20]}"
+      hint = nearest(name, class_names) or f"one of {list(class_names)[:20]}"
       raise ValueError(f"{where} names {name!r}, which is not among the categories. Meant {hint}?")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """The names, three at most, that an unknown one may have been meant for; '' if none is near."""
+  folded = {own.casefold(): own for own in known}
+  near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+  return ", ".join(repr(folded[match]) for match in near)
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -91,6 +96,14 @@ def parse_names(text: str) -> tuple[str, ...]:
   else:
     names = text.split(",")
   return tuple(name.strip() for name in names if name.strip())
+
+
+def check_chosen(names: Sequence[str], flag: str) -> None:
+  """Raises ValueError where the classes that `flag` names are none, or one of them comes twice."""
+  if not names:
+    raise ValueError(f"{flag} is empty: name at least one class, as in {flag}='cat, dog'.")
+  if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
+    raise ValueError(f"{flag} has {', '.join(map(repr, twice))} more than once: keep one.")
 
 
 def split_classes(

@@ -6,7 +6,6 @@ name beside it; without that file it loads too.  Embeddings are as the text towe
 the published matrices (norms about 10), unless they were averaged or normalised when made.
 """
 
-import difflib
 import io
 import itertools
 import json
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from rkd_jax.files import storage
 from rkd_jax.frozen.clip import FrozenClip
 from rkd_jax.ops.host import unit
+from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import prompts
 
 TEMPLATE = prompts.SINGLE
@@ -125,13 +125,15 @@ def save(
 
 
 def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEmbeddings:
-  """Reads an .npz or .npy; with `names`, checks that the rows are theirs, in their order.
+  """Reads an .npz or .npy.
 
-  Of a .npy without its .json only the number of rows can be checked.
+  Args:
+    path: of the file.
+    names: the classes of the rows, where the file itself does not say them.
 
   Raises:
-    ValueError: not a class-embedding file, values that are not finite, or other names than
-      expected; the first difference is named.
+    ValueError: not a class-embedding file, values that are not finite, or another number of rows
+      than of names.
     FileNotFoundError: there is no such file.
   """
   path = storage.path(path)
@@ -151,14 +153,14 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
       f"{path}: not a class-embedding file ({error}); expected .npz with names, template and"
       " embeddings, or .npy [classes, dimensions]"
     ) from error
-  result = result._replace(embeddings=_check_array(result.embeddings, str(path)))
-  if result.names is not None and len(result.names) != len(result.embeddings):
+  rows = _check_array(result.embeddings, str(path))
+  if result.names is None and names is not None:
+    result = result._replace(names=tuple(names))
+  if result.names is not None and len(result.names) != len(rows):
     raise ValueError(
-      f"{path}: {len(result.names)} names for {len(result.embeddings)} rows; make the file again"
+      f"{path}: {len(rows)} rows for {len(result.names)} class names; make the file again for these"
     )
-  if names is not None:
-    _check_names(result, names, path)
-  return result
+  return result._replace(embeddings=rows)
 
 
 def _read_sidecar(path: epath.Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
@@ -182,23 +184,10 @@ def select(
   rows = {name: row for row, name in enumerate(stored.names)}
   for name in names:
     if name not in rows:
-      folded = {known.casefold(): known for known in rows}
-      near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-      hint = f"the nearest are {', '.join(repr(folded[match]) for match in near)}"
+      near = category_names.nearest(name, rows)
+      hint = f"the nearest are {near}" if near else "none is near"
       raise ValueError(
-        f"{where} has no class {name!r} among its {len(rows)}; {hint if near else 'none is near'}."
-        " Use a name that it has, or embed this one with a CLIP run (--clip)."
+        f"{where} has no class {name!r} among its {len(rows)}; {hint}. Use a name that it has, or "
+        "embed this one: python -m rkd_jax.embed_classes, or --clip."
       )
   return stored.embeddings[[rows[name] for name in names]]
-
-
-def _check_names(stored: ClassEmbeddings, names: Sequence[str], path: epath.Path) -> None:
-  if stored.names is not None:
-    for row, (found, expected) in enumerate(zip(stored.names, names)):
-      if found != expected:
-        raise ValueError(
-          f"{path}: row {row} is {found!r}, expected {expected!r}; make the file again for these"
-          " class names, or put the names in its order"
-        )
-  if len(stored.embeddings) != len(names):
-    raise ValueError(f"{path}: {len(stored.embeddings)} classes, expected {len(names)}")

@@ -11,42 +11,24 @@ from jaxtyping import Float
 from rkd_jax.files import storage
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.inputs.plan import place
+from rkd_jax.records.class_names import check_chosen
 from rkd_jax.records.sources import Source, open_source
 from rkd_jax.structures import Vocabulary
 from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
 
 
 def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabulary:
-  """Class embeddings of a data set's classes, checked against names and model width.
+  """The vocabulary of a data set's classes, with the rows of `config.class_embeddings`.
 
   Raises:
-    ValueError: no such file, other classes, or another width than the model's.
+    ValueError: no such file, a class without a row, or another width than the model's.
   """
   base = set(source.base)
   return Vocabulary(
-    embeddings=_class_embeddings(config.class_embeddings, "class_embeddings", source, config),
+    embeddings=_source_rows(config, config.class_embeddings, "class_embeddings", source),
     has_boxes=np.array([name in base for name in source.class_names]),
     image_counts=_image_counts(config.image_counts, source),
   )
-
-
-def _class_embeddings(
-  path: str, key: str, source: Source, config: ml_collections.ConfigDict
-) -> np.ndarray:
-  if not path or not storage.path(path).exists():
-    raise ValueError(
-      f"{key}: there is no file {path!r}. Make one with "
-      f"`python -m rkd_jax.embed_classes`, or set config.{key} to a .npy of "
-      f"{len(source.class_names)} rows in the order of the data set's classes."
-    )
-  embeddings = class_embeddings_lib.load(path, source.class_names).embeddings
-  width = config.model.classifier.embedding_dim
-  if embeddings.shape[1] != width:
-    raise ValueError(
-      f"{key} {path} are {embeddings.shape[1]} wide, "
-      f"model.classifier.embedding_dim is {width}: set it to {embeddings.shape[1]}."
-    )
-  return embeddings
 
 
 def training_vocabulary(
@@ -65,13 +47,11 @@ def training_vocabulary(
   if "image" not in sources:
     return vocabulary
   path = config.data.image.get("class_embeddings")
-  if path:
-    key = "data.image.class_embeddings"
-    return vocabulary.replace(
-      image_embeddings=_class_embeddings(path, key, sources["image"], config)
-    )
-  _check_same_classes(main, sources["image"])
-  return vocabulary
+  if not path:
+    _check_same_classes(main, sources["image"])
+    return vocabulary
+  rows = _source_rows(config, path, "data.image.class_embeddings", sources["image"])
+  return vocabulary.replace(image_embeddings=rows)
 
 
 def _check_same_classes(first: Source, second: Source) -> None:
@@ -143,48 +123,59 @@ def class_vocabulary(
       embeddings of another width than the detector's.
   """
   if classes is not None:
-    if not classes:
-      raise ValueError("--classes is empty: name at least one class, as in --classes='cat, dog'.")
-    if twice := [name for name in dict.fromkeys(classes) if list(classes).count(name) > 1]:
-      raise ValueError(f"--classes names {', '.join(map(repr, twice))} more than once: keep one.")
+    check_chosen(classes, "--classes")
   if clip:
     if class_embeddings:
       raise ValueError("--clip and --class_embeddings both give embeddings: keep one of them.")
     if classes is None:
       raise ValueError("--clip can embed any name: say which with --classes='cat, dog'.")
-    names, where = tuple(classes), f"CLIP of {clip}"
-    embeddings = class_embeddings_lib.embed_classes(load_clip(clip), names, template)
-  else:
-    where = class_embeddings or config.class_embeddings
-    stored = _stored_embeddings(config, where)
-    names = stored.names if classes is None else tuple(classes)
-    embeddings = class_embeddings_lib.select(stored, names, where)
-  width = config.model.classifier.embedding_dim
-  if embeddings.shape[1] != width:
-    raise ValueError(
-      f"{where}: embeddings are {embeddings.shape[1]} wide, the detector's "
-      f"(model.classifier.embedding_dim) {width}: use those of the CLIP it was trained with."
-    )
-  return names, embeddings
+    rows = class_embeddings_lib.embed_classes(load_clip(clip), classes, template)
+    return tuple(classes), _check_width(config, rows, f"CLIP of {clip}")
+  path, key = class_embeddings or config.class_embeddings, "--class_embeddings (or --clip)"
+  stored = _load(path, key)
+  if stored.names is None:
+    source = training_source(config)
+    if source is None:
+      raise ValueError(
+        f"{path} has no class names, and the data set of the config is not built here. Add them: "
+        f"python -m rkd_jax.embed_classes --embeddings={path} --annotations=COCO.json "
+        "--output=FILE.npz, then give --class_embeddings=FILE.npz."
+      )
+    stored = _load(path, key, source.class_names)
+  names = stored.names if classes is None else tuple(classes)
+  rows = class_embeddings_lib.select(stored, names, path)
+  return names, _check_width(config, rows, path)
 
 
-def _stored_embeddings(
-  config: ml_collections.ConfigDict, path: str
+def _source_rows(
+  config: ml_collections.ConfigDict, path: str, key: str, source: Source
+) -> Float[np.ndarray, "c e"]:
+  """The rows of a data set's classes in a file that the config names under `key`."""
+  stored = _load(path, f"config.{key}", source.class_names)
+  rows = class_embeddings_lib.select(stored, source.class_names, path)
+  return _check_width(config, rows, f"{key} {path}")
+
+
+def _load(
+  path: str, key: str, names: Sequence[str] | None = None
 ) -> class_embeddings_lib.ClassEmbeddings:
-  """A file with names; a bare .npy is taken for the classes of the config's data set."""
   if not path or not storage.path(path).is_file():
     raise ValueError(
-      f"There is no file {path!r} to take class embeddings from: give --class_embeddings=FILE "
-      "(made by `python -m rkd_jax.embed_classes`), or --clip=CLIP_WORKDIR."
+      f"{key}: there is no file {path!r} of class embeddings. Make one with "
+      "`python -m rkd_jax.embed_classes`, or give another; a .npy without names is taken to have "
+      "the classes of the data set in their order."
     )
-  stored = class_embeddings_lib.load(path)
-  if stored.names is not None:
-    return stored
-  source = training_source(config)
-  if source is None:
+  return class_embeddings_lib.load(path, names)
+
+
+def _check_width(
+  config: ml_collections.ConfigDict, rows: Float[np.ndarray, "c e"], where: str
+) -> Float[np.ndarray, "c e"]:
+  width = config.model.classifier.embedding_dim
+  if rows.shape[1] != width:
     raise ValueError(
-      f"{path} has no class names, and the data set of the config is not built here. Add them: "
-      f"python -m rkd_jax.embed_classes --embeddings={path} --annotations=COCO.json "
-      "--output=FILE.npz, then give --class_embeddings=FILE.npz."
+      f"{where}: class embeddings are {rows.shape[1]} wide, model.classifier.embedding_dim is "
+      f"{width}: use those of the CLIP that the detector is trained with, or, for a new run, "
+      f"set it to {rows.shape[1]}."
     )
-  return class_embeddings_lib.load(path, source.class_names)._replace(names=source.class_names)
+  return rows

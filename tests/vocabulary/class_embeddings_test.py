@@ -87,7 +87,7 @@ def test_synonyms_stand_for_the_name(tiny):
 
 
 def test_round_trip(saved):
-  loaded = class_embeddings.load(saved, NAMES)
+  loaded = class_embeddings.load(saved)
   np.testing.assert_array_equal(loaded.embeddings, ROWS)
   assert loaded.names == NAMES and loaded.templates == ("a {}",)
   assert [path.name for path in saved.parent.iterdir()] == ["classes.npz"]
@@ -98,12 +98,10 @@ def test_npy_has_names_and_templates_beside_it(tmp_path):
   class_embeddings.save(path, NAMES, ("a {}", "the {}"), ROWS)
   assert sorted(p.name for p in tmp_path.iterdir()) == ["classes.json", "classes.npy"]
   np.testing.assert_array_equal(np.load(path), ROWS)
-  loaded = class_embeddings.load(path, NAMES)
+  loaded = class_embeddings.load(path)
   assert loaded.names == NAMES and loaded.templates == ("a {}", "the {}")
-  with pytest.raises(ValueError, match="row 0 is 'red star', expected 'blue box'"):
-    class_embeddings.load(path, NAMES[::-1][1:])
   np.save(path, ROWS[:2])
-  with pytest.raises(ValueError, match="3 names for 2 rows; make the file again"):
+  with pytest.raises(ValueError, match="2 rows for 3 class names; make the file again"):
     class_embeddings.load(path)
 
 
@@ -114,7 +112,7 @@ def test_annotations_beside_an_npy_are_left_alone(tmp_path):
     class_embeddings.save(tmp_path / "coco.npy", NAMES, "a {}", ROWS)
   assert annotations.read_text() == '{"categories": []}'
   np.save(tmp_path / "coco.npy", ROWS)
-  assert class_embeddings.load(tmp_path / "coco.npy", NAMES).names is None
+  assert class_embeddings.load(tmp_path / "coco.npy").names is None
 
 
 def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
@@ -129,19 +127,30 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
   assert len(list(saved.parent.iterdir())) == 1
 
 
-def test_the_first_other_name_is_named(saved):
-  with pytest.raises(ValueError, match="row 1 is 'blue box', expected 'green disc'"):
-    class_embeddings.load(saved, ("red star", "green disc", "blue box"))
-  with pytest.raises(ValueError, match="3 classes, expected 2"):
-    class_embeddings.load(saved, NAMES[:2])
+def test_rows_belong_to_the_names_of_the_file(saved):
+  """Whoever asks: those that are given are for files that have none."""
+  stored = class_embeddings.load(saved, NAMES[::-1])
+  assert stored.names == NAMES
+  rows = class_embeddings.select(stored, ("green disc", "red star"), saved)
+  np.testing.assert_array_equal(rows, ROWS[[2, 0]])
+
+
+def test_selecting_an_unknown_name_tells_the_nearest():
+  rows = np.eye(3, dtype=np.float32)
+  stored = class_embeddings.ClassEmbeddings(rows, ("Cat", "traffic light", "dog"), None)
+  with pytest.raises(ValueError, match=r"no class 'traffic lights'.*'traffic light'.*--clip"):
+    class_embeddings.select(stored, ["dog", "traffic lights"], "classes.npz")
+  with pytest.raises(ValueError, match="none is near"):
+    class_embeddings.select(stored, ["qqqqqq"], "classes.npz")
 
 
 def test_bare_array_is_checked_by_its_rows(tmp_path):
   path = tmp_path / "classes.npy"
   np.save(path, ROWS.astype(np.float16))
   loaded = class_embeddings.load(path, NAMES)
-  assert loaded.embeddings.dtype == np.float32 and loaded.names is None
-  with pytest.raises(ValueError, match="3 classes, expected 4"):
+  assert loaded.embeddings.dtype == np.float32 and loaded.names == NAMES
+  assert class_embeddings.load(path).names is None
+  with pytest.raises(ValueError, match="3 rows for 4 class names"):
     class_embeddings.load(path, (*NAMES, "one more"))
 
 
