@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import jax
@@ -8,9 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from rkd_jax.configs import common, demo
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step, restore_variables
-from rkd_jax.runs.config import check_model, write_config
 from rkd_jax.runs.state import TrainState
 from rkd_jax.train.sharding import make_mesh, shardings
 
@@ -161,53 +158,3 @@ def test_parameters_that_may_be_missing_stay_fresh(run):
   loaded = restore_variables(run, expected, ("params/transfer/.*",))
   _equal(loaded["params"]["transfer"], expected["params"]["transfer"])
   _equal(loaded["params"]["head"], _state(3).params["head"])
-
-
-@pytest.fixture
-def started(tmp_path):
-  """A workdir with a config and a checkpoint, and the config."""
-  config = demo.get_config("rkd_ils")
-  write_config(tmp_path, config)
-  _save(tmp_path, _state(1))
-  return tmp_path, config
-
-
-def test_resuming_with_another_config_names_the_keys(started):
-  workdir, config = started
-  config.optimizer.learning_rate *= 2
-  config.data.box.batch_size = 4
-  config.model.roi.resolution = 5
-  message = r"differs in data\.box\.batch_size, model\.roi\.resolution, optimizer\.learning_rate\."
-  with pytest.raises(CheckpointError, match=message):
-    write_config(workdir, config)
-  assert json.loads((workdir / "config.json").read_text())["data"]["box"]["batch_size"] == 8
-
-
-def test_settings_that_do_not_change_the_steps_are_free(started):
-  workdir, config = started
-  config.log_every = 1
-  config.checkpoint.every = 7
-  config.data.threads = 3
-  config.model.test.score_threshold = 0.2
-  write_config(workdir, config)
-  stored = json.loads((workdir / "config.json").read_text())
-  assert stored == json.loads(json.dumps(config.to_dict()))
-
-
-def test_a_run_that_saved_nothing_may_begin_anew(tmp_path):
-  config = demo.get_config("base")
-  write_config(tmp_path, config)
-  config.optimizer.learning_rate *= 2
-  write_config(tmp_path, config)
-  stored = json.loads((tmp_path / "config.json").read_text())
-  assert stored["optimizer"]["learning_rate"] == config.optimizer.learning_rate
-
-
-def test_a_network_with_other_settings_of_the_same_shape_is_refused(tmp_path):
-  config = common.detector()
-  write_config(str(tmp_path), config)
-  config.model.test.score_threshold = 0.3
-  check_model(str(tmp_path), config)
-  config.model.classifier.temperature = 20.0
-  with pytest.raises(CheckpointError, match=r"differs in model\.classifier\.temperature"):
-    check_model(str(tmp_path / "checkpoints" / "7"), config)

@@ -1,4 +1,4 @@
-"""Box steps and image steps with records of two data sets."""
+"""Rows for the classes of data sets; box steps and image steps with records of two of them."""
 
 import types
 
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from rkd_jax.configs import common
-from rkd_jax.inputs import plan
 from rkd_jax.vocabulary import class_embeddings
-from rkd_jax.vocabulary.vocabulary import training_vocabulary
+from rkd_jax.vocabulary.vocabulary import load_vocabulary, training_vocabulary
 
 
 def _source(name, class_names, base=(), image_counts=None):
@@ -31,16 +30,25 @@ def _embeddings(path, names):
   return str(path)
 
 
-def test_image_steps_may_read_another_data_set():
-  data = common.detector_data()
-  data.update(dir="a", name="lvis_ovd/rkd")
-  assert plan.place(data, "image") == ("a", "lvis_ovd/rkd", "train")
-  data.image.name = "imagenet_lvis/rkd"
-  assert plan.place(data, "image") == ("a", "imagenet_lvis/rkd", "train")
-  data.image.dir = "b"
-  assert plan.place(data, "image") == ("b", "imagenet_lvis/rkd", "train")
-  assert plan.place(data, "box") == ("a", "lvis_ovd/rkd", "train")
-  assert plan.place(data, "eval") == ("a", "lvis_ovd/rkd", "validation")
+def test_rows_are_looked_up_by_name(config, tmp_path):
+  """A file may have more classes than the data set, in any order; every class needs a row."""
+  config.class_embeddings = _embeddings(tmp_path / "more.npz", ("dog", "emu", "cat"))
+  source = _source("boxes/train", ("cat", "dog"))
+  assert load_vocabulary(config, source).embeddings.tolist() == [[5, 6], [1, 2]]
+  with pytest.raises(ValueError, match=r"more\.npz has no class 'dogs'.*nearest are 'dog'"):
+    load_vocabulary(config, _source("boxes/train", ("cat", "dogs")))
+
+
+def test_a_bare_matrix_has_the_classes_in_their_order(config, tmp_path):
+  config.class_embeddings = str(tmp_path / "bare.npy")
+  np.save(config.class_embeddings, np.array([[1, 2], [3, 4]], np.float32))
+  rows = load_vocabulary(config, _source("boxes/train", ("cat", "dog"))).embeddings
+  assert rows.tolist() == [[1, 2], [3, 4]]
+  with pytest.raises(ValueError, match="2 rows for 1 class names"):
+    load_vocabulary(config, _source("boxes/train", ("cat",)))
+  config.model.classifier.embedding_dim = 3
+  with pytest.raises(ValueError, match=r"2 wide, model\.classifier\.embedding_dim is 3"):
+    load_vocabulary(config, _source("boxes/train", ("cat", "dog")))
 
 
 @pytest.mark.parametrize("order", [("box", "image"), ("image", "box")])
