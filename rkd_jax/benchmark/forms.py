@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from rkd_jax.benchmark import synthetic
+from rkd_jax.benchmark.measure import measure
 from rkd_jax.benchmark.report import Bench
 from rkd_jax.models.detector import rcnn
 from rkd_jax.ops.boxes import assign_levels
@@ -34,8 +35,9 @@ def compare(
     for method in ROI_ALIGN_METHODS:
       pool = functools.partial(_pool, scales=scales, resolution=resolution, method=method)
       function = jax.grad(lambda *args, pool=pool: jnp.sum(pool(*args))) if train else pool
+      _, figures = measure(function, (maps, boxes), bench.budget, bench.ceilings)
       label = f"{count} {name} {resolution}x{resolution}{', gradient' if train else ''}: {method}"
-      bench.measure(label, function, maps, boxes, notes=lambda _, m=method: {"method": m})
+      bench.row(label, figures | {"method": method})
 
   bench.section("NMS, one image")
   for name, count, keep, threshold, classes in _nms_cases(config, maps):

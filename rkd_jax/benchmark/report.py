@@ -141,25 +141,14 @@ class Bench(Report):
     super().__init__(header, options.output, hidden)
 
   def measure(
-    self,
-    name: str,
-    function: Callable,
-    *args: Any,
-    images: int = 0,
-    notes: Callable[[Any], Figures] = lambda outputs: {},
-    **settings: Any,
+    self, name: str, function: Callable, *args: Any, images: int = 0, **settings: Any
   ) -> tuple[Any, Figures]:
     """Measures `function(*args)` as a row; its last outputs and the figures.
 
-    Args:
-      name: of the row.
-      function: and its arguments, as for `measure.measure`.
-      images: as for `row`.
-      notes: what the row says of the outputs beside the figures.
-      **settings: of `measure.measure`.
+    `images` are as for `row`, the settings those of `measure.measure`.
     """
     outputs, figures = measure(function, args, self.budget, self.ceilings, **settings)
-    self.row(name, figures | notes(outputs), images)
+    self.row(name, figures, images)
     return outputs, figures
 
 

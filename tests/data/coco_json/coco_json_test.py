@@ -11,7 +11,6 @@ from PIL import Image
 
 from rkd_jax.data.coco_json import annotations, coco_json
 from rkd_jax.data.coco_json.coco_json import Files
-from rkd_jax.records import class_names as category_names
 from rkd_jax.records import index as index_lib
 from rkd_jax.records.results import TeacherWriter
 from rkd_jax.records.sources import decode_image, open_source
@@ -190,23 +189,6 @@ def test_limit_takes_the_first_images(folder):
   _build(folder, limit=1)
   source = open_source(folder / "built", "coco_json/plain", "train")
   assert [record.image_id for record in source] == [9]
-
-
-def test_without_base_every_other_class_is_base(folder):
-  assert category_names.split_classes(("a", "b", "c"), None, ("b",)) == (("a", "c"), ("b",))
-
-
-def test_names_from_text_and_file(folder):
-  (folder / "names.txt").write_text("cat\n\n red fox \n")
-  assert category_names.parse_names("cat, red fox,") == ("cat", "red fox")
-  assert category_names.parse_names(f"@{folder / 'names.txt'}") == ("cat", "red fox")
-  with pytest.raises(ValueError, match=r"none\.txt"):
-    category_names.parse_names("@none.txt")
-  (folder / "names.txt").write_bytes("\ufeffMädchen\n".encode())
-  assert category_names.parse_names(f"@{folder / 'names.txt'}") == ("Mädchen",)
-  (folder / "names.txt").write_bytes("Mädchen\n".encode("latin-1"))
-  with pytest.raises(ValueError, match=r"names\.txt is not a text file in UTF-8"):
-    category_names.parse_names(f"@{folder / 'names.txt'}")
 
 
 def _annotation(**changes):

@@ -5,53 +5,20 @@ import re
 import sys
 
 import numpy as np
+import openimages_files
 import pytest
 from official_files import HEIGHT, WIDTH, write_image
+from openimages_files import ANIMAL, BOXES, CAR, CARNIVORE, CAT, DOG, LABELS, WHEEL
 
 from rkd_jax.configs.lvis import base
-from rkd_jax.data.openimages_challenge2019 import files
 from rkd_jax.data.openimages_challenge2019 import openimages_challenge2019 as openimages
 from rkd_jax.evaluation import evaluate
 from rkd_jax.records.sources import open_source
 
-CLASSES = "/m/01,Cat\n/m/02,Animal\n/m/03,Carnivore\n/m/04,Car wheel\n/m/05,Car\n/m/06,Dog\n"
-CAT, ANIMAL, CARNIVORE, WHEEL, CAR, DOG = range(6)
-
-
-def _node(label, *below, **more):
-  return {"LabelName": label} | ({"Subcategory": list(below)} if below else {}) | more
-
-
-# A dog stands below both; a wheel is a part of a car, not a kind of it.
-HIERARCHY = _node(
-  "/m/0bl9f",
-  _node("/m/02", _node("/m/03", _node("/m/01"), _node("/m/06")), _node("/m/06")),
-  _node("/m/05", Part=[_node("/m/04")]),
-  _node("/m/04"),
-)
-BOXES = """ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf
-fffffffffffffff1,/m/01,0.25,0.5,0.1,1.0,0
-fffffffffffffff1,/m/05,0.0,1.0,0.0,1.0,1
-0000000000000002,/m/03,0.5,0.5,0.1,0.2,0
-"""
-LABELS = """ImageID,LabelName,Confidence
-fffffffffffffff1,/m/01,1
-fffffffffffffff1,/m/04,0
-0000000000000002,/m/03,1
-0000000000000002,/m/05,0
-0000000000000003,/m/02,0
-"""
-
 
 @pytest.fixture
 def root(tmp_path):
-  for name, text in (
-    (openimages.CLASSES_CSV, CLASSES),
-    (openimages.HIERARCHY_JSON, json.dumps(HIERARCHY)),
-    (openimages.BOXES_CSV, BOXES),
-    (openimages.LABELS_CSV, LABELS),
-  ):
-    (tmp_path / name).write_text(text)
+  openimages_files.write(tmp_path)
   for name in ("fffffffffffffff1", "0000000000000002", "0000000000000003"):
     write_image(tmp_path / f"validation/{name}.jpg")
   return tmp_path
@@ -121,12 +88,6 @@ def test_records_are_evaluated_by_the_rules_of_the_challenge(root, monkeypatch):
   assert results["AP50_novel"] == results["AP50_all"] == pytest.approx(50 / 4)
   assert results["AP50_expanded_all"] == pytest.approx((50 + 100 / 3 + 100 / 3) / 4)
   assert results["AP50_base"] is None
-
-
-def test_a_class_may_stand_below_several(root):
-  labels = list(files.load_classes(root / openimages.CLASSES_CSV))
-  ancestors = files.load_ancestors(root / openimages.HIERARCHY_JSON, labels)
-  assert ancestors[DOG] == {ANIMAL, CARNIVORE} and ancestors[WHEEL] == ancestors[CAR] == set()
 
 
 @pytest.mark.parametrize(
