@@ -13,16 +13,12 @@ from typing import Any
 def read_json(path: str | os.PathLike) -> Any:
   """The content of a JSON file; ValueError if it is missing or malformed (line and column)."""
   try:
-    return json.loads(Path(path).read_bytes())
-  except OSError as error:
-    raise ValueError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+    return json.loads(read_text(path))
   except json.JSONDecodeError as error:
     raise ValueError(
       f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. "
       "Correct it there; if it is the end of the file, the file may be cut off."
     ) from error
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
 
 
 def read_text(path: str | os.PathLike) -> str:

@@ -14,13 +14,12 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec.config
 from etils import epath
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 # gcsfs would remember listings for as long as the process lives, while others write to the folder.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
@@ -117,14 +116,14 @@ def local_copy(
         "Make room, or set RKD_JAX_CACHE to a folder that has it."
       )
 
-    def fetch(name: str) -> int:
+    def fetch(name: str) -> None:
       partial, (length, mtime) = folder / f"{name}.download", there[name]
       _copy(source / name, partial, length)
       os.utime(partial, (mtime, mtime))
       os.replace(partial, folder / name)
-      return length
 
-    _each(fetch, missing, needed, f"reading {place}")
+    if missing:
+      thread_map(fetch, missing, max_workers=_STREAMS, desc=f"reading {place}", unit=" files")
   return folder
 
 
@@ -142,7 +141,7 @@ def put(file: Path, target: str | os.PathLike) -> None:
   if not is_remote(target):
     os.replace(file, target)
     return
-  _upload(file, path(target))
+  _copy(file, path(target))
   _keep(file, target)
 
 
@@ -187,9 +186,12 @@ def publish(folder: str | os.PathLike, place: str | os.PathLike, last: str) -> N
     return
   folder, place = Path(folder), path(place)
   files = [file for file in folder.iterdir() if file.is_file() and file.name != last]
-  total = sum(file.stat().st_size for file in files)
-  _each(lambda file: _upload(file, place / file.name), files, total, f"writing {place}")
-  _upload(folder / last, place / last)
+
+  def send(file: Path) -> None:
+    _copy(file, place / file.name)
+
+  thread_map(send, files, max_workers=_STREAMS, desc=f"writing {place}", unit=" files")
+  send(folder / last)
   for file in (*files, folder / last):
     _keep(file, place / file.name)
   shutil.rmtree(folder)
@@ -226,9 +228,10 @@ def _files(folder: epath.Path) -> dict[str, tuple[int, int]]:
   return {name: stat for name, stat in stats.items() if stat is not None}
 
 
-def _copy(source: Path | epath.Path, target: Path | epath.Path, length: int) -> None:
-  """Copies a file whole or not at all; OSError if another length arrives."""
+def _copy(source: Path | epath.Path, target: Path | epath.Path, length: int | None = None) -> None:
+  """Copies a file whole or not at all; OSError if another length (default: its own) arrives."""
   source, target = epath.Path(source), epath.Path(target)
+  length = source.stat().length if length is None else length
   try:
     with source.open("rb") as reader, target.open("wb") as writer:
       shutil.copyfileobj(reader, writer, _CHUNK)
@@ -240,12 +243,6 @@ def _copy(source: Path | epath.Path, target: Path | epath.Path, length: int) -> 
     raise
 
 
-def _upload(file: Path, target: epath.Path) -> int:
-  length = file.stat().st_size
-  _copy(file, target, length)
-  return length
-
-
 def _keep(file: Path, target: str | os.PathLike) -> None:
   """Makes an uploaded file the copy of what is at the target."""
   target = epath.Path(target)
@@ -254,15 +251,3 @@ def _keep(file: Path, target: str | os.PathLike) -> None:
   os.utime(file, (mtime, mtime))
   with _locked(folder):
     os.replace(file, folder / target.name)
-
-
-def _each(function: Callable[..., int], items: Sequence, total: int, label: str) -> None:
-  """Calls the function, which returns bytes done, for each item, in threads behind a bar."""
-  if not items:
-    return
-  with (
-    ThreadPoolExecutor(_STREAMS) as pool,
-    tqdm(desc=label, total=total, unit="B", unit_scale=True) as bar,
-  ):
-    for length in pool.map(function, items):
-      bar.update(length)

@@ -230,15 +230,15 @@ def test_a_data_set_that_is_there_is_kept_or_refused(store, remote):
 
 def test_a_build_that_could_not_be_sent_is_sent_later(store, remote, monkeypatch):
   settings = dict(sizes={"tune": 1, "clip": 1}, embedding_dim=DIM, workers=1)
-  upload = storage._upload
+  copy = storage._copy
 
   def broken(file, target):
     if "tune" in file.name:
       raise ConnectionError("line is down")
-    return upload(file, target)
+    copy(file, target)
 
   with monkeypatch.context() as patch:
-    patch.setattr(storage, "_upload", broken)
+    patch.setattr(storage, "_copy", broken)
     with pytest.raises(ConnectionError):
       shapes_ovd.build(remote, **settings)
   with pytest.raises(ValueError, match="no data set"):
