@@ -27,8 +27,7 @@ try:
   from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError as error:
   raise ImportError(
-    "--beam needs the package apache-beam: pip install 'rkd_jax[beam]', or "
-    "pip install apache-beam, here and on the workers."
+    "--beam needs the package apache-beam: pip install apache-beam, here and on the workers."
   ) from error
 
 # Some 450 MB of ImageNet's images.

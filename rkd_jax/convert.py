@@ -23,11 +23,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import ml_collections
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 from flax import traverse_util
 from ml_collections import config_flags
 
+from rkd_jax import commands
 from rkd_jax.files.torch_reader import read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
 from rkd_jax.models.detector.rcnn import abstract_params
@@ -35,14 +36,6 @@ from rkd_jax.runs.checkpoint import Checkpointer, latest_step, restore_variables
 from rkd_jax.runs.config import check_model, write_config
 from rkd_jax.runs.state import TrainState
 from rkd_jax.weights import detectron2
-
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_INPUT = flags.DEFINE_string("input", None, "Checkpoint file, or a run's folder.")
-_OUTPUT = flags.DEFINE_string("output", None, "The run's folder, or the .pth file, to write.")
-_TO = flags.DEFINE_enum("to", "rkd_jax", ["rkd_jax", "detectron2"], "Whose format to write.")
-_ALLOW = flags.DEFINE_list(
-  "allow", [], "Regular expressions of detectron2 names that may be unused or missing."
-)
 
 
 def to_rkd_jax(
@@ -98,21 +91,28 @@ def _count(params) -> str:
   return f"{len(leaves)} parameters, {sum(leaf.size for leaf in leaves):,} numbers"
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected argument {argv[1]!r}; see --help.")
-  logging.set_verbosity(logging.WARNING)
-  if _TO.value != "rkd_jax" and _ALLOW.value:
+def main(given: flags.FlagValues) -> None:
+  if given.to != "rkd_jax" and given.allow:
     raise app.UsageError("--allow is for the way to rkd_jax; a run's folder is always whole.")
   try:
-    if _TO.value == "rkd_jax":
-      print(to_rkd_jax(_CONFIG.value, _INPUT.value, _OUTPUT.value, _ALLOW.value))
+    if given.to == "rkd_jax":
+      print(to_rkd_jax(given.config, given.input, given.output, given.allow))
     else:
-      print(to_detectron2(_CONFIG.value, _INPUT.value, _OUTPUT.value))
+      print(to_detectron2(given.config, given.input, given.output))
   except (ValueError, OSError) as error:
     sys.exit(f"{error}")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+  config_flags.DEFINE_config_file("config", lock_config=True)
+  flags.DEFINE_string("input", None, "Checkpoint file, or a run's folder.")
+  flags.DEFINE_string("output", None, "The run's folder, or the .pth file, to write.")
+  flags.DEFINE_enum("to", "rkd_jax", ["rkd_jax", "detectron2"], "Whose format to write.")
+  flags.DEFINE_list(
+    "allow", [], "Regular expressions of detectron2 names that may be unused or missing."
+  )
   flags.mark_flags_as_required(["config", "input", "output"])
-  app.run(main)
+
+
+if __name__ == "__main__":
+  commands.run(main, define_flags)

@@ -14,9 +14,10 @@ import time
 import jax
 import ml_collections
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from etils import epath
 
+from rkd_jax import commands
 from rkd_jax.configs import demo as demo_config
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.evaluation.evaluate import evaluate
@@ -26,7 +27,6 @@ from rkd_jax.frozen.detector import Detector
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.plan import detector_specs
-from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.pictures import figures, report
 from rkd_jax.records.results import TeacherReader, TeacherWriter
@@ -40,10 +40,6 @@ from rkd_jax.teachers.region_growing import RegionGrowing
 from rkd_jax.train.train import train
 from rkd_jax.vocabulary import class_embeddings
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
-
-_ROOT = flags.DEFINE_string("root", "runs/demo", "Folder for everything that is made.")
-_ABLATION = flags.DEFINE_bool("ablation", False, "All rows of the component table.")
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the detector, e.g. 0,1,2.")
 
 METHODS = {
   "base": "base",
@@ -241,13 +237,9 @@ def write_results(root: str, results: dict[str, list[dict]], ablation: bool) -> 
   return rows
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-  logging.set_verbosity(logging.WARNING)
-  return_memory_after_compiling()
-  root, seeds = _ROOT.value, [int(seed) for seed in _SEEDS.value]
-  stages = ABLATION_STAGES if _ABLATION.value else DEMO_STAGES
+def main(given: flags.FlagValues) -> None:
+  root, seeds = given.root, [int(seed) for seed in given.seeds]
+  stages = ABLATION_STAGES if given.ablation else DEMO_STAGES
   jax.config.update("jax_compilation_cache_dir", f"{root}/jax_cache")
   clock = Clock()
   facts = prepare(root, clock)
@@ -258,13 +250,13 @@ def main(argv):
         results[stage].append(run_stage(root, stage, seed))
         print({m: round(results[stage][-1][m], 1) for m in METRICS})
   with clock("report"):
-    rows = write_results(root, results, _ABLATION.value)
+    rows = write_results(root, results, given.ablation)
     source = open_source(f"{root}/data", "shapes_ovd/rkd", "validation")
     curves = {
       METHODS[stage]: read_metrics(f"{demo_config.workdir(root, stage, seeds[0])}/{METRICS_FILE}")
       for stage in stages
     }
-    file = f"{root}/{'ablation' if _ABLATION.value else 'report'}.html"
+    file = f"{root}/{'ablation' if given.ablation else 'report'}.html"
     report.write_report(
       file,
       "rkd_jax on shapes_ovd",
@@ -291,5 +283,11 @@ def _notes(facts: dict[str, float], clock: Clock, images: int) -> list[str]:
   ]
 
 
+def define_flags() -> None:
+  flags.DEFINE_string("root", "runs/demo", "Folder for everything that is made.")
+  flags.DEFINE_bool("ablation", False, "All rows of the component table.")
+  flags.DEFINE_list("seeds", ["0"], "Seeds of the detector, e.g. 0,1,2.")
+
+
 if __name__ == "__main__":
-  app.run(main)
+  commands.run(main, define_flags)

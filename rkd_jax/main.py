@@ -1,43 +1,40 @@
 """Trains or evaluates what a config describes.
 
-  python -m rkd_jax.main --config=configs/demo.py --workdir=DIR
-  python -m rkd_jax.main --config=configs/demo.py --workdir=DIR --mode=eval
-  python -m rkd_jax.main --config=configs/demo.py --workdir=DIR --config.num_steps=100
+  python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR
+  python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR --mode=eval
+  python -m rkd_jax.main --config=my_config.py --workdir=DIR --config.num_steps=100
 
-Training resumes from the newest checkpoint in the workdir by itself.
+--config is a file, or the name of a config of rkd_jax; settings of it are changed as in the last
+line.  Training resumes from the newest checkpoint in the workdir by itself.
 """
 
 import json
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
+from rkd_jax import commands
 from rkd_jax.evaluation.evaluate import evaluate
-from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.train.train import train
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
-flags.mark_flags_as_required(["config", "workdir"])
 
-
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(
-      f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value."
-    )
-  logging.set_verbosity(logging.WARNING)
-  return_memory_after_compiling()
-  config = _CONFIG.value
+def main(given: flags.FlagValues) -> None:
+  config = given.config
   if config.compilation_cache:
     jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
-  if _MODE.value == "train":
-    train(config, _WORKDIR.value)
+  if given.mode == "train":
+    train(config, given.workdir)
   else:
-    print(json.dumps(evaluate(config, _WORKDIR.value), indent=2))
+    print(json.dumps(evaluate(config, given.workdir), indent=2))
+
+
+def define_flags() -> None:
+  config_flags.DEFINE_config_file("config", lock_config=True)
+  flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results.")
+  flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+  flags.mark_flags_as_required(["config", "workdir"])
 
 
 if __name__ == "__main__":
-  app.run(main)
+  commands.run(main, define_flags)

@@ -32,15 +32,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from jaxtyping import Float
 from ml_collections import config_flags
 
+from rkd_jax import commands
 from rkd_jax.files import storage
 from rkd_jax.frozen.detector import Detector, encode_masks
 from rkd_jax.inputs.examples import BatchSpec, collate, picture_example
 from rkd_jax.inputs.plan import detector_specs
-from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.pictures.draw import Picture, draw_detections, png_bytes
 from rkd_jax.records import decoding
 from rkd_jax.records.class_names import parse_names
@@ -48,22 +48,6 @@ from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
 from rkd_jax.vocabulary.vocabulary import class_vocabulary, training_source
 
 RESULTS_FILE = "predictions.json"
-
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of the detector's run.")
-_IMAGES = flags.DEFINE_string("images", None, "Pattern of image files; ** goes into subfolders.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures and the JSON.")
-_CLASSES = flags.DEFINE_string(
-  "classes", None, "Class names separated by commas, or @FILE with one per line."
-)
-_CLASS_EMBEDDINGS = flags.DEFINE_string("class_embeddings", None, ".npz or .npy to look names up.")
-_CLIP = flags.DEFINE_string("clip", None, "CLIP run or weights to embed the class names.")
-_TEMPLATE = flags.DEFINE_string("template", class_embeddings_lib.TEMPLATE, "Prompt for --clip.")
-_BASE = flags.DEFINE_string("base", None, "Classes that were trained on, as --classes.")
-_MIN_SCORE = flags.DEFINE_float(
-  "min_score", 0.3, "Leaves out boxes below it (as model.test.score_threshold does before).", 0, 1
-)
-_SKIP = flags.DEFINE_bool("skip_bad_images", False, "Leave out unreadable images with a warning.")
 
 
 def find_images(pattern: str) -> list[Path]:
@@ -196,42 +180,56 @@ def _summary(labels: Sequence[str]) -> str:
   return ", ".join(f"{counts[label]} {label}" for label in ranked) or "nothing found"
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected argument {argv[1]!r}; quote patterns and names with spaces.")
-  logging.set_verbosity(logging.WARNING)
-  return_memory_after_compiling()
-  config = _CONFIG.value
+def main(given: flags.FlagValues) -> None:
+  config = given.config
   if config.compilation_cache:
     jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
   try:
-    files = find_images(_IMAGES.value)
-    classes = None if _CLASSES.value is None else parse_names(_CLASSES.value)
+    files = find_images(given.images)
+    classes = None if given.classes is None else parse_names(given.classes)
     names, embeddings = class_vocabulary(
-      config, classes, _CLASS_EMBEDDINGS.value, _CLIP.value, _TEMPLATE.value
+      config, classes, given.class_embeddings, given.clip, given.template
     )
-    if _BASE.value is not None:
-      base = parse_names(_BASE.value)
+    if given.base is not None:
+      base = parse_names(given.base)
     else:
       source = training_source(config)
       base = None if source is None else source.base
     results = predict(
-      Detector(config, _CHECKPOINT.value),
+      Detector(config, given.checkpoint),
       detector_specs(config)["eval"],
       files,
       names,
       embeddings,
-      _OUTPUT.value,
+      given.output,
       base,
-      _MIN_SCORE.value,
-      _SKIP.value or config.skip_bad_images,
+      given.min_score,
+      given.skip_bad_images or config.skip_bad_images,
     )
   except (ValueError, OSError) as error:
     sys.exit(f"{error}")
   found, skipped = len(results["detections"]), len(results["skipped"])
-  print(f"{found} boxes of {len(names)} classes; {skipped} images skipped: {_OUTPUT.value}")
+  print(f"{found} boxes of {len(names)} classes; {skipped} images skipped: {given.output}")
+
+
+def define_flags() -> None:
+  config_flags.DEFINE_config_file("config", lock_config=True)
+  flags.DEFINE_string("checkpoint", None, "Workdir of the detector's run.")
+  flags.DEFINE_string("images", None, "Pattern of image files; ** goes into subfolders.")
+  flags.DEFINE_string("output", None, "Folder for the pictures and the JSON.")
+  flags.DEFINE_string(
+    "classes", None, "Class names separated by commas, or @FILE with one per line."
+  )
+  flags.DEFINE_string("class_embeddings", None, ".npz or .npy to look names up.")
+  flags.DEFINE_string("clip", None, "CLIP run or weights to embed the class names.")
+  flags.DEFINE_string("template", class_embeddings_lib.TEMPLATE, "Prompt for --clip.")
+  flags.DEFINE_string("base", None, "Classes that were trained on, as --classes.")
+  flags.DEFINE_float(
+    "min_score", 0.3, "Leaves out boxes below it (as model.test.score_threshold does before).", 0, 1
+  )
+  flags.DEFINE_bool("skip_bad_images", False, "Leave out unreadable images with a warning.")
+  flags.mark_flags_as_required(["config", "checkpoint", "images", "output"])
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "checkpoint", "images", "output"])
-  app.run(main)
+  commands.run(main, define_flags)

@@ -12,9 +12,10 @@ alone, so these are the ones that a run of this config has at these steps.
 from pathlib import Path
 
 import ml_collections
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
+from rkd_jax import commands
 from rkd_jax.inputs.batching import make_sampler, train_batches
 from rkd_jax.inputs.plan import box_repeats, detector_specs, open_sources
 from rkd_jax.pictures.batches import draw_batch
@@ -46,17 +47,11 @@ def show(config: ml_collections.ConfigDict, output: str, step: int, steps: int, 
     print(path)
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(
-      f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value."
-    )
-  logging.set_verbosity(logging.WARNING)
-  given = flags.FLAGS
+def main(given: flags.FlagValues) -> None:
   show(given.config, given.output, given.step, given.steps, given.cell)
 
 
-def _define_flags():
+def define_flags() -> None:
   config_flags.DEFINE_config_file("config", lock_config=True)
   flags.DEFINE_string("output", None, "Folder for the sheets.")
   flags.DEFINE_integer("step", 0, "First step to draw.", lower_bound=0)
@@ -66,6 +61,4 @@ def _define_flags():
 
 
 if __name__ == "__main__":
-  # Here, since a program that imports `show` has flags of the same names.
-  _define_flags()
-  app.run(main)
+  commands.run(main, define_flags)

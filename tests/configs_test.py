@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from rkd_jax import configs
 from rkd_jax.configs import common
 from rkd_jax.inputs import examples, plan
 from rkd_jax.models.detector.rcnn import abstract_params
@@ -261,3 +262,17 @@ def test_every_canvas_holds_what_the_network_pads_images_to(file):
     for canvas, short_sides in canvases.items():
       assert all(side % multiple == 0 for side in canvas)
       assert min(canvas) >= max(short_sides) and max(canvas) >= spec.max_side
+
+
+def test_a_config_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  file = str(FOLDER / "coco" / "rkd.py")
+  assert configs.names() == tuple(file.removesuffix(".py") for file in FILES)
+  for name in ("coco/rkd", "coco/rkd.py", "configs/coco/rkd.py"):
+    assert Path(configs.locate(name)).samefile(file)
+  assert configs.locate("demo:rkd,seed=1").endswith("demo.py:rkd,seed=1")
+  (tmp_path / "coco").mkdir()
+  (tmp_path / "coco" / "rkd.py").touch()
+  assert configs.locate("coco/rkd.py:x") == "coco/rkd.py:x"  # a file that exists wins
+  with pytest.raises(ValueError, match=r"--config=common: there is no such file, .* coco/base, "):
+    configs.locate("common")

@@ -16,86 +16,80 @@ import importlib
 import os
 import re
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+from rkd_jax import commands
 from rkd_jax.benchmark import clip
 from rkd_jax.benchmark.report import Options
 from rkd_jax.benchmark.run import DTYPES, PROGRAMS, run
-from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.models.clip.model import PRESETS
 
-_CLIP = flags.DEFINE_enum("clip", None, list(PRESETS), "Measure this image tower, not a config.")
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_INPUT = flags.DEFINE_bool("input", False, "Measure the input pipeline of the config.")
-_BATCH = flags.DEFINE_list("batch", ["1"], "Batch sizes of inference, as 1,2.")
-_BOX_BATCH = flags.DEFINE_list("box_batch", [], "Of box steps; default: loss.images_per_group.box.")
-_IMAGE_BATCH = flags.DEFINE_list("image_batch", [], "Of image steps; as for box steps.")
-_CANVAS = flags.DEFINE_string(
-  "canvas", "800x1344", "HEIGHTxWIDTH for inference and box steps; image steps have half of it."
-)
-_DTYPE = flags.DEFINE_enum("dtype", None, DTYPES, "Compute type; default: the config's.")
-_PROGRAMS = flags.DEFINE_list(
-  "programs", [], f"Some of {', '.join(PROGRAMS)}; default: what the config trains, and forms."
-)
-_CLASSES = flags.DEFINE_integer("classes", 0, "Vocabulary; default: LVIS' or COCO's, by the loss.")
-_AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Measure this too, in the same run.")
-_OUTPUT = flags.DEFINE_string("output", "", "JSON file for all figures.")
-_STEPS = flags.DEFINE_integer("steps", 20, "Timed calls per measurement, at most.")
-_SECONDS = flags.DEFINE_float("seconds", 0.0, "And not longer than this; default: 60, CPU 10.")
 
-
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(
-      f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value."
-    )
-  if (_CONFIG.value is None) == (_CLIP.value is None):
+def main(given: flags.FlagValues) -> None:
+  if (given.config is None) == (given.clip is None):
     raise app.UsageError("Give either --config=FILE, a detector, or --clip=NAME, an image tower.")
-  if _INPUT.value and _CONFIG.value is None:
+  if given.input and given.config is None:
     raise app.UsageError("--input is about the records and batches of a --config=FILE.")
-  canvas = re.fullmatch(r"(\d+)x(\d+)", _CANVAS.value)
+  canvas = re.fullmatch(r"(\d+)x(\d+)", given.canvas)
   if not canvas:
-    raise app.UsageError(f"--canvas is {_CANVAS.value!r}; expected HEIGHTxWIDTH, as 800x1344.")
-  batches = [_BATCH, _BOX_BATCH, _IMAGE_BATCH]
-  for flag in batches:
-    if not all(size.isdecimal() for size in flag.value):
-      raise app.UsageError(f"--{flag.name} is {flag.value}; expected numbers, as 1,2.")
-  inference_batches, box_batches, image_batches = (
-    tuple(int(size) for size in flag.value) for flag in batches
-  )
-  if _AGAINST.value == "torch":
+    raise app.UsageError(f"--canvas is {given.canvas!r}; expected HEIGHTxWIDTH, as 800x1344.")
+  batches = []
+  for name in ("batch", "box_batch", "image_batch"):
+    if not all(size.isdecimal() for size in given[name].value):
+      raise app.UsageError(f"--{name} is {given[name].value}; expected numbers, as 1,2.")
+    batches.append(tuple(int(size) for size in given[name].value))
+  if given.against == "torch":
     # By default JAX takes most of a GPU's memory at once; torch needs some too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  logging.set_verbosity(logging.WARNING)
-  return_memory_after_compiling()
   options = Options(
     canvas=(int(canvas[1]), int(canvas[2])),
-    inference_batches=inference_batches,
-    box_batches=box_batches,
-    image_batches=image_batches,
-    programs=tuple(_PROGRAMS.value),
-    num_classes=_CLASSES.value,
-    torch=_AGAINST.value == "torch",
-    output=_OUTPUT.value,
-    steps=_STEPS.value,
-    seconds=_SECONDS.value,
+    inference_batches=batches[0],
+    box_batches=batches[1],
+    image_batches=batches[2],
+    programs=tuple(given.programs),
+    num_classes=given.classes,
+    torch=given.against == "torch",
+    output=given.output,
+    steps=given.steps,
+    seconds=given.seconds,
   )
   try:
-    if _CLIP.value is not None:
-      clip.run(_CLIP.value, _DTYPE.value or "float32", options)
+    if given.clip is not None:
+      clip.run(given.clip, given.dtype or "float32", options)
       return
-    config = _CONFIG.value
-    if _INPUT.value:
+    config = given.config
+    if given.input:
       # Imported only where it is asked for: it needs the data stack.
       importlib.import_module("rkd_jax.benchmark.inputs").run(config, options)
       return
-    if _DTYPE.value:
-      config.model.dtype = _DTYPE.value
+    if given.dtype:
+      config.model.dtype = given.dtype
     run(config, options)
   except ValueError as error:
     raise app.UsageError(str(error)) from error
 
 
+def define_flags() -> None:
+  flags.DEFINE_enum("clip", None, list(PRESETS), "Measure this image tower, not a config.")
+  config_flags.DEFINE_config_file("config", lock_config=True)
+  flags.DEFINE_bool("input", False, "Measure the input pipeline of the config.")
+  flags.DEFINE_list("batch", ["1"], "Batch sizes of inference, as 1,2.")
+  flags.DEFINE_list("box_batch", [], "Of box steps; default: loss.images_per_group.box.")
+  flags.DEFINE_list("image_batch", [], "Of image steps; as for box steps.")
+  flags.DEFINE_string(
+    "canvas", "800x1344", "HEIGHTxWIDTH for inference and box steps; image steps have half of it."
+  )
+  flags.DEFINE_enum("dtype", None, DTYPES, "Compute type; default: the config's.")
+  flags.DEFINE_list(
+    "programs", [], f"Some of {', '.join(PROGRAMS)}; default: what the config trains, and forms."
+  )
+  flags.DEFINE_integer("classes", 0, "Vocabulary; default: LVIS' or COCO's, by the loss.")
+  flags.DEFINE_enum("against", None, ["torch"], "Measure this too, in the same run.")
+  flags.DEFINE_string("output", "", "JSON file for all figures.")
+  flags.DEFINE_integer("steps", 20, "Timed calls per measurement, at most.")
+  flags.DEFINE_float("seconds", 0.0, "And not longer than this; default: 60, CPU 10.")
+
+
 if __name__ == "__main__":
-  app.run(main)
+  commands.run(main, define_flags)

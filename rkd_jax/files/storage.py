@@ -50,8 +50,7 @@ def path(place: str | os.PathLike) -> epath.Path:
     ) from error
   except ImportError as error:
     raise ValueError(
-      f"{place} cannot be opened: {error}. What reads gs:// is gcsfs: pip install 'rkd_jax[gcs]', "
-      "or pip install gcsfs."
+      f"{place} cannot be opened: {error}. What reads gs:// is gcsfs: pip install gcsfs."
     ) from error
   return result
 

@@ -21,8 +21,8 @@ try:
   from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError as error:
   raise ImportError(
-    "the offline step on Beam needs the package apache-beam: pip install 'rkd_jax[beam]', or "
-    "pip install apache-beam, here and on the workers."
+    "the offline step on Beam needs the package apache-beam: pip install apache-beam, "
+    "here and on the workers."
   ) from error
 
 # First and end position, and those in between that are done.

@@ -152,7 +152,7 @@ def test_a_missing_package_is_named(monkeypatch):
     raise ImportError("Please install gcsfs to access Google Storage")
 
   monkeypatch.setattr(epath.Path("gs://b").__class__, "exists", missing)
-  with pytest.raises(ValueError, match=r"gs://b .*gcsfs.*pip install 'rkd_jax\[gcs\]'"):
+  with pytest.raises(ValueError, match=r"gs://b .*gcsfs: pip install gcsfs"):
     storage.path("gs://b")
 
 

@@ -112,4 +112,4 @@ def test_without_beam_the_command_says_what_to_install(tmp_path, flags, monkeypa
   monkeypatch.delattr(teachers, "beam", raising=False)
   with pytest.raises(SystemExit):
     precompute.main([*flags, f"--output={tmp_path}", "--beam="])
-  assert "pip install 'rkd_jax[beam]'" in capsys.readouterr().err
+  assert "pip install apache-beam" in capsys.readouterr().err
