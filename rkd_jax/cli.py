@@ -15,7 +15,7 @@ VERBS = {
   "benchmark": (
     "benchmark.__main__",
     [],
-    "measure a detector, its input or a CLIP on this machine",
+    "measure a detector, its input or a CLIP here",
   ),
   "demo": ("demo", [], "run the whole method on the embedded data set"),
 }
