@@ -151,23 +151,6 @@ def test_order_of_images_does_not_matter():
   assert forward.compute() == backward.compute()
 
 
-@pytest.mark.parametrize(
-  ("of", "key", "value", "message"),
-  [
-    (1, "boxes", np.array([[0, 0, np.nan, 1]]), "image 7, detections: boxes are not finite"),
-    (1, "scores", np.array([np.inf]), "image 7, detections: scores are not finite"),
-    (0, "boxes", np.array([[0, 0, np.inf, 1]]), "image 7, ground truth: boxes are not finite"),
-    (1, "scores", np.array([0.5, 0.4]), r"scores have shape \(2,\), expected \(1,\)"),
-    (1, "classes", np.array([5]), r"classes span 5..5, expected 0..4"),
-  ],
-)
-def test_bad_arrays_name_the_image(of, key, value, message):
-  arrays = image(gt=[(0, 0, 10, 10, 0)], detections=[(0, 0, 10, 10, 0, 0.9)])
-  arrays[of][key] = value
-  with pytest.raises(ValueError, match=message):
-    CocoEvaluator(NAMES, BASE, NOVEL).add(record(7, arrays[0]), arrays[1])
-
-
 def test_bad_use_is_refused():
   with pytest.raises(ValueError, match="'yak'"):
     CocoEvaluator(NAMES, BASE, ("yak",))

@@ -2,11 +2,11 @@
 
 Both sides get the same sizes, batch and dtype (bfloat16: autocast) on the same kind of device;
 torch its channels-last layout.  What is frozen is frozen on both sides: batch statistics, in the
-detectors stem and res2 too.  The torch trunk is written out (torch_models.py), layer for layer the
-one of `models.resnet`: torchvision's has its strides in the 3x3 convolutions, which is more work.
+detectors stem and res2 too.  The trunk is torchvision's with its strides where ours are.
 """
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,7 +48,10 @@ def compare(
   torch = open_torch(bench, config.model.dtype)
   if torch is None:
     return
-  for name, figures in zip(_TRUNK_ROWS, torch.trunk(images), strict=True):
+  measured = _measured(bench, torch.trunk, images)
+  if measured is None:
+    return
+  for name, figures in zip(_TRUNK_ROWS, measured, strict=True):
     bench.row(f"torch, {name}", figures, box_batch)
 
   bench.section(f"against torchvision's detector, {canvas[0]}x{canvas[1]}")
@@ -58,18 +61,16 @@ def compare(
   for name in ("inference", "box step"):
     ours = next((r for r in bench.rows if r.get("name") == name), None)
     if ours is not None:
-      bench.row(f"ours, {name}, batch {ours['batch']}", ours)
+      figures = {key: value for key, value in ours.items() if key not in ("section", "name")}
+      bench.row(f"ours, {name}, batch {ours['batch']}", figures)
   pictures = rng.random((max(inference_batch, box_batch), 3, *canvas), np.float32)
   boxes = synthetic.random_boxes(rng, (box_batch, synthetic.OBJECTS), canvas)
-  try:
-    name, inference, step = torch.detector(
-      config, pictures[:inference_batch], pictures[:box_batch], boxes
-    )
-  except Exception as error:  # A torchvision that does not fit torch raises errors of any kind.
-    bench.note(f"torchvision is not measured: {_first_line(error)}")
-    return
-  bench.row(f"{name}, inference", inference, inference_batch)
-  bench.row(f"{name}, step", step, box_batch)
+  images = pictures[:inference_batch], pictures[:box_batch]
+  measured = _measured(bench, torch.detector, config, *images, boxes)
+  if measured is not None:
+    name, inference, step = measured
+    bench.row(f"{name}, inference", inference, inference_batch)
+    bench.row(f"{name}, step", step, box_batch)
 
 
 def _trunk(dtype: str, bench: Bench, images: np.ndarray) -> None:
@@ -87,6 +88,15 @@ def _trunk(dtype: str, bench: Bench, images: np.ndarray) -> None:
 
   for name, function in zip(_TRUNK_ROWS, (last_map, jax.value_and_grad(mean)), strict=True):
     bench.measure(f"ours, {name}", function, *args, images=len(images))
+
+
+def _measured(bench: Bench, function: Callable, *args: Any) -> Any:
+  """What the function returns; None, and a line that says why, where torchvision fails."""
+  try:
+    return function(*args)
+  except Exception as error:  # A torchvision that does not fit torch raises errors of any kind.
+    bench.note(f"torchvision is not measured: {_first_line(error)}")
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""PyTorch's side of the comparison; importing this needs torch."""
+"""PyTorch's side of the comparison; importing this needs torch, all but CLIP torchvision too."""
 
 import contextlib
 from collections.abc import Callable
@@ -15,43 +15,6 @@ from rkd_jax.models.clip.model import ClipConfig
 
 # Residual branches are added up: a fifth each keeps their sum in scale, as on our side.
 _RESIDUAL_SCALE = 0.2
-
-
-class _Bottleneck(nn.Module):
-  def __init__(self, inputs: int, width: int, stride: int):
-    super().__init__()
-    outputs = 4 * width
-    self.conv1, self.norm1 = _conv(inputs, width, 1, stride)
-    self.conv2, self.norm2 = _conv(width, width, 3, 1)
-    self.conv3, self.norm3 = _conv(width, outputs, 1, 1)
-    nn.init.constant_(self.norm3.weight, _RESIDUAL_SCALE)
-    self.shortcut = None
-    if inputs != outputs or stride != 1:
-      self.shortcut = nn.Sequential(*_conv(inputs, outputs, 1, stride))
-
-  def forward(self, x):
-    y = functional.relu(self.norm1(self.conv1(x)))
-    y = functional.relu(self.norm2(self.conv2(y)))
-    y = self.norm3(self.conv3(y))
-    return functional.relu(y + (x if self.shortcut is None else self.shortcut(x)))
-
-
-class Trunk(nn.Module):
-  """The ResNet of `models.resnet` without its input crops: NCHW images to the last map."""
-
-  def __init__(self, stage_blocks: tuple[int, ...] = (3, 4, 6, 3), width: int = 64):
-    super().__init__()
-    layers = [*_conv(3, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)]
-    inputs = width
-    for i, blocks in enumerate(stage_blocks):
-      for block in range(blocks):
-        layers.append(_Bottleneck(inputs, width * 2**i, 2 if i and not block else 1))
-        inputs = 4 * width * 2**i
-    self.layers = nn.Sequential(*layers)
-    freeze_norms(self)
-
-  def forward(self, images):
-    return self.layers(images)
 
 
 class _ClipBlock(nn.Module):
@@ -97,10 +60,29 @@ class ClipVisionTransformer(nn.Module):
     return self.proj(self.ln_post(self.blocks(x)[:, 0]))
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Module, nn.Module]:
-  conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-  nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-  return conv, nn.BatchNorm2d(outputs)
+def trunk() -> nn.Module:
+  """The ResNet-50 of `models.backbones.resnet`, all its parts: NCHW images to the last map.
+
+  torchvision's has its strides in the 3x3 convolutions, which is more work; here they move.
+  """
+  from torchvision.models import resnet50
+
+  model = resnet50(weights=None)
+  for block in _bottlenecks(model):
+    block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+  _prepare(model)
+  return nn.Sequential(*list(model.children())[:-2])
+
+
+def _bottlenecks(model: nn.Module) -> list[nn.Module]:
+  return [module for module in model.modules() if hasattr(module, "bn3")]
+
+
+def _prepare(model: nn.Module) -> None:
+  """Scales residual branches and freezes norms."""
+  for block in _bottlenecks(model):
+    nn.init.constant_(block.bn3.weight, _RESIDUAL_SCALE)
+  freeze_norms(model)
 
 
 def freeze_norms(model: nn.Module) -> None:
@@ -126,7 +108,7 @@ class TorchBenchmark:
 
   def trunk(self, images: np.ndarray) -> tuple[Figures, Figures]:
     """Forward, and forward with backward, on NHWC images."""
-    model = self._place(Trunk())
+    model = self._place(trunk())
     x = self._place(torch.from_numpy(images).permute(0, 3, 1, 2))
 
     @torch.no_grad()
@@ -166,7 +148,6 @@ class TorchBenchmark:
 
     `images` are NCHW in [0, 1]; `boxes` [b, g, 4] are the ground truth of `training_images`.
     """
-    # Imported here: its failure must not take the trunk's figures away.
     from torchvision.models import detection
 
     c = config.model
@@ -189,9 +170,7 @@ class TorchBenchmark:
     body = model.backbone.body
     for module in (body.conv1, body.layer1):
       module.requires_grad_(False)
-    for path, module in body.named_modules():
-      if path.endswith("bn3"):
-        nn.init.constant_(module.weight, _RESIDUAL_SCALE)
+    _prepare(body)
     model = self._place(model)
     inputs = list(self._place(torch.from_numpy(images)))
     self._spread_scores(model, inputs)
