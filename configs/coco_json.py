@@ -16,6 +16,7 @@ evaluate, and look:
 
 The argument (`--config=configs/coco_json.py:steps=2000,size=256`) takes
 
+  stage             base, or rkd, which starts from root/base and reads root/teachers
   root              folder of everything below (runs/coco_json)
   data_dir          where the records are (root/data)
   class_embeddings  .npz or .npy, a row per category (root/class_embeddings.npz)
@@ -26,6 +27,12 @@ The argument (`--config=configs/coco_json.py:steps=2000,size=256`) takes
 and every other setting is a flag: --config.data.eval.split=train where there is no validation
 split, --config.data.box.max_boxes=300 for crowded images.
 
+RKD on top, once `rkd_jax.precompute --data_dir=runs/coco_json/data --dataset=coco_json/plain
+--splits=train --output=runs/coco_json/teachers ...` has asked the teachers (by default its regions
+need no model; --clip must be the CLIP of the class embeddings):
+
+  python -m rkd_jax.main --config=configs/coco_json.py:rkd --workdir=runs/coco_json/rkd
+
 The detector starts from random weights, so that it needs nothing but the images: good for a
 first look and for small closed worlds, not for the accuracy of a pre-trained ResNet-50.
 Six photographs of COCO (14 classes, 56 boxes; trained and evaluated on the same six) reach
@@ -34,10 +41,13 @@ AP50 82.7 in the 400 steps of the default: 7 minutes and 1.4 GB on 2 busy CPU co
 
 from rkd_jax.configs import common
 
+STAGES = ("base", "rkd")
+
 
 def get_config(argument: str | None = None):
   args = common.arguments(
     argument,
+    stage="base",
     root="runs/coco_json",
     data_dir="",
     class_embeddings="",
@@ -46,8 +56,10 @@ def get_config(argument: str | None = None):
     steps=400,
     seed=0,
   )
+  if args.stage not in STAGES:
+    raise ValueError(f"stage is {args.stage!r}; expected one of {', '.join(STAGES)}.")
   c = common.detector()
-  c.name = "coco_json"
+  c.name = "coco_json" if args.stage == "base" else f"coco_json {args.stage}"
   c.seed = args.seed
   c.num_steps = args.steps
   c.compilation_cache = f"{args.root}/jax_cache"
@@ -77,4 +89,8 @@ def get_config(argument: str | None = None):
   d.threads, d.cache = 1, True
   d.box.update(split="train", batch_size=2, max_boxes=100, **size)
   d.eval.update(split="validation", batch_size=1, **size)
+  d.teachers = f"{args.root}/teachers"
+  if args.stage == "rkd":
+    c.init.checkpoint = f"{args.root}/base"
+    d.box.max_regions = 5
   return c

@@ -143,6 +143,11 @@ def detector_data() -> ml_collections.ConfigDict:
   'pseudo_boxes'.  Box batches show images of rare classes more often if repeat_threshold says so
   (LVIS: 0.001), in one of the forms of `rkd_jax.inputs.repeats`.
 
+  `teachers` is the folder that `rkd_jax.precompute` wrote for the records (its --output); kinds
+  that have regions or pseudo boxes read the results of their split from it, those of `box.teachers`
+  or `image.teachers` where these are set.  An image without results is an error, or left out of
+  the records with `skip_missing_results`.
+
   `image.dir` and `image.name` are another data set for the image batches; '' is that of all
   others.  Its classes must be the same, unless `image.class_embeddings` gives those of its own,
   which then are the columns of the classifier in image steps.
@@ -151,10 +156,13 @@ def detector_data() -> ml_collections.ConfigDict:
     dict(
       dir="",
       name="",
+      teachers="",
+      skip_missing_results=False,
       schedule=("box",),
       threads=4,
       cache=False,  # keep decoded images in memory
       box=dict(
+        teachers="",
         split="train",
         records="",
         repeat_threshold=0.0,
@@ -173,6 +181,7 @@ def detector_data() -> ml_collections.ConfigDict:
       image=dict(
         dir="",
         name="",
+        teachers="",
         class_embeddings="",
         split="train",
         records="",

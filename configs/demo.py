@@ -107,7 +107,8 @@ def detector(args):
   c.loss.rpn.batch_size_per_image = 64
 
   d = c.data
-  d.dir, d.name, d.cache = f"{args.root}/data", "shapes_ovd/rkd", True
+  d.dir, d.name, d.cache = f"{args.root}/data", "shapes_ovd/scenes", True
+  d.teachers = f"{args.root}/teachers"
   d.threads = 1  # more fight over Python's lock on two cores
   size = dict(canvas=(128, 128), short_sides=(128,), max_side=128)
   d.box.update(split="train_boxes", batch_size=8, max_boxes=8, **size)

@@ -17,14 +17,11 @@ from typing import Any, TypeVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from rkd_jax.data import shards
 from rkd_jax.data.making import Record, RecordMaker, Split, records
 from rkd_jax.files import storage
 from rkd_jax.records import index as index_lib
-from rkd_jax.records import schema
-from rkd_jax.records.results import TeacherReader
+from rkd_jax.records import schema, shards
 
-CONFIGS = ("plain", "rkd")
 # TFDS writes it last.
 _MARK = "dataset_info.json"
 
@@ -34,7 +31,6 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   BUILDER_CONFIGS = [
     tfds.core.BuilderConfig(name="plain", description="Images, boxes, captions and labels."),
-    tfds.core.BuilderConfig(name="rkd", description="With regions and pseudo boxes of teachers."),
   ]
 
   def __init__(
@@ -47,9 +43,6 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     frequencies: Sequence[str] | None = None,
     ancestors: Sequence[Iterable[int]] | None = None,
     totals: Sequence[str] = (),
-    teachers: str | os.PathLike | None = None,
-    embedding_dim: int = 512,
-    skip_missing_results: bool = False,
     workers: int | None = None,
     beam: Sequence[str] | None = None,
     **kwargs: Any,
@@ -64,40 +57,19 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       frequencies: LVIS' 'r', 'c' or 'f' of each class.
       ancestors: the classes above each class, where they form a hierarchy.
       totals: lines of the description, see `compared`.
-      teachers: folder written by `rkd_jax.precompute` for `train`; config `rkd` only.
-      embedding_dim: width D of `regions/clip_embeddings`.
-      skip_missing_results: leave out images that the teachers lack, with a counted warning.
       workers: processes that make the records, by default one per CPU; these do not depend on it.
       beam: flags of Apache Beam, which then makes them.
-      **kwargs: those of every TFDS builder (`data_dir`, `config`, ...).  What is for a remote
-        `data_dir` is built in a local folder; `prepare` takes it there.
-
-    Raises:
-      ValueError: config `rkd` without teachers or teachers without it.
+      **kwargs: those of every TFDS builder (`data_dir`, ...).  What is for a remote `data_dir`
+        is built in a local folder; `prepare` takes it there.
     """
-    rkd = kwargs.get("config") == "rkd"
-    if rkd != (teachers is not None):
-      raise ValueError(
-        "config rkd and teachers=FOLDER (written by `python -m rkd_jax.precompute ...`) "
-        "belong together: give both or neither."
-      )
     self.splits = dict(splits)
     # Files of boxes alone must not look like objects whose masks are empty.
     self._polygons = any(split.has_polygons for split in splits.values())
-    self._teacher = TeacherReader(teachers, "train", embedding_dim) if rkd else None
-    self._embedding_dim = embedding_dim
-    self._skip_missing_results = skip_missing_results
     self._workers, self._beam = workers, beam
     self._base, self._novel = tuple(base), tuple(novel)
     self._frequencies, self._ancestors = frequencies, ancestors
     self._totals = tuple(totals)
-    self._settings = {
-      **settings,
-      "teachers": None if self._teacher is None else self._teacher.metadata,
-      "embedding_dim": embedding_dim,
-      # Data sets that were built without it stay what they are.
-      **({"skip_missing_results": True} if skip_missing_results else {}),
-    }
+    self._settings = dict(settings)
     kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
     super().__init__(file_format="array_record", **kwargs)
 
@@ -123,15 +95,12 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
-      features=schema.features(
-        first.class_names, self._embedding_dim, self._polygons, first.federated
-      ),
+      features=schema.features(first.class_names, self._polygons, first.federated),
       metadata=schema.metadata(
         first.class_names,
         self._base,
         self._novel,
         ["validation"],
-        self._embedding_dim,
         self._settings,
         image_counts=self.splits["train"].image_counts() if "train" in self.splits else None,
         frequencies=self._frequencies,
@@ -154,7 +123,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     from rkd_jax.data import beam
 
     return [
-      beam.write_split(split, self._maker(name), self._get_filename_template(name), self._beam)
+      beam.write_split(split, self._maker(), self._get_filename_template(name), self._beam)
       for name, split in self.splits.items()
     ]
 
@@ -162,11 +131,10 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return {name: self._indexed_records(name) for name in self.splits}
 
   def _generate_examples(self, split: str) -> Iterator[Record]:
-    return records(self.splits[split], self._maker(split), self._workers)
+    return records(self.splits[split], self._maker(), self._workers)
 
-  def _maker(self, split: str) -> RecordMaker:
-    teacher = self._teacher if split == "train" else None
-    return RecordMaker(self.info.features, teacher, self._skip_missing_results)
+  def _maker(self) -> RecordMaker:
+    return RecordMaker(self.info.features)
 
   def _indexed_records(self, split: str) -> Iterator[bytes]:
     """The records; once all have been taken, their index lies in the folder being written."""
@@ -245,16 +213,14 @@ def place(builder: tfds.core.DatasetBuilder) -> epath.Path:
   return storage.path(storage.origin(builder.data_dir))
 
 
-def read_settings(folder: epath.Path) -> dict[str, Any]:
-  """The settings that a data set was built with."""
-  return json.loads((folder / "metadata.json").read_text())["settings"]
-
-
 def _is_stored(folder: epath.Path, settings: dict[str, Any]) -> bool:
   """Whether the data set is complete; ValueError if it was built with other settings."""
   if not (folder / _MARK).exists():
     return False
-  found = read_settings(folder)
+  found = json.loads((folder / "metadata.json").read_text())["settings"]
+  # Earlier versions had them for every data set; without teachers they changed no record.
+  ignored = {"embedding_dim"} | ({"teachers"} if not found.get("teachers") else set())
+  found = {key: value for key, value in found.items() if key not in ignored}
   if different := sorted(
     k for k in settings.keys() | found.keys() if settings.get(k) != found.get(k)
   ):
@@ -274,14 +240,8 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
   parser.add_argument(
     "--data_dir", required=True, help="root folder of built data sets, perhaps gs://..."
   )
-  parser.add_argument("--config", choices=CONFIGS, default="plain")
-  parser.add_argument("--teachers", help="folder written by rkd_jax.precompute (config rkd)")
-  parser.add_argument("--embedding_dim", type=int, default=512)
   parser.add_argument("--limit", type=int, help="only the first so many images of each split")
   parser.add_argument("--skip_bad_images", action="store_true")
-  parser.add_argument(
-    "--skip_missing_results", action="store_true", help="leave out images that --teachers lacks"
-  )
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
   return parser
@@ -299,9 +259,7 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
 
 def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
   """The builder's arguments that `argument_parser` has read."""
-  names = ("data_dir", "config", "teachers", "embedding_dim", "limit", "workers")
-  skips = ("skip_bad_images", "skip_missing_results")
-  return {name: getattr(args, name) for name in names + skips}
+  return {name: getattr(args, name) for name in ("data_dir", "limit", "skip_bad_images", "workers")}
 
 
 def run(parser: argparse.ArgumentParser, make: Callable[[], RecordBuilder], dry_run: bool) -> None:

@@ -8,17 +8,17 @@ process, in worker processes and on Beam (`data/beam.py`), and give the same byt
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tqdm import tqdm
 
 from rkd_jax.machine.workers import in_order, process_pool
 from rkd_jax.records import decoding, schema
-from rkd_jax.records.results import MissingResultsError, TeacherReader
+from rkd_jax.records import index as index_lib
+from rkd_jax.records.shards import Serializer
 
 # Starting worker processes takes as long as making some hundred records.
 WORTH_A_POOL = 1000
@@ -69,76 +69,56 @@ class Split(Protocol):
 
 
 class Record(NamedTuple):
-  """A record as it is stored, and its row of the index (`rkd_jax.records.index.make`)."""
+  """A record as it is stored, and its row of the index."""
 
   data: bytes
-  row: tuple[int, int, list[int], int, int]
+  row: index_lib.Row
 
 
-# Why there is no record of an image.
-LeftOut = decoding.BadImageError | MissingResultsError
+def index_row(example: Mapping[str, Any]) -> index_lib.Row:
+  """What the index says of an example of `schema.encode_record`."""
+  return index_lib.Row(
+    height=example["image/height"],
+    width=example["image/width"],
+    classes=[int(thing["label"]) for thing in example["objects"] if not thing["is_crowd"]],
+    num_labels=len(example["labels"]),
+    image_id=example["image/id"],
+    checksum=index_lib.checksum(example["image"].getvalue()),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordMaker:
-  """Entries to records, or to the error of an image that may be left out.
-
-  Attributes:
-    features: the schema.
-    teacher: results by image id.
-    skip_missing_results: an image that the teachers lack may be left out.
-  """
+  """Entries to records of a schema, or to the error of an image that may be left out."""
 
   features: tfds.features.FeaturesDict
-  teacher: TeacherReader | None = None
-  skip_missing_results: bool = False
 
   @functools.cached_property
-  def _serializer(self) -> ExampleSerializer:
-    return ExampleSerializer(self.features.get_serialized_info())
+  def _serializer(self) -> Serializer:
+    return Serializer(self.features)
 
-  def __call__(self, entry: Entry) -> Record | LeftOut:
-    """Raises ValueError as `Entry.load`, or where the teachers' results are missing."""
+  def __call__(self, entry: Entry) -> Record | decoding.BadImageError:
+    """Raises ValueError as `Entry.load`."""
     try:
       arguments = entry.load()
     except decoding.BadImageError as error:
       return error
     if "polygons/vertices" not in self.features:
       arguments.pop("polygons", None)
-    if self.teacher is not None:
-      try:
-        arguments["teacher"] = self.teacher[arguments["image_id"]]
-      except MissingResultsError as error:
-        if not self.skip_missing_results:
-          raise
-        return error
-    (embedding_dim,) = self.features["regions/clip_embeddings"].shape[1:]
-    example = schema.encode_record(**arguments, embedding_dim=embedding_dim)
-    row = (
-      example["image/height"],
-      example["image/width"],
-      [int(thing["label"]) for thing in example["objects"] if not thing["is_crowd"]],
-      len(example["labels"]),
-      len(example["pseudo_boxes/labels"]),
-    )
-    message = self._serializer.get_tf_example(self.features.encode_example(example))
-    # The order of a message's features differs from process to process otherwise.
-    return Record(message.SerializeToString(deterministic=True), row)
+    example = schema.encode_record(**arguments)
+    row = index_row(example)
+    return Record(self._serializer(example), row)
 
 
-def without_left_out(made: Iterable[Record | LeftOut], skip_bad_images: bool) -> Iterator[Record]:
-  """The records; images without results of the teachers are left out with a counted warning.
-
-  One that cannot be decoded is an error or left out, too.
-  """
-  bad = missing = 0
+def without_bad_images(
+  made: Iterable[Record | decoding.BadImageError], skip: bool
+) -> Iterator[Record]:
+  """The records; an image that cannot be decoded is an error, or left out and counted."""
+  bad = 0
   for record in made:
     if isinstance(record, Record):
       yield record
-    elif isinstance(record, MissingResultsError):
-      missing += 1
-      logging.warning("Skipped image without results (%d so far): %s", missing, record)
-    elif skip_bad_images:
+    elif skip:
       bad += 1
       logging.warning("Skipped bad image (%d so far): %s", bad, record)
     else:
@@ -165,7 +145,7 @@ def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Ite
     made = _in_processes(entries, maker, workers)
   bar = tqdm(made, f"reading {split.source}", len(split), unit=" images")
   empty = True
-  for record in without_left_out(bar, split.skip_bad_images):
+  for record in without_bad_images(bar, split.skip_bad_images):
     empty = False
     yield record
   if empty:
@@ -176,7 +156,7 @@ def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Ite
 
 def _in_processes(
   entries: Iterable[Entry], maker: RecordMaker, workers: int
-) -> Iterator[Record | LeftOut]:
+) -> Iterator[Record | decoding.BadImageError]:
   with process_pool(workers, functools.partial(_keep, maker)) as pool:
     yield from in_order(pool, _make, zip(entries), _AHEAD * workers)
 
@@ -190,5 +170,5 @@ def _keep(maker: RecordMaker) -> None:
   _maker = maker
 
 
-def _make(entry: Entry) -> Record | LeftOut:
+def _make(entry: Entry) -> Record | decoding.BadImageError:
   return _maker(entry)

@@ -42,7 +42,8 @@ from rkd_jax.files import json_checks as checks
 from rkd_jax.files.torch_reader import read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
 from rkd_jax.records import class_names as category_names
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 
 # A key beside the category ids in some of the published files: a box for no class.
 _SALIENT = "salient"
@@ -235,6 +236,7 @@ def to_records(
     ValueError: a file is missing or wrong; the first one is named.
   """
   filenames, class_of = _index(annotation_file)
+  names = category_names.load_class_names(annotation_file)
   paths = {image_id: _pickle_path(regions, name) for image_id, name in filenames.items()}
   width = next((d for d in map(_embedding_width, paths.values()) if d), None)
   if width is None:
@@ -246,7 +248,7 @@ def to_records(
   labels = None if image_labels is None else read_image_labels(image_labels, class_of)
   sources = {"regions": regions, "pseudo_boxes": pseudo_boxes, "image_labels": image_labels}
   metadata = {"imported": {name: str(path or "") for name, path in sources.items()}}
-  with TeacherWriter(output, split, width, metadata) as writer:
+  with TeacherWriter(output, split, width, metadata, class_names=names) as writer:
     for image_id, path in tqdm(paths.items(), unit=" images"):
       name = filenames[image_id]
       record_id = _record_id(image_id, name, imagenet)

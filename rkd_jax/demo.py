@@ -29,7 +29,8 @@ from rkd_jax.inputs import examples
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.pictures import figures, report
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import Source, decode_image, open_source
 from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
@@ -99,7 +100,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
   """Data, CLIP and the offline step; returns what is known about CLIP and proposals."""
   data_dir = f"{root}/data"
   with clock("scenes"):
-    shapes_ovd.build(data_dir, "scenes", embedding_dim=demo_config.EMBEDDING_DIM)
+    shapes_ovd.build(data_dir)
   with clock("CLIP on captioned scenes"):
     quality = run_stage(root, "clip", 0)
     print("CLIP on ground-truth crops of the tuning split:", quality)
@@ -120,7 +121,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
           proposer,
           clip.region_encoder(320),
           embeddings,
-          TeacherWriter(f"{root}/teachers", split, clip.embedding_dim, metadata),
+          TeacherWriter(f"{root}/teachers", split, clip.embedding_dim, metadata, class_names=names),
           options,
           pool,
         )
@@ -128,12 +129,6 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
     results = TeacherReader(f"{root}/teachers", "train_boxes")
     recall = assess(source, results)["box_recall"]
     print(f"The top-5 proposals cover {recall:.1%} of the annotated (base) boxes.")
-    shapes_ovd.build(
-      data_dir,
-      "rkd",
-      teachers=f"{root}/teachers",
-      embedding_dim=demo_config.EMBEDDING_DIM,
-    )
   return {**quality, "top5_recall_base": recall}
 
 
@@ -251,7 +246,7 @@ def main(given: flags.FlagValues) -> None:
         print({m: round(results[stage][-1][m], 1) for m in METRICS})
   with clock("report"):
     rows = write_results(root, results, given.ablation)
-    source = open_source(f"{root}/data", "shapes_ovd/rkd", "validation")
+    source = open_source(f"{root}/data", "shapes_ovd/scenes", "validation")
     curves = {
       METHODS[stage]: read_metrics(f"{demo_config.workdir(root, stage, seeds[0])}/{METRICS_FILE}")
       for stage in stages

@@ -1,10 +1,11 @@
 """The offline step: what the frozen teachers say about every image, computed once.
 
   python -m rkd_jax.precompute --data_dir=DIR --dataset=shapes_ovd/scenes \\
-    --splits=train_boxes,train_images --clip=DIR_OF_A_CLIP_RUN --output=DIR
+    --splits=train_boxes,train_images --clip=DIR_OF_A_CLIP_RUN --output=FOLDER
   python -m rkd_jax.precompute --data_dir=DIR --dataset=coco_json/plain --splits=train \\
     --proposals=mvit --checkpoint=MDef_DETR_r101_epoch20.pth --vocabulary=vocab.json \\
-    --merges=merges.txt --clip=ViT-B-32.pt --pseudo_box_threshold=0.95 --output=DIR
+    --merges=merges.txt --clip=ViT-B-32.pt --pseudo_box_threshold=0.95 --output=FOLDER
+  python -m rkd_jax.main --config=... --config.data.teachers=FOLDER
 
 For each image a class-agnostic proposer yields boxes.  The best few become the regions of RKD
 (arXiv 2207.03482, section 3.2) with their CLIP embeddings, not normalised.  Each image-level
@@ -21,19 +22,24 @@ where it reads text, else the proposal that CLIP likes best.
 
 With published CLIP weights crops are CLIP's own (--crop_mode=clip --context=0), as in the original.
 
+The results are a data set beside the records (`rkd_jax/records/results.py`), which training joins
+when it reads.  --embedding_dtype=float16 halves it and rounds embeddings to half precision, each
+value by at most 2^-11 of itself.
+
 A run may be killed at any moment: started again with the same settings it carries on behind the
-shards that are complete, and ends with the same bytes.  A process computes on all its local
+parts that are complete, and ends with the same bytes.  A process computes on all its local
 devices, each with a copy of the model that proposes, compiled for it.  Several machines share a
 split when each is started with its own --process_index of --process_count and the same --output.
 With --beam='--runner=DataflowRunner ...' (extra `beam`) the workers of Apache Beam share it; data,
 weights and output must be at paths that all can reach, and results are the same, in the same
-folder.  The output may be remote (gs://bucket/folder): each shard goes there when it is complete.
+folder.  The output may be remote (gs://bucket/folder): each part goes there when it is complete.
 An image that cannot be read gets an empty record, a box that is empty or outside is dropped; both
 are listed with the reason in the split's report.json, next to the agreement with annotated boxes.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -44,10 +50,12 @@ from etils import epath
 
 from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import DTYPES, TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.images import Options
 from rkd_jax.teachers.pipeline import precompute
+from rkd_jax.teachers.ranges import missing_ranges, write_range
 from rkd_jax.teachers.settings import Settings, Teachers, open_teachers
 
 # What replaces the defaults of `Options` where crops are embedded with published weights.
@@ -76,6 +84,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
   parser.add_argument("--owl_vit_config", default="clip_b32", help="Scenic's name of the model")
   parser.add_argument("--batch_size", type=int, default=64, help="crops per call of CLIP")
   parser.add_argument("--records_per_shard", type=int, default=512, help="most that a kill costs")
+  parser.add_argument("--embedding_dtype", choices=DTYPES, default="float32", help="as stored")
   for field in dataclasses.fields(Options):
     parser.add_argument(
       f"--{field.name}", type=type(field.default), help=f"default {field.default}"
@@ -114,6 +123,8 @@ def open_writer(
     total=len(teachers.source),
     process_index=index,
     process_count=count,
+    class_names=teachers.source.class_names,
+    embedding_dtype=args.embedding_dtype,
   )
 
 
@@ -159,14 +170,14 @@ def main(arguments: Sequence[str] | None = None):
 def _on_beam(settings: Settings, args: argparse.Namespace) -> None:
   """The same results, made by the workers of Apache Beam."""
   # Here, since it needs a package that nothing else does.
-  from rkd_jax.teachers import beam
+  from rkd_jax.records import on_beam
 
   for split in args.splits.split(","):
     teachers = open_teachers(settings, split)
     count = len(teachers.source)
     writer = open_writer(teachers, args, split)
-    ranges = beam.missing_ranges(count, writer.positions, args.records_per_shard)
-    beam.run(ranges, settings, split, args.output, args.beam)
+    ranges = missing_ranges(count, writer.positions, args.records_per_shard)
+    on_beam.run(ranges, functools.partial(write_range, settings, split, args.output), args.beam)
     with open_writer(teachers, args, split) as writer:
       if len(writer) != count:
         raise ValueError(f"{split}: {len(writer)} of {count} records are there; run it again.")

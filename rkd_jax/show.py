@@ -16,8 +16,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from rkd_jax import commands
-from rkd_jax.inputs.batching import make_sampler, train_batches
-from rkd_jax.inputs.plan import box_repeats, detector_specs, open_sources
+from rkd_jax.inputs.batching import train_batches
+from rkd_jax.inputs.plan import make_plan
 from rkd_jax.pictures.batches import draw_batch
 from rkd_jax.pictures.draw import png_bytes
 
@@ -32,16 +32,14 @@ def show(config: ml_collections.ConfigDict, output: str, step: int, steps: int, 
     raise ValueError(
       f"The config trains task {config.task!r}; only batches of detectors are drawn."
     )
-  sources, specs = open_sources(config), detector_specs(config)
-  repeats = box_repeats(config, sources)
-  sampler = make_sampler(config.seed, config.data.schedule, sources, specs, repeats)
+  plan = make_plan(config)
   folder = Path(output)
   folder.mkdir(parents=True, exist_ok=True)
   batches = train_batches(
-    sources, specs, sampler, step, step + steps, threads=0, skip_bad_images=config.skip_bad_images
+    plan, step, step + steps, threads=0, skip_bad_images=config.skip_bad_images
   )
   for number, kind, batch in batches:
-    sheet = draw_batch(batch, sources[kind].class_names, f"step {number}, {kind} batch", cell)
+    sheet = draw_batch(batch, plan.sources[kind].class_names, f"step {number}, {kind} batch", cell)
     path = folder / f"step{number:07d}_{kind}.png"
     path.write_bytes(png_bytes(sheet))
     print(path)

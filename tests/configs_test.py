@@ -99,7 +99,8 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
     config.model.backbone.stage_blocks = (1,) * len(config.model.backbone.stage_blocks)
   width = config.model.classifier.embedding_dim if config.task == "detector" else 0
   source = _FakeSource(width)
-  monkeypatch.setattr(tasks, "open_sources", lambda c: dict.fromkeys(c.data.schedule, source))
+  for module in (plan, tasks):
+    monkeypatch.setattr(module, "open_sources", lambda c: dict.fromkeys(c.data.schedule, source))
   if config.task == "detector":
     config.class_embeddings = str(tmp_path / "classes.npz")
     class_embeddings.save(
@@ -118,7 +119,7 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
   terms = {}
   for kind in dict.fromkeys(config.data.schedule):
     step = functools.partial(trainer._step, kind=kind)
-    batch = _abstract_batch(task.specs[kind], source[0])
+    batch = _abstract_batch(task.plan.specs[kind], source[0])
     new, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(
       lambda x: (x.shape, x.dtype), state

@@ -16,8 +16,7 @@ from rkd_jax.frozen import mavl as infer
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.models.clip.model import ClipConfig
-from rkd_jax.records.result_shards import FIELDS
-from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.sources import decode_image, open_source
 from rkd_jax.teachers import pipeline
 from rkd_jax.teachers import settings as teachers

@@ -18,8 +18,8 @@ from rkd_jax.data.imagenet21k_random.imagenet21k_random import Imagenet21kRandom
 from rkd_jax.data.imagenet_lvis.imagenet_lvis import ImagenetLvis
 from rkd_jax.data.lvis_ovd.lvis_ovd import LvisOvd
 from rkd_jax.evaluation.evaluate import evaluate_detector
-from rkd_jax.inputs.batching import make_sampler, train_batches
-from rkd_jax.records.results import TeacherWriter
+from rkd_jax.inputs.batching import train_batches
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import open_source
 from rkd_jax.runs.checkpoint import Checkpointer
 from rkd_jax.train.tasks import make_task
@@ -32,7 +32,7 @@ ROWS = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_ils_wei
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-  """All data sets, plain and with the results of an invented teacher, and class embeddings."""
+  """All data sets, the results of an invented teacher on each, and class embeddings."""
   path = tmp_path_factory.mktemp("published")
   official_files.write_coco(path / "coco")
   official_files.write_lvis(path / "lvis", path / "coco")
@@ -49,12 +49,10 @@ def root(tmp_path_factory):
   builders["lvis"] += ((Imagenet21kRandom, strict),)
   for name, data_sets in builders.items():
     for make, files in data_sets:
-      common = {"data_dir": path / name / "data", "embedding_dim": DIM, **files}
-      plain = builder.prepare(make(config="plain", **common))
+      plain = builder.prepare(make(data_dir=path / name / "data", **files))
       source = open_source(path / name / "data", f"{plain.name}/plain", "train")
-      teachers = path / name / "teachers" / plain.name
-      _invent_teacher(teachers, source)
-      builder.prepare(make(config="rkd", teachers=teachers, **common))
+      folder = {"imagenet_lvis": "imagenet_", "imagenet21k_random": "strict_"}.get(plain.name, "")
+      _invent_teacher(path / name / f"{folder}teachers", source)
       strict = plain.name == "imagenet21k_random"
       file = path / name / f"{'strict_' if strict else ''}class_embeddings.npz"
       shape = (len(source.class_names), DIM)
@@ -65,7 +63,7 @@ def root(tmp_path_factory):
 
 def _invent_teacher(folder, source):
   """Two regions of each image, and a pseudo box for its first label."""
-  with TeacherWriter(folder, "train", DIM, {}) as writer:
+  with TeacherWriter(folder, "train", DIM, {}, class_names=source.class_names) as writer:
     for record in source:
       rng = np.random.default_rng(record.image_id)
       writer.write(
@@ -119,13 +117,12 @@ def _config(root, dataset, row):
 def test_every_row_finds_its_records(root, dataset, row):
   config = _config(root, dataset, row)
   task = make_task(config, "")
-  sampler = make_sampler(0, config.data.schedule, task.sources, task.specs, task.repeats)
-  batches = {kind: b for _, kind, b in train_batches(task.sources, task.specs, sampler, 0, 2)}
+  batches = {kind: b for _, kind, b in train_batches(task.plan, 0, 2)}
   assert set(batches) == set(config.data.schedule)
-  ids = [record.image_id for record in task.sources["box"]]
+  ids = [record.image_id for record in task.plan.sources["box"]]
   with_boxes = [9, 30] if dataset == "coco" else [9, 25]
   assert ids == ([9, 25, 30] if dataset == "lvis" and "ils" in row else with_boxes)
-  assert (dataset == "lvis") == ("box" in task.repeats)
+  assert (dataset == "lvis") == ("box" in task.plan.repeats)
   assert (batches["box"].regions is not None) == ("rkd" in row)
   assert (batches["box"].ground_truth.vertices is not None) == (dataset == "lvis")
   if "ils" in row:
@@ -133,8 +130,8 @@ def test_every_row_finds_its_records(root, dataset, row):
     assert pseudo.valid.any(axis=1).all()
     if dataset == "lvis":
       assert set(pseudo.classes.ravel()) <= {1, 2} and pseudo.valid.shape == (2, 1)
-      assert len(task.sources["image"]) == 5
-      assert task.sources["image"].name == "imagenet_lvis/rkd/train"
+      assert len(task.plan.sources["image"]) == 5
+      assert task.plan.sources["image"].name == "imagenet_lvis/plain/train"
       assert task.constants.image_counts.tolist() == [1, 0, 2, 0]
 
 
@@ -142,10 +139,9 @@ def test_box_steps_with_masks_and_image_steps_on_imagenet_train_and_are_evaluate
   config = _config(root, "lvis", "rkd_ils")
   task = make_task(config, "")
   trainer = Trainer(config, task, jax.devices()[:1])
-  sampler = make_sampler(0, config.data.schedule, task.sources, task.specs, task.repeats)
   state = trainer.create(0)
   before, found = jax.device_get(state.params), {}
-  for _, kind, batch in train_batches(task.sources, task.specs, sampler, 0, 2):
+  for _, kind, batch in train_batches(task.plan, 0, 2):
     state, metrics = trainer.step(state, batch, kind)
     assert all(np.isfinite(value) for value in metrics.values()), metrics
     found[kind] = set(metrics) - {"loss", "update_norm"}
@@ -167,7 +163,8 @@ def test_box_steps_with_masks_and_image_steps_on_imagenet_train_and_are_evaluate
 
 def test_a_strict_run_has_other_classes_in_image_steps(root):
   config = _config(root, "lvis", "rkd_ils")
-  config.data.image.name = "imagenet21k_random/rkd"
+  config.data.image.name = "imagenet21k_random/plain"
+  config.data.image.teachers = str(root / "lvis/strict_teachers")
   with pytest.raises(ValueError, match=r"class 0 is 'aerosol_can' in the one and 'tench' in the"):
     make_task(config, "")
   config.data.image.class_embeddings = str(root / "lvis/strict_class_embeddings.npz")
@@ -175,8 +172,7 @@ def test_a_strict_run_has_other_classes_in_image_steps(root):
   assert task.constants.embeddings.shape == (4, DIM)
   assert task.constants.image_embeddings.shape == (2, DIM)
   trainer = Trainer(config, task, jax.devices()[:1])
-  sampler = make_sampler(0, config.data.schedule, task.sources, task.specs, task.repeats)
-  for _, kind, batch in train_batches(task.sources, task.specs, sampler, 0, 2):
+  for _, kind, batch in train_batches(task.plan, 0, 2):
     step = functools.partial(trainer._step, kind=kind)
     state = trainer.abstract_state
     _, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))

@@ -13,7 +13,7 @@ import numpy as np
 
 from rkd_jax.configs import demo
 from rkd_jax.data.shapes_ovd import shapes_ovd
-from rkd_jax.records.results import TeacherWriter
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import open_source
 from rkd_jax.vocabulary import class_embeddings
 
@@ -63,7 +63,7 @@ def get_config(root: str):
 def build_data(root: Path) -> None:
   """Scenes with random teachers' results and random class embeddings, where the config looks."""
   data = root / "data"
-  shapes_ovd.build(data, "scenes", sizes=SIZES, embedding_dim=EMBEDDING_DIM, workers=1)
+  shapes_ovd.build(data, sizes=SIZES, workers=1)
   for split in SIZES:
     source = open_source(data, "shapes_ovd/scenes", split)
     with TeacherWriter(root / "teachers", split, EMBEDDING_DIM, {}) as writer:
@@ -82,7 +82,6 @@ def build_data(root: Path) -> None:
             "pseudo_boxes/scores": np.full(labels, 0.5, np.float32),
           },
         )
-  shapes_ovd.build(data, "rkd", teachers=root / "teachers", embedding_dim=EMBEDDING_DIM)
   names = source.class_names
   embeddings = np.random.default_rng(0).normal(size=(len(names), EMBEDDING_DIM))
   class_embeddings.save(root / "class_embeddings.npz", names, class_embeddings.TEMPLATE, embeddings)

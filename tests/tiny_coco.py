@@ -53,6 +53,6 @@ def build_data(root: Path) -> None:
     )
   (root / "coco.json").write_text(json.dumps(content))
   files = coco_json.Files(root / "coco.json", root / "images")
-  coco_json.build(root / "data", train=files, validation=files, novel=[NAMES[-1]], embedding_dim=8)
+  coco_json.build(root / "data", train=files, validation=files, novel=[NAMES[-1]])
   rows = rng.normal(size=(len(NAMES), 8)).astype(np.float32)
   class_embeddings.save(root / "class_embeddings.npz", NAMES, class_embeddings.TEMPLATE, rows)

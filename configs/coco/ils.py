@@ -2,8 +2,8 @@
 
   python -m rkd_jax.main --config=configs/coco/ils.py --workdir=runs/coco/ils
 
-Arguments, data and cost as in base.py; the records hold image labels and a pseudo box for each.
-Published (novel / base / all AP50): 34.2 / 52.0 / 47.4.
+Arguments, data and cost as in base.py; the teachers' results hold a pseudo box for each image
+label.  Published (novel / base / all AP50): 34.2 / 52.0 / 47.4.
 """
 
 from rkd_jax.configs.coco import base

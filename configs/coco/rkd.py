@@ -2,8 +2,8 @@
 
   python -m rkd_jax.main --config=configs/coco/rkd.py --workdir=runs/coco/rkd
 
-Arguments, data and cost as in base.py; the records hold five regions per image and their CLIP
-embeddings.  Published (novel / base / all AP50): 21.6 / 54.4 / 45.8.
+Arguments, data and cost as in base.py; the teachers' results hold five regions per image and
+their CLIP embeddings.  Published (novel / base / all AP50): 21.6 / 54.4 / 45.8.
 """
 
 from rkd_jax.configs.coco import base

@@ -6,7 +6,9 @@ Arguments (`base.py:root=DIR,seed=1`): root, under which the records (root/data)
 embeddings (root/class_embeddings.npz, 512 wide, CLIP ViT-B/32) and the other rows lie; seed.
 `python -m rkd_jax.data.lvis_ovd.lvis_ovd --data_dir=root/data --lvis=FOLDER --coco=FOLDER` builds
 the records, which also say how many training images each class has; rows with ILS read
-`data.imagenet_lvis` as well, in the same folder.  The run starts from `root/imagenet`, the
+`data.imagenet_lvis` as well, in the same folder.  What frozen teachers say of the images is in
+root/teachers (of lvis_ovd) and root/imagenet_teachers, made once by `rkd_jax.precompute`, with
+--dataset=lvis_ovd/plain and imagenet_lvis/plain.  The run starts from `root/imagenet`, the
 ImageNet R-50 of MSRA made by `rkd_jax.convert`.
 
 Published (mask APr / APc / APf / AP on LVIS v1 val): 12.2 / 19.4 / 26.4 / 20.9.  The original took
@@ -48,6 +50,8 @@ def get_config(argument: str | None = None, start: str = "imagenet"):
 
   c.data.dir = f"{args.root}/data"
   c.data.name = "lvis_ovd/plain"
+  c.data.teachers = f"{args.root}/teachers"
+  c.data.image.teachers = f"{args.root}/imagenet_teachers"
   c.data.box.short_sides = (640, 672, 704, 736, 768, 800)
   c.data.box.update(records="boxes", repeat_threshold=0.001)
   c.data.box.max_boxes = 300
@@ -57,7 +61,6 @@ def get_config(argument: str | None = None, start: str = "imagenet"):
 
 def add_rkd(c):
   """L_1 and L_irm on the five regions of each image, with the published weights for LVIS."""
-  c.data.name = "lvis_ovd/rkd"
   c.data.box.max_regions = c.data.image.max_regions = 5
   c.loss.rkd.weight, c.loss.irm.weight = 0.25, 0.13
 
@@ -68,7 +71,7 @@ def add_ils(c):
   The original draws images 1:4 in batches of 2 and 8 per GPU: as many image steps as box steps.
   """
   c.data.schedule = ("box", "image")
-  c.data.image.name = "imagenet_lvis/rkd"
+  c.data.image.name = "imagenet_lvis/plain"
   # The original's sampler over both data sets, which keeps the images without boxes.
   c.data.box.update(records="", repeat_form="fractional")
   c.data.image.records = "pseudo_boxes"

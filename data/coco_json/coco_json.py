@@ -12,8 +12,8 @@ novel is a base class.  Image-level labels are the tags (JSON: {file name: [clas
 and the class names that occur in the captions (COCO captions JSON).  Polygons are kept where
 the JSON has them, for detectors with a mask head; run lengths are not.
 
-The config `plain` is what the files say; `rkd` (--config=rkd --teachers=FOLDER) adds to
-`train` the frozen teachers' results that `rkd_jax.precompute` made from `plain`.
+What frozen teachers say of `train` (`rkd_jax.precompute`) stays in a folder of its own, which
+training joins when it reads (`config.data.teachers`).
 Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
@@ -89,11 +89,10 @@ class CocoJson(builder.RecordBuilder):
       novel: classes that are only evaluated.
       limit: only the first so many images of each split.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.RecordBuilder`.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
-      ValueError: a problem with the files, the class lists or the teachers' results.
+      ValueError: a problem with the files, the class lists.
     """
     builder.checked_limit(limit)
     content = annotations.load_annotations(train.json, train.images)
@@ -120,18 +119,17 @@ class CocoJson(builder.RecordBuilder):
     super().__init__(splits=splits, base=base, novel=novel, settings=settings, **kwargs)
 
 
-def build(data_dir: str | os.PathLike, config: str = "plain", **settings: Any) -> CocoJson:
-  """Builds a config under `data_dir`, unless it is there with the same settings.
+def build(data_dir: str | os.PathLike, **settings: Any) -> CocoJson:
+  """Builds the records under `data_dir`, unless they are there with the same settings.
 
   Args:
-    data_dir: root folder; the records go to data_dir/coco_json/<config>/<version>.
-    config: "plain" or "rkd".
+    data_dir: root folder; the records go to data_dir/coco_json/plain/<version>.
     **settings: arguments of `CocoJson`.
 
   Raises:
     ValueError: a problem with the files, or it is there with other settings.
   """
-  return builder.prepare(CocoJson(data_dir=data_dir, config=config, **settings))
+  return builder.prepare(CocoJson(data_dir=data_dir, **settings))
 
 
 def main():

@@ -12,8 +12,8 @@ images with a box of the 65 base and novel classes, and those boxes.  The 80 cla
 order.  Base and RKD train on the records with boxes (`data.box.records="boxes"`), ILS also on
 those with labels (`data.image.records`).
 
-The config `plain` is what the files say; `rkd` (--config=rkd --teachers=FOLDER) adds to `train`
-the frozen teachers' results that `rkd_jax.precompute` made from `plain`.
+What frozen teachers say of `train` (`rkd_jax.precompute`) stays in a folder of its own, which
+training joins when it reads (`config.data.teachers`).
 Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
@@ -58,11 +58,10 @@ class CocoOvd(builder.RecordBuilder):
       coco: the folder of the official files.
       limit: only the first so many images of each split.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.RecordBuilder`.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
-      ValueError: a problem with the files or the teachers' results.
+      ValueError: a problem with the files.
     """
     builder.checked_limit(limit)
     folder = Path(coco)

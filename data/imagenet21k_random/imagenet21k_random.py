@@ -2,7 +2,7 @@
 
     python -m rkd_jax.data.imagenet21k_random.imagenet21k_random --data_dir=DIR --imagenet=FOLDER \\
       --wordnet=FILE (--annotations=lvis_v1_val.json | --names='cat, dog' | --names=@FILE) \\
-      [--classes=N] [--seed=0] [--config=rkd --teachers=FOLDER] [--limit=N] [--dry_run] \\
+      [--classes=N] [--seed=0] [--limit=N] [--dry_run] \\
       [--workers=N | --beam='--runner=...']
 
 FOLDER holds a folder nXXXXXXXX or an archive nXXXXXXXX.tar for each synset, FILE is data.noun of
@@ -19,12 +19,13 @@ run keeps the data set and class embeddings of its box steps, and image steps ge
 
     python -m rkd_jax.embed_classes --clip=ViT-B-32.pt --names=@class_names.txt --output=F.npz
     python -m rkd_jax.main --config=configs/lvis/rkd_ils.py --workdir=DIR \\
-      --config.data.image.name=imagenet21k_random/rkd --config.data.image.class_embeddings=F.npz
+      --config.data.image.name=imagenet21k_random/plain --config.data.image.teachers=FOLDER \\
+      --config.data.image.class_embeddings=F.npz
 
 The columns of the classifier are then the random classes in image steps, the base and novel
-classes in evaluation, and the projection learns from both.  Pseudo boxes come from
-`rkd_jax.precompute --pseudo_box_threshold=0` on `plain`, as for data.imagenet_lvis, and so do
-image ids.
+classes in evaluation, and the projection learns from both.  Pseudo boxes are those that
+`rkd_jax.precompute --pseudo_box_threshold=0` wrote to FOLDER; image ids are made as in
+data.imagenet_lvis.
 Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
@@ -75,11 +76,10 @@ class Imagenet21kRandom(builder.RecordBuilder):
       seed: of the draw; which synsets the folder holds decides it, too.
       limit: only the first so many images.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.RecordBuilder`.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
-      ValueError: a problem with the files or the teachers' results, or there are fewer classes.
+      ValueError: a problem with the files, or there are fewer classes.
     """
     builder.checked_limit(limit)
     found = synsets.find(imagenet)

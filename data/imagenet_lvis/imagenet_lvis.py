@@ -1,7 +1,7 @@
 """TFDS builder of ImageNet-LVIS: the images of ImageNet-21K whose synset is a class of LVIS v1.
 
     python -m rkd_jax.data.imagenet_lvis.imagenet_lvis --data_dir=DIR --lvis=FOLDER \\
-      --imagenet=FOLDER --wordnet=FILE [--config=rkd --teachers=FOLDER] [--limit=N] \\
+      --imagenet=FOLDER --wordnet=FILE [--limit=N] \\
       [--dry_run] [--skip_bad_images] [--workers=N | --beam='--runner=...']
 
 The LVIS folder holds lvis_v1_val.json, whose categories name their synsets ('dog.n.01'); the
@@ -12,8 +12,8 @@ no images; they are counted.
 
 Split `train` has the classes of lvis_ovd in the same order, as base and novel ones, and the images
 with the class of their synset as image-level label.  There are no boxes: ILS trains on pseudo
-boxes (`data.image.name`), which config `rkd` (--config=rkd --teachers=FOLDER) joins by image id
-from what `rkd_jax.precompute --pseudo_box_threshold=0` made from `plain`.  Image ids are
+boxes (`data.image.name`), which `rkd_jax.precompute --pseudo_box_threshold=0` makes
+(`data.image.teachers`).  Image ids are
 the number of the synset * 10**7 + the number in the file name: n01440764_10026.JPEG is
 14407640010026.
 Everything is checked before it is stored; --dry_run checks and stores nothing.
@@ -58,11 +58,10 @@ class ImagenetLvis(builder.RecordBuilder):
       wordnet: index.noun of WordNet 3.0.
       limit: only the first so many images.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.RecordBuilder`.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
-      ValueError: a problem with the files or the teachers' results, or ImageNet has no images of
+      ValueError: a problem with the files, or ImageNet has no images of
         these classes.
     """
     builder.checked_limit(limit)

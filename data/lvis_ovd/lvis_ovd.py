@@ -11,8 +11,8 @@ those of all 1203; the 337 rare ones are novel.  Both keep which classes LVIS lo
 in an image and which it did not annotate exhaustively, for its federated evaluation.  The number
 of training images of each class, 0 for the rare, is stored for the federated loss.
 
-The config `plain` is what the files say; `rkd` (--config=rkd --teachers=FOLDER) adds to `train`
-the frozen teachers' results that `rkd_jax.precompute` made from `plain`.
+What frozen teachers say of `train` (`rkd_jax.precompute`) stays in a folder of its own, which
+training joins when it reads (`config.data.teachers`).
 Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
@@ -62,11 +62,10 @@ class LvisOvd(builder.RecordBuilder):
       coco: the folder of the images.
       limit: only the first so many images of each split.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      **kwargs: `teachers`, `embedding_dim` and what else every builder takes, see
-        `data.builder.RecordBuilder`.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
-      ValueError: a problem with the files or the teachers' results.
+      ValueError: a problem with the files.
     """
     builder.checked_limit(limit)
     folder = Path(lvis)

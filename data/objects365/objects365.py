@@ -38,7 +38,6 @@ class Objects365(builder.RecordBuilder):
   """Objects365 v2, validation; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = builder.RecordBuilder.BUILDER_CONFIGS[:1]  # no training, so no teachers
 
   def __init__(
     self,
@@ -58,8 +57,7 @@ class Objects365(builder.RecordBuilder):
       name_fixes: CSV of better names; see the module's docstring.
       limit: only the first so many images.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      **kwargs: `embedding_dim` and what else every builder takes, see
-        `data.builder.RecordBuilder`.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files.

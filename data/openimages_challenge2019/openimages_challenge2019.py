@@ -135,7 +135,6 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
 
   name = "openimages_challenge2019"
   VERSION = tfds.core.Version("1.1.0")
-  BUILDER_CONFIGS = builder.RecordBuilder.BUILDER_CONFIGS[:1]  # no training, so no teachers
 
   def __init__(
     self,
@@ -153,8 +152,7 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
       images: the folder of the images.
       limit: only the first so many images.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      **kwargs: `embedding_dim` and what else every builder takes, see
-        `data.builder.RecordBuilder`.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files.

@@ -8,6 +8,7 @@ of them, and their medians are shown; a core's images per second come from the C
 process needs however much of the machine others take.
 """
 
+import dataclasses
 import importlib
 import io
 import itertools
@@ -26,9 +27,9 @@ from rkd_jax.benchmark import synthetic
 from rkd_jax.benchmark.measure import Budget, Figures, machine
 from rkd_jax.benchmark.report import Options, Report
 from rkd_jax.inputs import transforms
-from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate, draw_view
-from rkd_jax.inputs.plan import box_repeats, detector_specs, open_sources
+from rkd_jax.inputs.plan import Plan, make_plan
 from rkd_jax.inputs.sampler import Sampler
 from rkd_jax.records import index as index_lib
 from rkd_jax.records.sources import Record, Source, open_image
@@ -50,14 +51,13 @@ class MadeUpSource(list):
 
   class_names = ("object",)
   base, novel = class_names, ()
-  embedding_dim = 0
 
   def __init__(self, config: ml_collections.ConfigDict, seed: int = 0):
     rng = np.random.default_rng(seed)
-    self.embedding_dim = config.model.classifier.embedding_dim
+    embedding_dim = config.model.classifier.embedding_dim
     pictures = [photograph(rng) for _ in range(_PICTURES)]
     super().__init__(
-      _record(i, pictures[i % _PICTURES], self.embedding_dim, rng) for i in range(_IMAGES)
+      _record(i, pictures[i % _PICTURES], embedding_dim, rng) for i in range(_IMAGES)
     )
     self.index = index_lib.make((r.height, r.width, r.classes, 1, 1) for r in self)
 
@@ -110,9 +110,8 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   """
   if config.task != "detector":
     raise ValueError(f"The config trains task {config.task!r}; the benchmark is of detectors.")
-  sources, origin = _sources(config)
-  specs, repeats = detector_specs(config), box_repeats(config, sources)
-  sampler = make_sampler(config.seed, config.data.schedule, sources, specs, repeats)
+  plan, origin = _plan(config)
+  specs, sampler = plan.specs, plan.sampler
   header = {
     "arguments": " ".join(sys.argv[1:]),
     "name": config.name,
@@ -128,11 +127,11 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
     spec = _spec(specs[kind], sampler, steps[0])
     canvas = "x".join(map(str, spec.canvas))
     report.section(f"{kind} batches of {spec.batch_size}, {canvas}, one thread")
-    stages, size = _stages(sources, specs, sampler, steps)
+    stages, size = _stages(plan, steps)
     missing = ""
     if options.torch:
       try:
-        stages |= _against_torch(sources, specs, sampler, steps)
+        stages |= _against_torch(plan, steps)
       except (ImportError, RuntimeError) as error:
         missing = f"torch is not measured: {type(error).__name__}: {error}".splitlines()[0]
     figures = _in_turn(stages, len(steps) * spec.batch_size, budget)
@@ -150,10 +149,10 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   return report.rows
 
 
-def _sources(config: ml_collections.ConfigDict) -> tuple[Mapping[str, Source], str]:
-  """The config's records, or made-up ones, and which."""
+def _plan(config: ml_collections.ConfigDict) -> tuple[Plan, str]:
+  """The plan of the config's records, or of made-up ones, and which."""
   try:
-    return open_sources(config), f"{config.data.name} in {config.data.dir}"
+    return make_plan(config), f"{config.data.name} in {config.data.dir}"
   except ValueError as error:
     source = MadeUpSource(config)
     size = np.mean([len(record.image) for record in source[:_PICTURES]]) / 1e3
@@ -161,7 +160,7 @@ def _sources(config: ml_collections.ConfigDict) -> tuple[Mapping[str, Source], s
       f"made up, {_WIDTH}x{_HEIGHT} JPEG of quality {_QUALITY} in memory, {size:.0f} kB each "
       f"({str(error).partition(';')[0]})"
     )
-    return dict.fromkeys(config.data.schedule, source), origin
+    return make_plan(config, dict.fromkeys(config.data.schedule, source)), origin
 
 
 def _spec(spec: BatchSpec, sampler: Sampler, step: int) -> BatchSpec:
@@ -180,12 +179,11 @@ def _steps(spec: BatchSpec, sampler: Sampler, kind: str) -> list[int]:
   return list(itertools.islice(alike, max(1, _IMAGES // spec.batch_size)))
 
 
-def _stages(
-  sources: Mapping[str, Source], specs: Mapping[str, BatchSpec], sampler: Sampler, steps: list[int]
-) -> tuple[dict[str, Callable], float]:
+def _stages(plan: Plan, steps: list[int]) -> tuple[dict[str, Callable], float]:
   """What each stage does with all images of the steps, and the bytes of an image in a batch."""
+  specs, sampler = plan.specs, plan.sampler
   kind = sampler.kind(steps[0])
-  source = sources[kind]
+  source = plan.sources[kind]
   # (step, row, record number) of every image.
   places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
   records = [source[index] for *_, index in places]
@@ -216,7 +214,7 @@ def _stages(
 
   def whole():
     for step in steps:
-      next(train_batches(sources, specs, sampler, step, step + 1, threads=0))
+      next(train_batches(plan, step, step + 1, threads=0))
 
   stages = {
     "read": lambda: [source[index] for *_, index in places],
@@ -260,7 +258,7 @@ class _InMemory:
   """Some records of a source, read beforehand."""
 
   def __init__(self, source: Source, used: Iterable[int]):
-    self._length = len(source)
+    self._length, self.index = len(source), source.index
     self._records = {index: source[index] for index in used}
 
   def __len__(self) -> int:
@@ -270,9 +268,7 @@ class _InMemory:
     return self._records[index]
 
 
-def _against_torch(
-  sources: Mapping[str, Source], specs: Mapping[str, BatchSpec], sampler: Sampler, steps: list[int]
-) -> dict[str, Callable]:
+def _against_torch(plan: Plan, steps: list[int]) -> dict[str, Callable]:
   """Both sides from records in memory: the cost of reading is the format's, not the loader's.
 
   Raises:
@@ -280,15 +276,18 @@ def _against_torch(
   """
   # Optional, and heavy: imported only where it is asked for.
   torch_inputs = importlib.import_module("rkd_jax.benchmark.torch.inputs")
+  sampler = plan.sampler
   kind = sampler.kind(steps[0])
   places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
-  memory = _InMemory(sources[kind], {index for *_, index in places})
-  spec = _spec(specs[kind], sampler, steps[0])
+  memory = _InMemory(plan.sources[kind], {index for *_, index in places})
+  spec = _spec(plan.specs[kind], sampler, steps[0])
   views = [draw_view(memory[i], spec, sampler.rng(s, row)) for s, row, i in places]
   loader = torch_inputs.loader([memory[i] for *_, i in places], views, spec)
 
+  ready = dataclasses.replace(plan, sources={**plan.sources, kind: memory})
+
   def ours():
     for step in steps:
-      next(train_batches({**sources, kind: memory}, specs, sampler, step, step + 1, threads=0))
+      next(train_batches(ready, step, step + 1, threads=0))
 
   return {"ours, from memory to batch": ours, "torch, from memory to batch": lambda: list(loader)}

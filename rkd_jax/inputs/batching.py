@@ -6,7 +6,7 @@ Grain threads only decide when a batch is made, never what is in it.
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -16,7 +16,8 @@ from jaxtyping import Bool
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, Canvas, Example, collate
-from rkd_jax.inputs.sampler import Repeats, Sampler, host_rows
+from rkd_jax.inputs.plan import Plan
+from rkd_jax.inputs.sampler import host_rows
 from rkd_jax.records.sources import Record, Source, open_image
 
 
@@ -95,25 +96,8 @@ def _iterate(count: int, start: int, load: Callable, threads: int) -> Iterator:
   return iter(grain.MapDataset.range(start, count).map(load).to_iter_dataset(options))
 
 
-def make_sampler(
-  seed: int,
-  schedule: Sequence[str],
-  sources: Mapping[str, Source],
-  specs: Mapping[str, BatchSpec],
-  repeats: Mapping[str, Repeats] | None = None,
-) -> Sampler:
-  """Sampler over the given sources with the batch sizes and orientations of the specs."""
-  sizes = {kind: (len(sources[kind]), specs[kind].batch_size) for kind in set(schedule)}
-  indices = {kind: sources[kind].index for kind in sizes if specs[kind].one_orientation}
-  # Squares stand, as in the original's buckets.
-  standing = {kind: index.heights >= index.widths for kind, index in indices.items()}
-  return Sampler(seed, tuple(schedule), sizes, repeats or {}, standing)
-
-
 def train_batches(
-  sources: Mapping[str, Source],
-  specs: Mapping[str, BatchSpec],
-  sampler: Sampler,
+  plan: Plan,
   start_step: int,
   num_steps: int,
   *,
@@ -126,9 +110,7 @@ def train_batches(
   """Batches of the steps start_step .. num_steps - 1, in order.
 
   Args:
-    sources: kind of the sampler's schedule -> records.
-    specs: the same kinds -> what their batches hold.
-    sampler: which records each step reads.
+    plan: which records each step reads, and what its batch holds.
     start_step: first step (0, or where a run resumes).
     num_steps: end of training, not included.
     host_index: which equal share of every batch is loaded here.
@@ -144,21 +126,12 @@ def train_batches(
   Raises:
     ValueError: a batch cannot be made; names the record and the remedy.
   """
+  specs, sampler = plan.specs, plan.sampler
   loaders, rows = {}, {}
-  for kind in set(sampler.schedule):
-    expected = (len(sources[kind]), specs[kind].batch_size)
-    if tuple(sampler.sizes[kind]) != expected:
-      raise ValueError(
-        f"The sampler has (records, batch size) {tuple(sampler.sizes[kind])} for kind {kind!r}, "
-        f"but source and spec have {expected}: make it with make_sampler."
-      )
-    if (kind in sampler.standing) != specs[kind].one_orientation:
-      raise ValueError(
-        f"The sampler and the canvas {specs[kind].canvas} of kind {kind!r} differ in whether lying "
-        "and standing images mix: make it with make_sampler."
-      )
-    rows[kind] = range(expected[1])[host_rows(expected[1], host_index, host_count)]
-    loaders[kind] = _Loader(sources[kind], specs[kind], cache, skip_bad_images)
+  for kind in set(plan.schedule):
+    size = specs[kind].batch_size
+    rows[kind] = range(size)[host_rows(size, host_index, host_count)]
+    loaders[kind] = _Loader(plan.sources[kind], specs[kind], cache, skip_bad_images)
 
   def load(step: int) -> tuple[int, str, Example]:
     step = int(step)

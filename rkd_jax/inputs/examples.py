@@ -215,12 +215,6 @@ def _pseudo_boxes(
 ) -> structures.PseudoBoxes | None:
   if not max_labels:
     return None
-  # A teacher may find no box for a label, but it never finds no region either.
-  if len(record.labels) and not len(record.pseudo_labels) and not len(record.region_boxes):
-    raise ValueError(
-      f"Image {_name(record)} has labels but no pseudo boxes: the offline step has not run for "
-      "this data set. Run `python -m rkd_jax.precompute ...`, then build it with the results."
-    )
   boxes = view.boxes(record.pseudo_boxes[:max_labels])
   classes = np.asarray(record.pseudo_labels[:max_labels], np.int32)
   return structures.PseudoBoxes(

@@ -1,18 +1,22 @@
-"""Which records and which shapes each kind of batch has, from the config."""
+"""Which records form the batches of a run, and their shapes, from the config."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 
 import ml_collections
 
 from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.repeats import repeat_factors
-from rkd_jax.inputs.sampler import Repeats
-from rkd_jax.records.sources import Source, open_source, select
+from rkd_jax.inputs.sampler import Repeats, Sampler
+from rkd_jax.records.joined import Joined, join
+from rkd_jax.records.sources import Selection, Source, open_source, select
 
 # The fields of a kind of batch in the config that say which records it takes, not their shapes.
 _SELECTION = (
   "dir",
   "name",
+  "teachers",
   "class_embeddings",
   "split",
   "records",
@@ -21,28 +25,91 @@ _SELECTION = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What the batches of a run are made of; they follow from it and the step (`batching`).
+
+  Attributes:
+    seed: of the order of records and of augmentation.
+    schedule: kinds of successive steps, repeated for ever.
+    sources: records of each kind.
+    specs: shapes and augmentation of each kind; there may be more, such as 'eval'.
+    repeats: repeat factors, for the kinds whose records come unevenly.
+  """
+
+  seed: int
+  schedule: tuple[str, ...]
+  sources: Mapping[str, Source | Selection | Joined]
+  specs: Mapping[str, BatchSpec]
+  repeats: Mapping[str, Repeats] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def sampler(self) -> Sampler:
+    """Says which records each step reads, with the batch sizes and orientations of the specs."""
+    kinds = set(self.schedule)
+    sizes = {kind: (len(self.sources[kind]), self.specs[kind].batch_size) for kind in kinds}
+    indices = {k: self.sources[k].index for k in kinds if self.specs[k].one_orientation}
+    # Squares stand, as in the original's buckets.
+    standing = {kind: index.heights >= index.widths for kind, index in indices.items()}
+    return Sampler(self.seed, self.schedule, sizes, self.repeats, standing)
+
+
+def make_plan(
+  config: ml_collections.ConfigDict,
+  sources: Mapping[str, Source] | None = None,
+  specs: Mapping[str, BatchSpec] | None = None,
+) -> Plan:
+  """The plan of a config.
+
+  Args:
+    config: the whole config.
+    sources: by default `open_sources`.
+    specs: by default `detector_specs`.
+
+  Raises:
+    ValueError: see `open_sources`.
+  """
+  sources = open_sources(config) if sources is None else sources
+  repeats = {}
+  for kind, source in sources.items():
+    own = config.data[kind]
+    if own.get("repeat_threshold"):
+      repeats[kind] = Repeats(repeat_factors(source.index, own.repeat_threshold), own.repeat_form)
+  specs = detector_specs(config) if specs is None else specs
+  return Plan(config.seed, tuple(config.data.schedule), sources, specs, repeats)
+
+
 def place(data: ml_collections.ConfigDict, kind: str) -> tuple[str, str, str]:
   """Folder, data set and split of a kind of batch; `data` is `config.data`."""
   own = data[kind]
   return own.get("dir") or data.dir, own.get("name") or data.name, own.split
 
 
-def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source]:
-  """The data sources of the kinds that the schedule names, less the records not asked for."""
-  data = config.data
-  return {
-    kind: select(open_source(*place(data, kind)), data[kind].get("records", ""))
-    for kind in dict.fromkeys(data.schedule)
-  }
+def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source | Selection | Joined]:
+  """The records of the kinds that the schedule names, joined with the teachers' results they need.
+
+  Raises:
+    ValueError: a data set or results are missing or do not fit, or no record is left.
+  """
+  return {kind: _open(config, kind) for kind in dict.fromkeys(config.data.schedule)}
 
 
-def box_repeats(config: ml_collections.ConfigDict, sources: Mapping[str, Source]) -> dict:
-  """Repeat factors of the records of box batches, if `data.box.repeat_threshold` asks for them."""
-  box = config.data.box
-  if "box" not in sources or not box.repeat_threshold:
-    return {}
-  factors = repeat_factors(sources["box"].index, box.repeat_threshold)
-  return {"box": Repeats(factors, box.repeat_form)}
+def _open(config: ml_collections.ConfigDict, kind: str) -> Source | Selection | Joined:
+  data, own = config.data, config.data[kind]
+  source, rule = open_source(*place(data, kind)), own.get("records", "")
+  regions = own.get("max_regions", 0) > 0
+  labels = own.get("max_labels", 0) > 0 or rule == "pseudo_boxes"
+  if (regions or labels) and not source.has_results:
+    folder = own.get("teachers") or data.get("teachers")
+    if not folder:
+      raise ValueError(
+        f"data.{kind} asks for {'regions' if regions else 'pseudo boxes'}, which frozen teachers "
+        "find: run `python -m rkd_jax.precompute ...` on the records, and set "
+        f"--config.data.teachers=FOLDER (or data.{kind}.teachers) to its --output."
+      )
+    embedding_dim = config.model.classifier.embedding_dim if regions else None
+    source = join(source, folder, embedding_dim, labels, data.get("skip_missing_results", False))
+  return select(source, rule)
 
 
 def detector_specs(config: ml_collections.ConfigDict) -> dict[str, BatchSpec]:

@@ -1,19 +1,36 @@
 """What can be said of every record without reading it: for choosing records and their frequency.
 
 A builder writes the index of a split beside its shards (`save`); for data sets without that file
-`rkd_jax.records.sources` makes it by reading the records.
+`rkd_jax.records.sources` makes it by reading the records.  The results of teachers have one of
+their own (`ResultIndex`), and the two say which results belong to which records.
 """
 
 import dataclasses
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from rkd_jax.files import storage
+
 RULES = ("", "boxes", "labels", "pseudo_boxes")
+
+
+class Row(NamedTuple):
+  """One record: `classes` are those of boxes that are no crowds, -1 stands for unknown."""
+
+  height: int
+  width: int
+  classes: Sequence[int]
+  num_labels: int
+  num_pseudo_boxes: int = 0
+  image_id: int = -1
+  checksum: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +38,8 @@ class Index:
   """Columns over the n records of a split, in their order.
 
   `classes` are those of a record's boxes, each once and without crowds, one record after the
-  other; those of record i are `classes[starts[i]:starts[i + 1]]`.
+  other; those of record i are `classes[starts[i]:starts[i + 1]]`.  Files of earlier versions have
+  no image ids and checksums (see `checksum`).
   """
 
   heights: Int[np.ndarray, "n"]
@@ -30,6 +48,8 @@ class Index:
   starts: Int[np.ndarray, "n+1"]
   num_labels: Int[np.ndarray, "n"]
   num_pseudo_boxes: Int[np.ndarray, "n"]
+  image_ids: Int[np.ndarray, "n"] | None = None
+  checksums: Int[np.ndarray, "n"] | None = None
 
   def __len__(self) -> int:
     return len(self.heights)
@@ -60,33 +80,54 @@ class Index:
     starts = np.concatenate([[0], np.cumsum(counts)])
     # Each entry's place in `classes`: where its record begins, and its number within the record.
     places = np.repeat(self.starts[positions] - starts[:-1], counts) + np.arange(starts[-1])
-    columns = (self.heights, self.widths, self.num_labels, self.num_pseudo_boxes)
-    heights, widths, labels, pseudo = (column[positions] for column in columns)
-    return Index(heights, widths, self.classes[places], starts, labels, pseudo)
+    whole = {"classes": self.classes[places], "starts": starts}
+    columns = {k: v for k, v in vars(self).items() if k not in whole and v is not None}
+    return Index(**whole, **{name: column[positions] for name, column in columns.items()})
 
   def image_counts(self, num_classes: int) -> Int[np.ndarray, "c"]:
     """The number of records with a box of each class."""
     return np.bincount(self.classes, minlength=num_classes)
 
 
-def make(rows: Iterable[tuple[int, int, Sequence[int], int, int]]) -> Index:
-  """The index of rows (height, width, classes of the boxes, number of labels, of pseudo boxes)."""
-  heights, widths, classes, starts, labels, pseudo = [], [], [], [0], [], []
-  for height, width, found, num_labels, num_pseudo in rows:
-    heights.append(height)
-    widths.append(width)
-    classes.extend(sorted({int(number) for number in found}))
-    starts.append(len(classes))
-    labels.append(num_labels)
-    pseudo.append(num_pseudo)
+@dataclasses.dataclass(frozen=True)
+class ResultIndex:
+  """Columns over the n results of a split, in their order.
+
+  `positions` are those of the images in the data set, and `checksums` those of the images that
+  the teachers saw; both -1 where that is not known.
+  """
+
+  image_ids: Int[np.ndarray, "n"]
+  positions: Int[np.ndarray, "n"]
+  checksums: Int[np.ndarray, "n"]
+  num_regions: Int[np.ndarray, "n"]
+  num_pseudo_boxes: Int[np.ndarray, "n"]
+
+
+def checksum(image: bytes) -> int:
+  """CRC-32 of an encoded image: tells images apart that have the same id in two data sets."""
+  return zlib.crc32(image)
+
+
+def make(rows: Iterable[Sequence]) -> Index:
+  """The index of records, each with the values of `Row`."""
+  rows = [Row(*row) for row in rows]
+  classes = [sorted({int(number) for number in row.classes}) for row in rows]
+  columns = list(zip(*rows)) or [()] * len(Row._fields)
+  columns = dict(zip(Row._fields, columns))
   return Index(
-    np.array(heights, np.int32),
-    np.array(widths, np.int32),
-    np.array(classes, np.int32),
-    np.array(starts, np.int64),
-    np.array(labels, np.int32),
-    np.array(pseudo, np.int32),
+    heights=np.array(columns["height"], np.int32),
+    widths=np.array(columns["width"], np.int32),
+    classes=np.array([number for own in classes for number in own], np.int32),
+    starts=np.cumsum([0, *map(len, classes)], dtype=np.int64),
+    num_labels=np.array(columns["num_labels"], np.int32),
+    num_pseudo_boxes=np.array(columns["num_pseudo_boxes"], np.int32),
+    image_ids=np.array(columns["image_id"], np.int64),
+    checksums=np.array(columns["checksum"], np.int64),
   )
+
+
+_AnyIndex = TypeVar("_AnyIndex", Index, ResultIndex)
 
 
 def file_of(folder: str | os.PathLike, split: str) -> Path:
@@ -94,22 +135,22 @@ def file_of(folder: str | os.PathLike, split: str) -> Path:
   return Path(folder) / f"{split}.index.npz"
 
 
-def save(folder: str | os.PathLike, split: str, index: Index):
-  """Writes the index of a split."""
-  with file_of(folder, split).open("wb") as file:
-    np.savez(file, **dataclasses.asdict(index))
+def save(folder: str | os.PathLike, split: str, index: _AnyIndex) -> None:
+  """Writes the index of a split, whole or not at all."""
+  with storage.writing(file_of(folder, split)) as partial, partial.open("wb") as file:
+    np.savez(file, **{k: v for k, v in vars(index).items() if v is not None})
 
 
-def load(folder: str | os.PathLike, split: str) -> Index:
+def load(folder: str | os.PathLike, split: str, kind: type[_AnyIndex] = Index) -> _AnyIndex:
   """Reads the index of a split.
 
   Raises:
-    ValueError: the file is damaged or not an index.
+    ValueError: the file is missing, damaged or not an index.
   """
   path = file_of(folder, split)
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      return Index(**arrays)
+      return kind(**arrays)
   except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(
       f"{path} is no index of records ({error}): remove it, or build again."

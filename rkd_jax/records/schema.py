@@ -1,9 +1,9 @@
 """The TFDS record that every data set of this project is stored as.
 
 Boxes enter and leave as XYXY absolute pixels; only here are they turned into the
-normalised (ymin, xmin, ymax, xmax) of `tfds.features.BBoxFeature`.  The fields of
-the frozen teachers, `regions/*` and `pseudo_boxes/*`, are always in the schema and
-have zero rows where the offline step (`rkd_jax.precompute`) has not been joined in.
+normalised (ymin, xmin, ymax, xmax) of `tfds.features.BBoxFeature`.  What frozen teachers
+say of the images lies beside the records (`records.results`); data sets of earlier versions have
+fields `regions/*` and `pseudo_boxes/*` for it.
 """
 
 import io
@@ -21,17 +21,12 @@ FEDERATED = ("negative_labels", "not_exhaustive_labels")
 
 
 def features(
-  class_names: Sequence[str], embedding_dim: int, polygons: bool = False, federated: bool = False
+  class_names: Sequence[str], polygons: bool = False, federated: bool = False
 ) -> tfds.features.FeaturesDict:
-  """The schema for the given classes and width of the teacher's embeddings.
-
-  `regions/boxes` and `pseudo_boxes/boxes` are XYXY pixels of the stored image;
-  `regions/clip_embeddings` are not normalised; `pseudo_boxes` hold one row per
-  image-level label for which a box was found.
+  """The schema for the given classes.
 
   Args:
     class_names: in the order of their numbers.
-    embedding_dim: width D.
     polygons: with the objects' masks: all polygons of the image one after the other in
       `polygons/vertices` (XY pixels), how many vertices each has in `polygons/lengths`, and the
       row of `objects` that each belongs to in `polygons/objects`.
@@ -40,18 +35,12 @@ def features(
   """
   label = tfds.features.ClassLabel(names=list(class_names))
 
-  def rows(*shape: int) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=(None, *shape), dtype=np.float32)
-
-  def numbers() -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=(None,), dtype=np.int64)
-
   more = {}
   if polygons:
     more |= {
-      "polygons/vertices": rows(2),
-      "polygons/lengths": numbers(),
-      "polygons/objects": numbers(),
+      "polygons/vertices": tfds.features.Tensor(shape=(None, 2), dtype=np.float32),
+      "polygons/lengths": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+      "polygons/objects": tfds.features.Tensor(shape=(None,), dtype=np.int64),
     }
   if federated:
     more |= {name: tfds.features.Sequence(label) for name in FEDERATED}
@@ -73,12 +62,6 @@ def features(
       ),
       "captions": tfds.features.Sequence(tfds.features.Text()),
       "labels": tfds.features.Sequence(label),
-      "regions/boxes": rows(4),
-      "regions/clip_embeddings": rows(embedding_dim),
-      "regions/scores": rows(),
-      "pseudo_boxes/boxes": rows(4),
-      "pseudo_boxes/labels": numbers(),
-      "pseudo_boxes/scores": rows(),
       **more,
     }
   )
@@ -89,7 +72,6 @@ def metadata(
   base: Sequence[str],
   novel: Sequence[str],
   splits_with_all_boxes: Sequence[str],
-  embedding_dim: int,
   settings: Mapping[str, Any] | None = None,
   image_counts: Sequence[int] | None = None,
   frequencies: Sequence[str] | None = None,
@@ -116,7 +98,6 @@ def metadata(
     base=list(base),
     novel=list(novel),
     splits_with_all_boxes=list(splits_with_all_boxes),
-    embedding_dim=embedding_dim,
     settings=dict(settings or {}),
     image_counts=None if image_counts is None else list(image_counts),
     frequencies=None if frequencies is None else list(frequencies),
@@ -131,7 +112,6 @@ def encode_record(
   filename: str,
   height: int,
   width: int,
-  embedding_dim: int,
   boxes: Float[np.ndarray, "g 4"] | Sequence = (),
   classes: Sequence[int] = (),
   object_ids: Sequence[int] | None = None,
@@ -139,7 +119,6 @@ def encode_record(
   is_crowd: Sequence[bool] | None = None,
   captions: Sequence[str] = (),
   labels: Sequence[int] = (),
-  teacher: Mapping[str, np.ndarray] | None = None,
   polygons: Sequence[Sequence[np.ndarray]] | None = None,
   federated: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
@@ -151,7 +130,6 @@ def encode_record(
     areas: of the objects' masks in pixels²; by default those of the boxes.
     is_crowd: by default all False.
     labels: image-level labels, 0-based classes.
-    teacher: the `regions/*` and `pseudo_boxes/*` arrays; by default no rows.
     polygons: of each object, XY pixels [v, 2]; for schemas with `polygons`.
     federated: classes by the names in FEDERATED; for schemas with `federated`.
 
@@ -185,20 +163,7 @@ def encode_record(
     "objects": [dict(zip(objects, values)) for values in zip(*objects.values())],
     "captions": list(captions),
     "labels": [int(label) for label in labels],
-    **(no_teacher(embedding_dim) if teacher is None else teacher),
     **more,
-  }
-
-
-def no_teacher(embedding_dim: int) -> dict[str, np.ndarray]:
-  """The teachers' fields with zero rows."""
-  return {
-    "regions/boxes": np.zeros((0, 4), np.float32),
-    "regions/clip_embeddings": np.zeros((0, embedding_dim), np.float32),
-    "regions/scores": np.zeros(0, np.float32),
-    "pseudo_boxes/boxes": np.zeros((0, 4), np.float32),
-    "pseudo_boxes/labels": np.zeros(0, np.int64),
-    "pseudo_boxes/scores": np.zeros(0, np.float32),
   }
 
 

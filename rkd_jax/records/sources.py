@@ -4,15 +4,18 @@ Reads the ArrayRecord files that a builder in `data/` has written, without the
 builder's code and without TensorFlow.  Images stay encoded until `decode_image`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from etils import epath
 from google.protobuf import json_format
 from jaxtyping import Bool, Float, Int, UInt8
@@ -21,15 +24,20 @@ from PIL import Image
 from rkd_jax.files import storage
 from rkd_jax.records import decoding, schema
 from rkd_jax.records import index as index_lib
+from rkd_jax.records.results import FIELDS, checked
+
+
+def _none(*shape: int, dtype: type = np.float32) -> Callable[[], np.ndarray]:
+  return lambda: np.zeros((0, *shape), dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
   """One image with what is known about it; boxes are XYXY pixels of the stored image.
 
-  `source` says where the record comes from, for messages.  Splits without boxes
-  have g = 0, splits without captions l = 0; teachers that have not run leave
-  k = 0 regions and p = 0 pseudo boxes.  `polygons` of each object (float64 XY pixels, perhaps
+  `source` says where the record comes from, for messages.  Splits without boxes have g = 0, splits
+  without captions l = 0; there are k = 0 regions and p = 0 pseudo boxes until the results of
+  teachers are joined (`records.joined`).  `polygons` of each object (float64 XY pixels, perhaps
   none) and LVIS' classes without or with missing boxes are None for data sets that lack them.
   """
 
@@ -45,38 +53,57 @@ class Record:
   object_ids: Int[np.ndarray, "g"]
   labels: Int[np.ndarray, "l"]
   captions: tuple[str, ...]
-  region_boxes: Float[np.ndarray, "k 4"]
-  region_embeddings: Float[np.ndarray, "k d"]
-  region_scores: Float[np.ndarray, "k"]
-  pseudo_boxes: Float[np.ndarray, "p 4"]
-  pseudo_labels: Int[np.ndarray, "p"]
-  pseudo_scores: Float[np.ndarray, "p"]
+  region_boxes: Float[np.ndarray, "k 4"] = dataclasses.field(default_factory=_none(4))
+  region_embeddings: Float[np.ndarray, "k d"] = dataclasses.field(default_factory=_none(0))
+  region_scores: Float[np.ndarray, "k"] = dataclasses.field(default_factory=_none())
+  pseudo_boxes: Float[np.ndarray, "p 4"] = dataclasses.field(default_factory=_none(4))
+  pseudo_labels: Int[np.ndarray, "p"] = dataclasses.field(default_factory=_none(dtype=np.int32))
+  pseudo_scores: Float[np.ndarray, "p"] = dataclasses.field(default_factory=_none())
   source: str = ""
   polygons: tuple[tuple[Float[np.ndarray, "_ 2"], ...], ...] | None = None
   negative_labels: Int[np.ndarray, "n"] | None = None
   not_exhaustive_labels: Int[np.ndarray, "e"] | None = None
 
 
+def with_results(record: Record, arrays: dict[str, np.ndarray]) -> Record:
+  """The record with the arrays of a teachers' result (`results.FIELDS`)."""
+  return dataclasses.replace(
+    record,
+    region_boxes=arrays["regions/boxes"],
+    region_embeddings=arrays["regions/clip_embeddings"],
+    region_scores=arrays["regions/scores"],
+    pseudo_boxes=arrays["pseudo_boxes/boxes"],
+    pseudo_labels=arrays["pseudo_boxes/labels"].astype(np.int32),
+    pseudo_scores=arrays["pseudo_boxes/scores"],
+  )
+
+
 class Source:
   """The records of one split, by position; safe to share between threads.
 
-  `image_counts` (training images per class), `frequencies` (LVIS: r, c or f per class) and
-  `ancestors` (the classes above each) are None where the data set does not say.
+  `data_dir`, `dataset` and `split` are what it was opened by.  `has_results` is true for data sets
+  of earlier versions that were built with the teachers' results in them.  `image_counts` (training
+  images per class), `frequencies` (LVIS: r, c or f per class) and `ancestors` (the classes above
+  each) are None where the data set does not say.
   """
 
-  def __init__(self, builder: tfds.core.DatasetBuilder, name: str, split: str):
+  def __init__(
+    self, builder: tfds.core.DatasetBuilder, data_dir: str | os.PathLike, name: str, split: str
+  ):
     """See `open_source`."""
     self.name = f"{name}/{split}"
+    self.data_dir, self.dataset, self.split = data_dir, name, split
     metadata = builder.info.metadata
     self.class_names: tuple[str, ...] = tuple(metadata["class_names"])
     self.base: tuple[str, ...] = tuple(metadata["base"])
     self.novel: tuple[str, ...] = tuple(metadata["novel"])
     self.has_all_boxes: bool = split in metadata["splits_with_all_boxes"]
-    self.embedding_dim: int = metadata["embedding_dim"]
+    self.has_results = bool(metadata["settings"].get("teachers"))
+    self._embedding_dim = metadata.get("embedding_dim")
     self.image_counts: tuple[int, ...] | None = _optional_tuple(metadata, "image_counts")
     self.frequencies: tuple[str, ...] | None = _optional_tuple(metadata, "frequencies")
     self.ancestors: tuple[list[int], ...] | None = _optional_tuple(metadata, "ancestors")
-    self._folder, self._split = Path(builder.data_dir), split
+    self._folder = Path(builder.data_dir)
     self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
   def __len__(self) -> int:
@@ -85,11 +112,35 @@ class Source:
   @functools.cached_property
   def index(self) -> index_lib.Index:
     """The split's index; where no builder has written one, all records are read for it."""
-    if index_lib.file_of(self._folder, self._split).exists():
-      return index_lib.load(self._folder, self._split)
-    return index_lib.make(
-      (r.height, r.width, r.classes[~r.is_crowd], len(r.labels), len(r.pseudo_labels)) for r in self
+    if index_lib.file_of(self._folder, self.split).exists():
+      return index_lib.load(self._folder, self.split)
+    return self._make_index()
+
+  def index_with_ids(self) -> index_lib.Index:
+    """The index with image ids; where an earlier version has written it, all records are read."""
+    if self.index.image_ids is None:
+      logging.warning("%s: its index has no image ids yet; reading all records once.", self.name)
+      # Replaces the cached property.
+      self.index = self._make_index()
+    return self.index
+
+  def _make_index(self) -> index_lib.Index:
+    index = index_lib.make(
+      (
+        record.height,
+        record.width,
+        record.classes[~record.is_crowd],
+        len(record.labels),
+        len(record.pseudo_labels),
+        record.image_id,
+        index_lib.checksum(record.image),
+      )
+      for record in self
     )
+    # Where the folder cannot be written, it is made again next time.
+    with contextlib.suppress(OSError):
+      index_lib.save(self._folder, self.split, index)
+    return index
 
   def __getitem__(self, index: int) -> Record:
     """The record at a position.
@@ -104,7 +155,12 @@ class Source:
       example = self._records[index]
     except RuntimeError as error:
       raise _damaged(self._folder, f"{error}, record {index} of {self.name}") from error
-    return _record(example, self.name, self.embedding_dim)
+    record = _record(example, self.name)
+    if not self.has_results:
+      return record
+    where = f"{_name(record)}, results of the teachers"
+    arrays = {key: np.asarray(example[key], dtype) for key, (dtype, _) in FIELDS.items()}
+    return with_results(record, checked(arrays, self._embedding_dim, where))
 
 
 class Selection:
@@ -164,13 +220,14 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
   versions = [path.parent for path in folder.glob("[0-9]*.*.*/dataset_info.json")]
   if not versions:
     raise ValueError(
-      f"no data set {name!r} under {str(data_dir)!r}; {_found(root)}. "
-      f"Build it with: {_build_command(data_dir, name)}"
+      f"no data set {name!r} under {str(data_dir)!r}; {_found(root)}. {_remedy(data_dir, name)}"
     )
   latest = max(versions, key=lambda path: [int(number) for number in path.name.split(".")])
 
   def needed(file: str) -> bool:
-    return ".array_record-" not in file or f"-{split}.array_record-" in file
+    of_a_split = ".array_record-" in file or file.endswith(".index.npz")
+    own = f"-{split}.array_record-" in file or file == index_lib.file_of("", split).name
+    return own or not of_a_split
 
   local = storage.local_copy(latest, needed)
   try:
@@ -183,7 +240,7 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
       f"it has {', '.join(sorted(builder.info.splits))}"
     )
   try:
-    return Source(builder, name, split)
+    return Source(builder, data_dir, name, split)
   except (KeyError, RuntimeError) as error:
     raise _damaged(local, error) from error
 
@@ -231,10 +288,16 @@ def _found(data_dir: epath.Path) -> str:
   return f"found: {', '.join(sorted(found))}" if found else "found none there"
 
 
-def _build_command(data_dir: str | os.PathLike, name: str) -> str:
+def _remedy(data_dir: str | os.PathLike, name: str) -> str:
   data_set, _, config = name.partition("/")
-  flag = f" --config={config}" if config else ""
-  return f"python -m rkd_jax.data.{data_set}.{data_set} --data_dir={data_dir}{flag}"
+  if config == "rkd":
+    plain = f"{data_set}/{'scenes' if data_set == 'shapes_ovd' else 'plain'}"
+    return (
+      "Records are no longer built a second time with the teachers' results: set "
+      f"config.data.name={plain} and config.data.teachers=FOLDER, the --output of "
+      "rkd_jax.precompute, also of an earlier version"
+    )
+  return f"Build it with: python -m rkd_jax.data.{data_set}.{data_set} --data_dir={data_dir}"
 
 
 def _rows(values: Any, dtype: type, *shape: int) -> np.ndarray:
@@ -249,10 +312,10 @@ def _polygons(example: dict[str, Any], count: int) -> tuple | None:
   return schema.decode_polygons(*columns, count)
 
 
-def _record(example: dict[str, Any], source: str, embedding_dim: int) -> Record:
+def _record(example: dict[str, Any], source: str) -> Record:
   objects = example["objects"]
   height, width = int(example["image/height"]), int(example["image/width"])
-  record = Record(
+  return Record(
     image=bytes(example["image"]),
     image_id=int(example["image/id"]),
     filename=example["image/filename"].decode(),
@@ -265,24 +328,7 @@ def _record(example: dict[str, Any], source: str, embedding_dim: int) -> Record:
     object_ids=_rows(objects["id"], np.int64),
     labels=_rows(example["labels"], np.int32),
     captions=tuple(caption.decode() for caption in example["captions"]),
-    region_boxes=_rows(example["regions/boxes"], np.float32, 4),
-    region_embeddings=_rows(example["regions/clip_embeddings"], np.float32, embedding_dim),
-    region_scores=_rows(example["regions/scores"], np.float32),
-    pseudo_boxes=_rows(example["pseudo_boxes/boxes"], np.float32, 4),
-    pseudo_labels=_rows(example["pseudo_boxes/labels"], np.int32),
-    pseudo_scores=_rows(example["pseudo_boxes/scores"], np.float32),
     source=source,
     polygons=_polygons(example, len(objects["label"])),
     **{name: _rows(example[name], np.int32) for name in schema.FEDERATED if name in example},
   )
-  for title, columns in (
-    ("regions", (record.region_boxes, record.region_embeddings, record.region_scores)),
-    ("pseudo_boxes", (record.pseudo_boxes, record.pseudo_labels, record.pseudo_scores)),
-  ):
-    lengths = [len(column) for column in columns]
-    if len(set(lengths)) > 1 or not all(np.isfinite(column).all() for column in columns):
-      raise ValueError(
-        f"{_name(record)}: {title} have {lengths} rows or values that are not finite; "
-        "run rkd_jax.precompute again and join its results anew"
-      )
-  return record

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.ops.host import unit
+from rkd_jax.records.index import checksum
 from rkd_jax.records.sources import Record, decode_image
 from rkd_jax.teachers.proposals import Answerer, Proposed, Proposer, PseudoBoxes, Recorded
 
@@ -55,11 +56,13 @@ class Options:
 class Prepared(NamedTuple):
   """An image on its way to the encoder.
 
-  `answers` are the proposer's own pseudo boxes; without (None) CLIP chooses among the boxes.
-  `notes` say why an image could not be read or boxes were dropped.
+  `checksum` is that of the encoded image.  `answers` are the proposer's own pseudo boxes; without
+  (None) CLIP chooses among the boxes.  `notes` say why an image could not be read or boxes were
+  dropped.
   """
 
   image_id: int
+  checksum: int
   labels: Int[np.ndarray, "l"]
   boxes: Float[np.ndarray, "k 4"]
   scores: Float[np.ndarray, "k"]
@@ -102,6 +105,7 @@ def prepare(
     decoded: the image, where it is decoded already.
   """
   image = decode(record) if decoded is None else decoded
+  known = record.image_id, checksum(record.image), record.labels
   try:
     if isinstance(image, str):
       raise ValueError(image)
@@ -109,7 +113,7 @@ def prepare(
   except ValueError as error:
     no_crops = np.zeros((0, size, size, 3), np.uint8)
     notes = {"unreadable": str(error)}
-    return Prepared(record.image_id, record.labels, *_no_boxes(), no_crops, None, notes)
+    return Prepared(*known, *_no_boxes(), no_crops, None, notes)
   dropped = []
   kept = _usable(boxes, image.shape[:2], "region", dropped)
   count = options.regions
@@ -122,7 +126,7 @@ def prepare(
     answers = _select(answers, _usable(answers.boxes, image.shape[:2], "pseudo box", dropped))
   crops = crop_regions(image, boxes, size, options.context, options.crop_mode)
   notes = {"dropped_boxes": dropped} if dropped else {}
-  return Prepared(record.image_id, record.labels, boxes, scores, crops, answers, notes)
+  return Prepared(*known, boxes, scores, crops, answers, notes)
 
 
 def _ask(
@@ -167,7 +171,7 @@ def result(
   class_embeddings: Float[np.ndarray, "c d"] | None,
   options: Options,
 ) -> dict[str, np.ndarray]:
-  """The teacher record of one image; see `rkd_jax.records.result_shards.FIELDS`."""
+  """The teacher record of one image; see `rkd_jax.records.results.FIELDS`."""
   kept = slice(options.regions)
   if image.answers is not None:
     pseudo = image.answers

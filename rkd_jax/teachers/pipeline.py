@@ -11,6 +11,7 @@ bytes.
 """
 
 import contextlib
+import os
 import uuid
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,13 +20,11 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import Float, Float32, UInt8
 from tqdm import tqdm
 
 from rkd_jax.machine.workers import in_order, process_pool
-from rkd_jax.records.result_shards import ShardWriter
-from rkd_jax.records.results import TeacherWriter
+from rkd_jax.records.results_writer import ResultPart, TeacherWriter
 from rkd_jax.records.sources import Record, Source
 from rkd_jax.teachers.images import Options, Prepared, decode, prepare, result
 from rkd_jax.teachers.proposals import Answerer, Proposer, Recorded
@@ -127,7 +126,7 @@ def precompute(
         group, images, results(images, encoder, class_embeddings, options)
       ):
         if image.image_id not in writer:
-          writer.write(image.image_id, record, position, image.notes)
+          writer.write(image.image_id, record, position, image.notes, image.checksum)
       bar.update(len(group))
 
 
@@ -154,21 +153,21 @@ def clip_chooses(proposer: Proposer) -> bool:
   return not isinstance(proposer, Answerer | Recorded)
 
 
-def write_shard(
-  folder: epath.Path,
+def write_part(
+  folder: str | os.PathLike,
   positions: range,
   done: Collection[int],
   source: Source,
   proposer: Proposer,
   encoder: Encoder,
   class_embeddings: Float[np.ndarray, "c d"] | None,
-  embedding_dim: int,
+  embeddings: tuple[int, str],
   options: Options,
   images_per_group: int | None = None,
 ) -> int:
-  """Writes the results of some images to a shard of its own, in this thread alone.
+  """Writes the results of some images to a part of its own, in this thread alone.
 
-  For engines that bring their own workers.  The shard appears when it is complete, so that an
+  For engines that bring their own workers.  The part appears when it is complete, so that an
   engine may do this twice or at several places at once.  The bytes of each record are those of
   `precompute` where `positions` begins at a multiple of `images_per_group`.
 
@@ -176,15 +175,14 @@ def write_shard(
     folder: of the split; may be remote.
     positions: of the images in the source.
     done: those whose results are there already, not all of them.
-    embedding_dim: width of the embeddings.
+    embeddings: their width and the type that they are stored in.
 
   Returns:
-    The number of records written.
+    The number of results written.
   """
-  # What begins with a position that is not done can replace no shard but its own.
+  # What begins with a position that is not done can replace no part but its own.
   first = min(set(positions).difference(done))
-  name = f"beam-{first:09d}.arrayrecord"
-  shard = ShardWriter(folder / name, f"{name}.{uuid.uuid4().hex}.partial", embedding_dim)
+  part = ResultPart(folder, f"beam-{first:09d}", uuid.uuid4().hex, *embeddings)
   for group in groups(len(positions), images_per_group or GROUP):
     group = positions[group.start : group.stop]
     settings = (proposer, source.class_names, encoder.image_size, options)
@@ -193,9 +191,9 @@ def write_shard(
       group, images, results(images, encoder, class_embeddings, options)
     ):
       if position not in done:
-        shard.write(image.image_id, record, position, image.notes)
-  shard.close()
-  return len(shard)
+        part.write(image.image_id, record, position, image.notes, image.checksum)
+  part.close()
+  return len(part)
 
 
 def _check_order(source: Source, writer: TeacherWriter) -> None:

@@ -37,6 +37,7 @@ class Settings:
     owl_vit_config: see `OwlVit`.
     activation: see `load_clip`.
     batch_size: crops per call of CLIP.
+    embedding_dtype: that of the stored embeddings, see `records.results.features`.
   """
 
   data_dir: str
@@ -50,6 +51,7 @@ class Settings:
   owl_vit_config: str = "clip_b32"
   activation: str | None = None
   batch_size: int = 64
+  embedding_dtype: str = "float32"
 
 
 class Teachers(NamedTuple):

@@ -6,7 +6,7 @@ The loop (train.py) is the same for CLIP and for every stage of the detector.
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +15,7 @@ from etils import epath
 
 from rkd_jax.frozen.clip import TOKENIZER_FILE
 from rkd_jax.inputs.examples import BatchSpec
-from rkd_jax.inputs.plan import box_repeats, detector_specs, open_sources
-from rkd_jax.inputs.sampler import Repeats
+from rkd_jax.inputs.plan import Plan, make_plan, open_sources
 from rkd_jax.losses.contrastive import contrastive_loss
 from rkd_jax.models.clip.model import init_clip, make_clip
 from rkd_jax.models.clip.preprocess import normalize
@@ -37,17 +36,13 @@ class Task:
     loss: (params, model_state, constants, batch, key, kind) ->
       (loss, ({name: scalar}, model_state)); `kind` is static.
     constants: arrays the loss needs and training does not change.
-    sources: records per kind of batch.
-    specs: shapes and augmentation per kind of batch.
-    repeats: repeat factors, for the kinds of batch whose records come unevenly.
+    plan: records, shapes and augmentation of the batches.
   """
 
   init: Callable[[jax.Array], tuple[Any, Any]]
   loss: Loss
   constants: Any
-  sources: Mapping[str, Source]
-  specs: Mapping[str, BatchSpec]
-  repeats: Mapping[str, Repeats] = dataclasses.field(default_factory=dict)
+  plan: Plan
 
 
 def make_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
@@ -63,8 +58,8 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
   """Base, RKD, ILS and weight transfer: which terms exist follows from the config."""
   model = rcnn.build(config)
   loss_config = config.loss
-  sources = open_sources(config)
-  vocabulary = training_vocabulary(config, sources)
+  plan = make_plan(config)
+  vocabulary = training_vocabulary(config, plan.sources)
   if loss_config.federated_classes and vocabulary.image_counts is None:
     raise ValueError(
       "loss.federated_classes draws classes by their number of training images: set "
@@ -75,8 +70,7 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
     return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
 
   loss = detector_loss(model, loss_config)
-  repeats = box_repeats(config, sources)
-  return Task(init, loss, vocabulary, sources, detector_specs(config), repeats)
+  return Task(init, loss, vocabulary, plan)
 
 
 def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
@@ -114,7 +108,7 @@ def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
     value, accuracy = contrastive_loss(images, texts, scale, batch.tokens)
     return value, ({"accuracy": accuracy, "scale": scale}, new_state)
 
-  return Task(init, loss, {}, sources, {"caption": spec})
+  return Task(init, loss, {}, make_plan(config, sources, {"caption": spec}))
 
 
 def caption_tokenizer(source: Source, context_length: int) -> Tokenizer:

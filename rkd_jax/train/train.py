@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.sampler import Sampler
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
@@ -88,7 +88,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   write_config(workdir, config)
   task = make_task(config, workdir)
   trainer = Trainer(config, task)
-  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs, task.repeats)
   checkpointer = Checkpointer(workdir, config.checkpoint.keep)
   start = checkpointer.latest_step()
   if start is None:
@@ -97,9 +96,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     state = checkpointer.restore(start, trainer.abstract_state)
     logging.info("Resumed %s at step %d.", workdir, start)
   batches = train_batches(
-    task.sources,
-    task.specs,
-    sampler,
+    task.plan,
     start,
     config.num_steps,
     host_index=jax.process_index(),
@@ -120,13 +117,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       state, metrics = trainer.step(state, batch, kind)
       # The previous step is read while this one runs: the device never waits for the host.
       if pending is not None:
-        _record(writer, progress, config, sampler, *pending)
+        _record(writer, progress, config, task.plan.sampler, *pending)
       pending = (step, kind, metrics)
       done = step + 1
       stopping = stop.requested
       if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:
         # A state is saved only after its own loss and update were seen to be finite.
-        _record(writer, progress, config, sampler, *pending)
+        _record(writer, progress, config, task.plan.sampler, *pending)
         pending = None
         writer.flush()
         checkpointer.save(state)

@@ -14,8 +14,8 @@ from rkd_jax.benchmark import inputs
 from rkd_jax.benchmark.report import Options
 from rkd_jax.configs import common
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer_8x as lvis
-from rkd_jax.inputs.batching import make_sampler, train_batches
-from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.inputs.batching import train_batches
+from rkd_jax.inputs.plan import make_plan
 
 STAGES = ["decode", "resize", "flip, boxes, pad, stack", "from record to batch"]
 LAST = ["transfer to device"]
@@ -43,9 +43,8 @@ def test_made_up_records_give_batches_of_every_kind(small):
   source = inputs.MadeUpSource(config)
   image = Image.open(io.BytesIO(source[0].image))
   assert (image.format, image.size, len(source)) == ("JPEG", (60, 40), 4)
-  sources, specs = dict.fromkeys(("box", "image"), source), detector_specs(config)
-  sampler = make_sampler(0, config.data.schedule, sources, specs)
-  batches = {kind: b for _, kind, b in train_batches(sources, specs, sampler, 0, 2)}
+  plan = make_plan(config, dict.fromkeys(("box", "image"), source))
+  batches = {kind: b for _, kind, b in train_batches(plan, 0, 2)}
   box, image = batches["box"], batches["image"]
   assert box.ground_truth.valid.sum() > 2 and (box.ground_truth.owners >= 0).any()
   assert box.regions.valid.all() and image.pseudo_boxes.valid.sum() == 2
@@ -92,13 +91,11 @@ def test_the_stages_make_the_batches_of_training(small, monkeypatch):
   monkeypatch.setattr(jax, "device_put", lambda batch: seen.append(batch) or batch)
   inputs.run(config, Options(**ONCE))
   source = inputs.MadeUpSource(config)
-  sources, specs = dict.fromkeys(("box", "image"), source), detector_specs(config)
-  repeats = inputs.box_repeats(config, sources)
-  sampler = make_sampler(config.seed, config.data.schedule, sources, specs, repeats)
+  plan = make_plan(config, dict.fromkeys(("box", "image"), source))
   # Two batches of two images are measured; of the box steps those on the canvas of the first.
-  steps = [inputs._steps(specs[kind], sampler, kind)[-1] for kind in ("box", "image")]
+  steps = [inputs._steps(plan.specs[kind], plan.sampler, kind)[-1] for kind in ("box", "image")]
   for measured, step in zip((seen[0], seen[-1]), steps, strict=True):
-    ((_, _, expected),) = train_batches(sources, specs, sampler, step, step + 1)
+    ((_, _, expected),) = train_batches(plan, step, step + 1)
     jax.tree.map(np.testing.assert_array_equal, measured, expected)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import official_imagenet
 import pytest
 
-from rkd_jax import data
+from rkd_jax import data, records
 from rkd_jax.data.imagenet_lvis import imagenet_lvis
 from rkd_jax.records.sources import open_source
 
@@ -27,7 +27,6 @@ def _run(root, monkeypatch, name, *flags):
     "lvis": root / "lvis",
     "imagenet": root / "imagenet",
     "wordnet": root / "dict/index.noun",
-    "embedding_dim": 3,
   }
   command = ["imagenet_lvis", *(f"--{key}={value}" for key, value in arguments.items()), *flags]
   monkeypatch.setattr(sys, "argv", command)
@@ -77,6 +76,8 @@ def test_nothing_but_bad_images_is_an_error(root, monkeypatch, capsys):
 
 def test_without_beam_the_command_says_what_to_install(root, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "apache_beam", None)
+  monkeypatch.delitem(sys.modules, "rkd_jax.records.on_beam", raising=False)
+  monkeypatch.delattr(records, "on_beam", raising=False)
   monkeypatch.delitem(sys.modules, "rkd_jax.data.beam", raising=False)
   monkeypatch.delattr(data, "beam", raising=False)
   with pytest.raises(SystemExit):

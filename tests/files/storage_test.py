@@ -16,11 +16,11 @@ from made_records import digest
 from rkd_jax.data.coco_json import coco_json
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.files import storage
-from rkd_jax.inputs.batching import eval_batches, make_sampler, train_batches
-from rkd_jax.inputs.plan import detector_specs, open_sources
-from rkd_jax.records import schema
-from rkd_jax.records.result_shards import FIELDS
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.inputs.batching import eval_batches, train_batches
+from rkd_jax.inputs.plan import make_plan
+from rkd_jax.records.joined import join
+from rkd_jax.records.results import FIELDS, TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import open_source
 from rkd_jax.runs.metrics import MetricWriter
 from rkd_jax.vocabulary import class_embeddings
@@ -165,7 +165,10 @@ def test_local_paths_are_used_as_they_are(remote, tmp_path):
 
 def _results(image_id):
   rng = np.random.default_rng(image_id)
-  return schema.no_teacher(DIM) | {
+  return {
+    "pseudo_boxes/boxes": np.zeros((0, 4), np.float32),
+    "pseudo_boxes/labels": np.zeros(0, np.int64),
+    "pseudo_boxes/scores": np.zeros(0, np.float32),
     "regions/boxes": rng.random((2, 4)).astype(np.float32),
     "regions/scores": rng.random(2).astype(np.float32),
     "regions/clip_embeddings": rng.normal(size=(2, DIM)).astype(np.float32),
@@ -193,21 +196,26 @@ def _assert_taught(folder, split, ids):
 def test_data_sets_of_both_stages_are_built_and_read(store, remote, tmp_path):
   local = tmp_path / "local"
   for root in (local, remote):
-    shapes_ovd.build(f"{root}/data", sizes=SIZES, embedding_dim=DIM, workers=1)
+    shapes_ovd.build(f"{root}/data", sizes=SIZES, workers=1)
     scenes = open_source(f"{root}/data", "shapes_ovd/scenes", "train_boxes")
     ids = [record.image_id for record in scenes]
     _teach(f"{root}/teachers", "train_boxes", ids)
-    shapes_ovd.build(f"{root}/data", "rkd", teachers=f"{root}/teachers", embedding_dim=DIM)
-  for name, split in (("scenes", "clip"), ("rkd", "train_boxes"), ("rkd", "tune")):
-    expected = _records(local / "data", f"shapes_ovd/{name}", split)
-    assert _records(f"{remote}/data", f"shapes_ovd/{name}", split) == expected
+  for split in ("clip", "train_boxes", "tune"):
+    expected = _records(local / "data", "shapes_ovd/scenes", split)
+    assert _records(f"{remote}/data", "shapes_ovd/scenes", split) == expected
+  joined = [
+    join(open_source(f"{root}/data", "shapes_ovd/scenes", "train_boxes"), f"{root}/teachers", DIM)
+    for root in (local, remote)
+  ]
+  assert [len(r.region_boxes) for r in joined[0]] == [2] * SIZES["train_boxes"]
+  assert [pickle.dumps(r) for r in joined[1]] == [pickle.dumps(r) for r in joined[0]]
   assert not list((tmp_path / "cache" / "builds").glob("**/*array_record*"))
-  with pytest.raises(ValueError, match=rf"found: shapes_ovd/rkd.*--data_dir={remote}/data"):
+  with pytest.raises(ValueError, match=rf"found: shapes_ovd/scenes.*--data_dir={remote}/data"):
     open_source(f"{remote}/data", "coco_json/plain", "train")
 
 
 def test_another_machine_copies_the_split_it_reads(store, remote, tmp_path, monkeypatch):
-  shapes_ovd.build(remote, sizes=SIZES, embedding_dim=DIM, workers=1)
+  shapes_ovd.build(remote, sizes=SIZES, workers=1)
   monkeypatch.setenv("RKD_JAX_CACHE", str(tmp_path / "other"))
   store.opened.clear()
   assert len(open_source(remote, "shapes_ovd/scenes", "tune").index) == SIZES["tune"]
@@ -220,16 +228,16 @@ def test_another_machine_copies_the_split_it_reads(store, remote, tmp_path, monk
 
 
 def test_a_data_set_that_is_there_is_kept_or_refused(store, remote):
-  shapes_ovd.build(remote, sizes=SIZES, embedding_dim=DIM, workers=1)
+  shapes_ovd.build(remote, sizes=SIZES, workers=1)
   store.opened.clear()
-  shapes_ovd.build(remote, sizes=SIZES, embedding_dim=DIM, workers=1)
+  shapes_ovd.build(remote, sizes=SIZES, workers=1)
   assert {mode for _, mode in store.opened} == {"r"}
   with pytest.raises(ValueError, match=rf"{remote}/shapes_ovd.*seed is 0, asked for 1"):
-    shapes_ovd.build(remote, sizes=SIZES, embedding_dim=DIM, workers=1, seed=1)
+    shapes_ovd.build(remote, sizes=SIZES, workers=1, seed=1)
 
 
 def test_a_build_that_could_not_be_sent_is_sent_later(store, remote, monkeypatch):
-  settings = dict(sizes={"tune": 1, "clip": 1}, embedding_dim=DIM, workers=1)
+  settings = dict(sizes={"tune": 1, "clip": 1}, workers=1)
   copy = storage._copy
 
   def broken(file, target):
@@ -251,7 +259,7 @@ def test_a_build_that_could_not_be_sent_is_sent_later(store, remote, monkeypatch
 def test_training_and_evaluation_read_the_same_batches(remote, tmp_path):
   tiny_coco.build_data(tmp_path)
   files = coco_json.Files(tmp_path / "coco.json", tmp_path / "images")
-  built = dict(train=files, validation=files, novel=[tiny_coco.NAMES[-1]], embedding_dim=8)
+  built = dict(train=files, validation=files, novel=[tiny_coco.NAMES[-1]])
   coco_json.build(f"{remote}/data", **built)
   rows, names, template = class_embeddings.load(tmp_path / "class_embeddings.npz")
   for ending in ("npz", "npy"):
@@ -261,11 +269,10 @@ def test_training_and_evaluation_read_the_same_batches(remote, tmp_path):
     config.data.dir, config.class_embeddings = f"{remote}/data", f"{remote}/classes.{ending}"
 
   def content(config):
-    sources, specs = open_sources(config), detector_specs(config)
-    sampler = make_sampler(0, config.data.schedule, sources, specs)
-    batches = [b for *_, b in train_batches(sources, specs, sampler, 0, 2, threads=0)]
+    plan = make_plan(config)
+    batches = [b for *_, b in train_batches(plan, 0, 2, threads=0)]
     source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-    batches += eval_batches(source, specs["eval"], threads=0)
+    batches += eval_batches(source, plan.specs["eval"], threads=0)
     return digest([batches, load_vocabulary(config, source).embeddings])
 
   assert len({content(config) for config in configs}) == 1
@@ -275,7 +282,7 @@ def test_teachers_go_on_at_another_machine(store, remote, tmp_path, monkeypatch)
   ids = [5, 3, 9, 7, 1]
   with pytest.raises(KeyboardInterrupt):
     _teach(remote, "train", ids, stop_at=7)
-  with pytest.raises(ValueError, match=r"train/manifest\.json: only 3 records"):
+  with pytest.raises(ValueError, match=r"train: only 3 results"):
     TeacherReader(remote, "train")
   monkeypatch.setenv("RKD_JAX_CACHE", str(tmp_path / "other"))
   writer = TeacherWriter(remote, "train", DIM, {}, records_per_shard=2)
@@ -286,13 +293,13 @@ def test_teachers_go_on_at_another_machine(store, remote, tmp_path, monkeypatch)
   _assert_taught(remote, "train", ids)
   store.opened.clear()
   _assert_taught(remote, "train", ids)
-  assert _downloads(store) == ["manifest.json"]
+  assert _downloads(store) == []
 
 
 def test_teachers_start_anew_where_the_folder_was_removed(remote):
   _teach(remote, "train", [1, 2, 3])
   (epath.Path(remote) / "train").rmtree()
-  with pytest.raises(ValueError, match=rf"{remote}/train/manifest\.json is missing"):
+  with pytest.raises(ValueError, match=rf"{remote}/train/metadata\.json is missing"):
     TeacherReader(remote, "train")
   _teach(remote, "train", [4])
   _assert_taught(remote, "train", [4])

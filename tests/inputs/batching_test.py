@@ -9,6 +9,7 @@ import pytest
 from made_records import CAPTIONS, FakeSource, digest, make_record, make_source, make_spec, png
 
 from rkd_jax.inputs import batching
+from rkd_jax.inputs.plan import Plan
 from rkd_jax.inputs.sampler import Repeats
 
 SPECS = {
@@ -20,8 +21,8 @@ SOURCES = {kind: make_source() for kind in SPECS}
 
 
 def _batches(start=0, stop=6, seed=0, **options):
-  sampler = batching.make_sampler(seed, ("box", "image", "caption"), SOURCES, SPECS)
-  return list(batching.train_batches(SOURCES, SPECS, sampler, start, stop, **options))
+  plan = Plan(seed, ("box", "image", "caption"), SOURCES, SPECS)
+  return list(batching.train_batches(plan, start, stop, **options))
 
 
 def test_caption_batch_pairs_images_with_tokens():
@@ -64,8 +65,8 @@ REPEATS = {
 
 def _grouped(start, stop, specs=GROUPED, repeats=None, source=None, **options):
   sources = dict.fromkeys(specs, source or SOURCES["box"])
-  sampler = batching.make_sampler(0, tuple(specs), sources, specs, repeats)
-  return list(batching.train_batches(sources, specs, sampler, start, stop, **options))
+  plan = Plan(0, tuple(specs), sources, specs, repeats or {})
+  return list(batching.train_batches(plan, start, stop, **options))
 
 
 def test_canvases_lie_or_stand_with_their_images():
@@ -86,7 +87,7 @@ def test_canvases_lie_or_stand_with_their_images():
 
 def test_squares_stand():
   source = FakeSource(make_record(0, height=20, width=width) for width in (20, 21))
-  sampler = batching.make_sampler(0, ("box",), {"box": source}, GROUPED)
+  sampler = Plan(0, ("box",), {"box": source}, GROUPED).sampler
   assert sampler.standing["box"].tolist() == [True, False]
 
 
@@ -158,8 +159,8 @@ def test_small_images_assemble_quickly_with_the_cache():
   records = [make_record(i, image=png(128, 128, i), height=128, width=128) for i in range(8)]
   sources, specs = {"box": FakeSource(records)}, {"box": make_spec(batch_size=8, canvas=(128, 128))}
   specs["box"] = dataclasses.replace(specs["box"], short_sides=(128,), max_side=128)
-  sampler = batching.make_sampler(0, ("box",), sources, specs)
-  batches = batching.train_batches(sources, specs, sampler, 0, 30, cache=True, threads=0)
+  plan = Plan(0, ("box",), sources, specs)
+  batches = batching.train_batches(plan, 0, 30, cache=True, threads=0)
   next(batches)
   seconds = []
   for _ in range(20):
@@ -196,9 +197,8 @@ def _with_bad(*bad, count=6):
 
 
 def _box_batches(source, steps=3, **options):
-  specs = {"box": make_spec()}
-  sampler = batching.make_sampler(0, ("box",), {"box": source}, specs)
-  return list(batching.train_batches({"box": source}, specs, sampler, 0, steps, **options))
+  plan = Plan(0, ("box",), {"box": source}, {"box": make_spec()})
+  return list(batching.train_batches(plan, 0, steps, **options))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -228,16 +228,6 @@ def test_a_source_of_bad_images_alone_does_not_loop_for_ever():
 
 
 def test_a_record_without_caption_names_itself():
-  sources = {"caption": make_source(captions=())}
-  specs = {"caption": SPECS["caption"]}
-  sampler = batching.make_sampler(0, ("caption",), sources, specs)
+  plan = Plan(0, ("caption",), {"caption": make_source(captions=())}, SPECS)
   with pytest.raises(ValueError, match=r"10\d\) has no caption"):
-    list(batching.train_batches(sources, specs, sampler, 0, 1))
-
-
-def test_a_sampler_of_another_data_set_is_refused():
-  sampler = batching.make_sampler(0, ("box",), {"box": make_source(5)}, {"box": make_spec()})
-  with pytest.raises(ValueError, match=r"\(5, 4\).*\(6, 4\)"):
-    batching.train_batches({"box": make_source(6)}, {"box": make_spec()}, sampler, 0, 1)
-  with pytest.raises(ValueError, match=r"canvas \(26, 48\) of kind 'box' differ in whether lying"):
-    batching.train_batches({"box": make_source(5)}, {"box": GROUPED["box"]}, sampler, 0, 1)
+    list(batching.train_batches(plan, 0, 1))

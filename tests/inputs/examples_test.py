@@ -147,12 +147,6 @@ def test_every_caption_of_an_image_is_drawn():
   assert {int(example.tokens[0]) for example in drawn} == {10, 15}
 
 
-_NO_TEACHERS = {
-  "region_boxes": np.zeros((0, 4), np.float32),
-  "region_embeddings": np.zeros((0, DIM), np.float32),
-  "pseudo_boxes": np.zeros((0, 4), np.float32),
-  "pseudo_labels": np.zeros(0, np.int32),
-}
 _NAN = {"region_embeddings": np.full((3, DIM), np.nan, np.float32)}
 
 
@@ -163,7 +157,6 @@ _NAN = {"region_embeddings": np.full((3, DIM), np.nan, np.float32)}
     ("box", {}, {"canvas": (16, 44)}, r"1\.png \(id 101\) is 20 x 14.*enlarge the canvas"),
     ("box", {}, {"embedding_dim": 8}, r"clip_embeddings of 1\.png \(id 101\).*embedding_dim = 8"),
     ("box", _NAN, {}, r"clip_embeddings of 1\.png.*not finite"),
-    ("image", _NO_TEACHERS, {}, r"1\.png.*precompute"),
   ],
 )
 def test_bad_records_name_themselves_and_the_remedy(kind, record, spec, message):

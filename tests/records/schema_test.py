@@ -11,7 +11,6 @@ def _encode(**changes):
     "filename": "seven.png",
     "height": 50,
     "width": 100,
-    "embedding_dim": 4,
     "boxes": [[10, 5, 60, 45]],
     "classes": [1],
   }
@@ -62,18 +61,15 @@ def test_boxes_without_classes_are_an_error():
     _encode(classes=[])
 
 
-def test_teacher_fields_are_there_and_empty_without_teachers():
-  example = _encode()
-  assert example["regions/clip_embeddings"].shape == (0, 4)
-  assert example["pseudo_boxes/boxes"].shape == (0, 4)
-  assert set(schema.features(["a", "b"], 4)) == set(example)
+def test_an_example_has_the_fields_of_the_schema():
+  assert set(schema.features(["a", "b"])) == set(_encode())
 
 
 def test_metadata_refuses_names_that_are_no_class():
   with pytest.raises(ValueError, match=r"novel classes \['zebra'\]"):
-    schema.metadata(["cat", "dog"], ["cat"], ["zebra"], [], 4)
+    schema.metadata(["cat", "dog"], ["cat"], ["zebra"], [])
   with pytest.raises(ValueError, match=r"\['cat'\] are listed as base and as novel"):
-    schema.metadata(["cat", "dog"], ["cat"], ["cat"], [], 4)
+    schema.metadata(["cat", "dog"], ["cat"], ["cat"], [])
 
 
 def test_polygons_keep_their_objects_and_two_decimals():
@@ -104,6 +100,6 @@ def test_other_polygons_come_back_in_single_precision():
 def test_optional_fields_are_in_the_schema_when_asked_for():
   labels = {"negative_labels": [1], "not_exhaustive_labels": []}
   example = _encode(polygons=[[]], federated=labels)
-  assert set(schema.features(["a", "b"], 4, polygons=True, federated=True)) == set(example)
+  assert set(schema.features(["a", "b"], polygons=True, federated=True)) == set(example)
   with pytest.raises(ValueError, match="1 boxes but polygons of 2 objects"):
     _encode(polygons=[[], []])

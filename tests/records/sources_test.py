@@ -15,7 +15,7 @@ from rkd_jax.records import sources
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp("data")
-  shapes_ovd.build(path, "scenes", sizes={"tune": 12, "clip": 2}, embedding_dim=8)
+  shapes_ovd.build(path, sizes={"tune": 12, "clip": 2})
   return path
 
 
@@ -39,7 +39,7 @@ def test_types_and_shapes_also_of_empty_fields(source):
   assert record.boxes.dtype == record.areas.dtype == np.float32
   assert record.classes.dtype == record.labels.dtype == np.int32
   assert record.region_boxes.shape == record.pseudo_boxes.shape == (0, 4)
-  assert record.region_embeddings.shape == (0, 8)
+  assert record.region_embeddings.shape == (0, 0)
   assert record.captions == ()
   assert record.filename == "tune_000000.jpg"
 
@@ -60,10 +60,8 @@ def test_index_outside_is_an_index_error(source, index):
 
 def test_a_data_set_that_is_not_built_names_the_command_and_what_is_there(data_dir):
   with pytest.raises(ValueError, match="found: shapes_ovd/scenes") as error:
-    sources.open_source(data_dir, "shapes_ovd/rkd", "tune")
-  assert f"python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir={data_dir} --config=rkd" in str(
-    error.value
-  )
+    sources.open_source(data_dir, "coco_ovd/plain", "tune")
+  assert f"python -m rkd_jax.data.coco_ovd.coco_ovd --data_dir={data_dir}" in str(error.value)
   with pytest.raises(ValueError, match="no data set 'shapes' under"):
     sources.open_source(data_dir, "shapes", "tune")
 

@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.pipeline import precompute
 from rkd_jax.teachers.region_growing import RegionGrowing

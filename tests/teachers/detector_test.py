@@ -9,7 +9,8 @@ from rkd_jax.inputs.examples import collate, picture_example
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.models.detector import rcnn
 from rkd_jax.ops.host import iou
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError
 from rkd_jax.runs.config import restore_config, write_config
 from rkd_jax.runs.state import TrainState

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers.pipeline import precompute
 from tests import colours
 

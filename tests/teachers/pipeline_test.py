@@ -13,8 +13,8 @@ from PIL import Image
 
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.ops.host import iou
-from rkd_jax.records.result_shards import FIELDS
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import FIELDS, TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.pipeline import describe, precompute
 from rkd_jax.teachers.region_growing import RegionGrowing
@@ -102,7 +102,7 @@ def test_an_interrupted_run_carries_on_and_ends_with_the_same_results(tmp_path):
   expected = _run(tmp_path / "straight", source)
   with pytest.raises(KeyboardInterrupt):
     _run(tmp_path / "killed", source, ColourEncoder(fail_at_call=4), images_per_group=1)
-  with pytest.raises(ValueError, match="only 3 records"):
+  with pytest.raises(ValueError, match="only 3 results"):
     TeacherReader(tmp_path / "killed", "train")
   encoder = ColourEncoder()
   results = _run(tmp_path / "killed", source, encoder, images_per_group=1)
@@ -116,8 +116,9 @@ def test_a_killed_process_loses_only_the_shard_it_was_writing(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     _run(tmp_path / "killed", source, ColourEncoder(fail_at_call=4), images_per_group=1)
   # A kill leaves the third record in an unfinished file instead of the second shard.
-  shards = sorted((tmp_path / "killed" / "train").glob("*.arrayrecord"))
-  shards[1].rename(shards[1].with_name("shard.arrayrecord.partial"))
+  second = tmp_path / "killed" / "train" / "part-00001"
+  second.with_suffix(".json").unlink()
+  second.with_suffix(".array_record").rename(second.with_name("part.partial"))
   encoder = ColourEncoder()
   results = _run(tmp_path / "killed", source, encoder, images_per_group=1)
   assert len(encoder.calls) == 3
@@ -178,7 +179,7 @@ def test_other_processes_take_the_other_groups(tmp_path):
     )
     if index == 1:
       assert results is None
-      with pytest.raises(ValueError, match="only 3 records"):
+      with pytest.raises(ValueError, match="only 3 results"):
         TeacherReader(tmp_path / "shared", "train")
   _assert_same(results, expected, range(7))
   assert [len(encoder.calls) for encoder in encoders] == [2, 2]
@@ -218,7 +219,7 @@ def test_crops_are_embedded_in_the_same_groups_after_a_restart(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     _run(tmp_path / "killed", source, ColourEncoder(fail_at_call=2), images_per_group=4)
   # Two of the four images of the first group are lost.
-  sorted((tmp_path / "killed" / "train").glob("*.arrayrecord"))[1].unlink()
+  (tmp_path / "killed" / "train" / "part-00001.json").unlink()
   _run(tmp_path / "killed", source, resumed, images_per_group=4)
   assert resumed.seen == straight.seen
 

@@ -12,8 +12,8 @@ import pytest
 import tiny_clip
 
 from rkd_jax.frozen.clip import load_clip
-from rkd_jax.records.result_shards import FIELDS
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import FIELDS, TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers.pipeline import precompute
 from rkd_jax.teachers.region_growing import RegionGrowing
 from tests import colours
@@ -84,10 +84,10 @@ def test_killed_at_five_random_moments(start, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    with pytest.raises(ValueError, match=r"only \d+ records are there"):
+    with pytest.raises(ValueError, match=r"only \d+ results are there"):
       TeacherReader(tmp_path / "killed", "train")
   # The killed ones left something to go on from.
-  assert list((tmp_path / "killed" / "train").glob("*.arrayrecord"))
+  assert list((tmp_path / "killed" / "train").glob("part-*.json"))
   process, messages = start(tmp_path / "killed")
   messages.recv()
   process.join()
@@ -98,5 +98,7 @@ def test_killed_at_five_random_moments(start, tmp_path):
       ours, theirs = results[image_id][key], expected[image_id][key]
       assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
       assert ours.tobytes() == theirs.tobytes(), (image_id, key)
+  for path in (tmp_path / "straight" / "train").iterdir():
+    assert path.read_bytes() == (tmp_path / "killed" / "train" / path.name).read_bytes(), path
   assert results.notes == expected.notes
   assert list(results.notes) == [BAD]

@@ -21,7 +21,7 @@ import pytest
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
-from rkd_jax.inputs.batching import make_sampler, train_batches
+from rkd_jax.inputs.batching import train_batches
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train import train as train_lib
@@ -176,11 +176,10 @@ def test_the_mesh_changes_nothing(root, uninterrupted, mesh):
   config.mesh.model = 1 if mesh == "1 device" else 2
   task = make_task(config, str(root))
   trainer = train_lib.Trainer(config, task, jax.devices()[: 1 if mesh == "1 device" else 8])
-  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs)
   state = trainer.create(config.seed)
   kernel = state.params["box_head"]["fc1"]["kernel"]
   assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // config.mesh.model
-  batches = train_batches(task.sources, task.specs, sampler, 0, config.num_steps, threads=1)
+  batches = train_batches(task.plan, 0, config.num_steps, threads=1)
   for expected, (_, kind, batch) in zip(uninterrupted.metrics, batches, strict=True):
     state, metrics = trainer.step(state, batch, kind)
     for name, value in metrics.items():
@@ -218,11 +217,10 @@ def _use_loss(monkeypatch, loss):
 def test_a_nan_stops_the_run_before_it_is_saved(root, tmp_path, monkeypatch):
   config = tiny.get_config(str(root))
   config.checkpoint.every, config.log_every = 1, 100
-  task = make_task(config, str(root))
-  sampler = make_sampler(config.seed, config.data.schedule, task.sources, task.specs)
-  records = sampler.indices(2)
-  bad = task.sources["box"][int(records[3])].image_id
-  assert bad not in [task.sources["box"][int(i)].image_id for i in sampler.indices(0)]
+  plan = make_task(config, str(root)).plan
+  records = plan.sampler.indices(2)
+  bad = plan.sources["box"][int(records[3])].image_id
+  assert bad not in [plan.sources["box"][int(i)].image_id for i in plan.sampler.indices(0)]
   _use_loss(
     monkeypatch, lambda w, batch: jnp.where(jnp.any(batch.image_ids == bad), jnp.nan, w * w)
   )

@@ -12,7 +12,6 @@ from PIL import Image
 from rkd_jax.data.coco_json import annotations, coco_json
 from rkd_jax.data.coco_json.coco_json import Files
 from rkd_jax.records import index as index_lib
-from rkd_jax.records.results import TeacherWriter
 from rkd_jax.records.sources import decode_image, open_source
 
 HEIGHT, WIDTH = 24, 32
@@ -70,17 +69,17 @@ def _files(folder, **more):
   return Files(folder / "train.json", folder / "images", **more)
 
 
-def _build(folder, config="plain", **settings):
+def _build(folder, **settings):
   both = {"train": _files(folder), "validation": _files(folder)}
-  lists = {"base": ("cat", "dog"), "novel": ("red fox",), "embedding_dim": 8}
-  return coco_json.build(folder / "built", config, **(both | lists | settings))
+  lists = {"base": ("cat", "dog"), "novel": ("red fox",)}
+  return coco_json.build(folder / "built", **(both | lists | settings))
 
 
 def test_training_keeps_base_boxes_and_validation_keeps_novel_ones_too(folder):
   _build(folder)
   train = open_source(folder / "built", "coco_json/plain", "train")
   assert train.class_names == ("cat", "dog", "red fox", "zebra")
-  assert (train.base, train.novel, train.embedding_dim) == (("cat", "dog"), ("red fox",), 8)
+  assert (train.base, train.novel) == (("cat", "dog"), ("red fox",))
   record = train[0]
   assert (record.image_id, record.filename) == (9, "a.jpg")
   assert decode_image(record).shape == (HEIGHT, WIDTH, 3)
@@ -151,31 +150,6 @@ def test_labels_come_from_captions_and_tags(folder):
   assert (tagged.captions, tagged.labels.tolist()) == ((), [3])
   assert captioned.captions == ("Two dogs chase a red  fox.", "A category of its own")
   assert captioned.labels.tolist() == [1, 2]  # not the cat of "category"
-
-
-def test_teacher_results_are_joined_by_image_id(folder):
-  with TeacherWriter(folder / "teachers", "train", 8, {"clip": "abc"}) as writer:
-    for image_id in (4, 9):
-      results = {
-        "regions/boxes": np.full((2, 4), image_id),
-        "regions/scores": np.ones(2),
-        "regions/clip_embeddings": np.full((2, 8), image_id),
-        "pseudo_boxes/boxes": np.zeros((1, 4)),
-        "pseudo_boxes/labels": np.array([1]),
-        "pseudo_boxes/scores": np.ones(1),
-      }
-      writer.write(image_id, results)
-  _build(folder, "rkd", teachers=folder / "teachers")
-  source = open_source(folder / "built", "coco_json/rkd", "train")
-  assert [record.region_embeddings[0, 0] for record in source] == [9, 4]
-  assert len(open_source(folder / "built", "coco_json/rkd", "validation")[0].region_boxes) == 0
-
-
-def test_teachers_and_their_config_belong_together(folder):
-  with pytest.raises(ValueError, match=r"rkd.*precompute"):
-    _build(folder, "rkd")
-  with pytest.raises(ValueError, match=r"rkd.*precompute"):
-    _build(folder, "plain", teachers=folder)
 
 
 def test_building_twice_reuses_and_other_settings_are_refused(folder):

@@ -19,9 +19,7 @@ def coco(tmp_path):
 
 
 def _build(coco, **settings):
-  made = coco_ovd.CocoOvd(
-    coco=coco, data_dir=coco.parent / "built", config="plain", embedding_dim=8, **settings
-  )
+  made = coco_ovd.CocoOvd(coco=coco, data_dir=coco.parent / "built", **settings)
   return builder.prepare(made)
 
 
@@ -100,7 +98,7 @@ def test_dry_run_counts_compares_and_stores_nothing(coco, monkeypatch, capsys):
 
 
 def test_limit_takes_the_first_images(coco, monkeypatch, capsys):
-  _run(monkeypatch, coco, "--limit=1", "--embedding_dim=8")
+  _run(monkeypatch, coco, "--limit=1")
   assert "train: 1 images" in capsys.readouterr().out
   assert [record.image_id for record in _open(coco, "train")] == [9]
 

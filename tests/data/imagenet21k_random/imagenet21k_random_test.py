@@ -23,8 +23,6 @@ def root(tmp_path):
 def _make(root, vocabulary=LVIS_NAMES, classes=2, **settings):
   return imagenet21k_random.Imagenet21kRandom(
     data_dir=root / "built",
-    config="plain",
-    embedding_dim=8,
     imagenet=root / "imagenet",
     wordnet=root / "dict/data.noun",
     vocabulary=vocabulary,

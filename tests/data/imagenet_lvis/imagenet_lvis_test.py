@@ -13,8 +13,9 @@ import pytest
 from rkd_jax.data import builder
 from rkd_jax.data.imagenet_lvis import imagenet_lvis
 from rkd_jax.inputs import examples
-from rkd_jax.records.result_shards import FIELDS
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.joined import join
+from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import decode_image, open_source, select
 from rkd_jax.teachers.detector import StoredProposals
 from rkd_jax.teachers.images import Options
@@ -30,11 +31,9 @@ def root(tmp_path):
   return official_imagenet.write_sources(tmp_path)
 
 
-def _build(root, config="plain", **settings):
+def _build(root, **settings):
   made = imagenet_lvis.ImagenetLvis(
     data_dir=root / "built",
-    config=config,
-    embedding_dim=DIM,
     lvis=root / "lvis",
     imagenet=root / "imagenet",
     wordnet=root / "dict/index.noun",
@@ -43,8 +42,8 @@ def _build(root, config="plain", **settings):
   return builder.prepare(made)
 
 
-def _open(root, config="plain"):
-  return open_source(root / "built", f"imagenet_lvis/{config}", "train")
+def _open(root):
+  return open_source(root / "built", "imagenet_lvis/plain", "train")
 
 
 def test_images_have_the_class_of_their_synset_and_no_boxes(root):
@@ -193,8 +192,7 @@ def test_labels_become_pseudo_boxes_and_they_become_image_batches(root):
   assert [results[image_id]["pseudo_boxes/labels"].tolist() for image_id in IDS] == [
     first[image_id]["pseudo_boxes/labels"].tolist() for image_id in IDS
   ]
-  _build(root, "rkd", teachers=root / "stored")
-  source = select(_open(root, "rkd"), "pseudo_boxes")
+  source = select(join(plain, root / "stored", DIM), "pseudo_boxes")
   assert len(source) == 5
   spec = examples.BatchSpec(
     kind="image",
@@ -216,17 +214,3 @@ def test_labels_become_pseudo_boxes_and_they_become_image_batches(root):
   assert batch.pseudo_boxes.classes.ravel().tolist() == [1, 1, 2, 2, 2]
   assert batch.pseudo_boxes.valid.all() and batch.regions.valid.any()
   assert batch.image_ids.tolist() == [image_id % 2**31 for image_id in IDS]
-
-
-def test_a_missing_result_of_the_teachers_is_an_error_or_left_out_with_a_count(root, caplog):
-  _build(root)
-  teachers = root / "teachers"
-  widths = {key: [DIM if n < 0 else n for n in shape] for key, (_, shape) in FIELDS.items()}
-  record = {key: np.zeros((0, *width)) for key, width in widths.items()}
-  with TeacherWriter(teachers, "train", DIM, {}) as writer:
-    writer.write(IDS[1], record)
-  with pytest.raises(ValueError, match=rf"No teacher results for image {IDS[0]} .*precompute"):
-    _build(root, "rkd", teachers=teachers)
-  _build(root, "rkd", teachers=teachers, skip_missing_results=True)
-  assert [record.image_id for record in _open(root, "rkd")] == [IDS[1]]
-  assert f"Skipped image without results ({len(IDS) - 1} so far)" in caplog.text

@@ -20,7 +20,7 @@ def root(tmp_path):
 
 def _build(root):
   folders = {"lvis": root / "lvis", "coco": root / "coco", "data_dir": root / "built"}
-  return builder.prepare(lvis_ovd.LvisOvd(config="plain", embedding_dim=8, **folders))
+  return builder.prepare(lvis_ovd.LvisOvd(**folders))
 
 
 def _open(root, split):

@@ -40,7 +40,6 @@ def _make(root, fixes=None, **settings):
     data_dir=root / "built",
     annotations_json=root / "val.json",
     images=root,
-    embedding_dim=8,
     **{"config": "plain"} | settings,
   )
 
@@ -75,8 +74,3 @@ def test_names_are_replaced(root):
 def test_fixes_that_do_not_fit_are_refused(root, fixes, message):
   with pytest.raises(ValueError, match=message):
     _make(root, fixes)
-
-
-def test_there_is_nothing_for_teachers(root):
-  with pytest.raises(ValueError, match="rkd"):
-    _make(root, config="rkd", teachers=root)

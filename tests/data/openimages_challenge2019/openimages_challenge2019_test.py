@@ -26,7 +26,7 @@ def root(tmp_path):
 
 def _run(root, monkeypatch, *flags):
   command = f"x --data_dir={root}/built --openimages={root} --images={root}/validation"
-  monkeypatch.setattr(sys, "argv", [*command.split(), "--embedding_dim=8", *flags])
+  monkeypatch.setattr(sys, "argv", [*command.split(), *flags])
   openimages.main()
   return root / "built"
 

@@ -1,4 +1,4 @@
-"""The offline step on an engine: shards like those of the command, in any order and repeated."""
+"""The offline step on an engine: parts like those of the command, in any order and repeated."""
 
 import importlib.util
 import itertools
@@ -7,12 +7,12 @@ import sys
 import pytest
 import tiny_clip
 
-from rkd_jax import precompute, teachers
+from rkd_jax import precompute, records
 from rkd_jax.data.shapes_ovd import shapes_ovd
-from rkd_jax.records.result_shards import FIELDS
-from rkd_jax.records.results import TeacherReader, TeacherWriter
+from rkd_jax.records.results import FIELDS, TeacherReader
+from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import open_source
-from rkd_jax.teachers.pipeline import write_shard
+from rkd_jax.teachers.pipeline import write_part
 from rkd_jax.teachers.region_growing import RegionGrowing
 from tests import colours
 from tests.colours import CLASS_EMBEDDINGS, OPTIONS, ColourEncoder, MemorySource
@@ -22,30 +22,29 @@ IMAGES = 130
 
 
 def _write(folder, positions, done=()):
-  records = [colours.record(i) for i in range(7)]
-  records[3] = colours.damaged(records[3])
-  return write_shard(
+  images = [colours.record(i) for i in range(7)]
+  images[3] = colours.damaged(images[3])
+  return write_part(
     folder,
     positions,
     done,
-    MemorySource(records),
+    MemorySource(images),
     RegionGrowing(),
     ColourEncoder(),
     CLASS_EMBEDDINGS,
-    3,
+    (3, "float32"),
     OPTIONS,
     images_per_group=2,
   )
 
 
-def test_shards_written_one_by_one_are_a_split(tmp_path):
+def test_parts_written_one_by_one_are_a_split(tmp_path):
   folder = tmp_path / "train"
   folder.mkdir()
   # An engine may do a part twice.
   assert [_write(folder, p) for p in (range(4, 7), range(4), range(4))] == [3, 4, 4]
   assert sorted(path.name for path in folder.iterdir()) == [
-    "beam-000000000.arrayrecord",
-    "beam-000000004.arrayrecord",
+    f"part-beam-00000000{start}.{ending}" for start in (0, 4) for ending in ("array_record", "json")
   ]
   with TeacherWriter(tmp_path, "train", 3, {}) as writer:
     assert writer.positions == {i: i for i in range(7)}
@@ -60,7 +59,7 @@ def test_what_is_done_is_not_written_again(tmp_path):
   assert TeacherWriter(tmp_path, "train", 3, {}).positions == {0: 0, 3: 3}
 
 
-def test_a_shard_of_a_larger_size_replaces_none_of_those_before(tmp_path):
+def test_a_part_of_a_larger_size_replaces_none_of_those_before(tmp_path):
   (tmp_path / "train").mkdir()
   assert _write(tmp_path / "train", range(2)) == 2
   assert _write(tmp_path / "train", range(6), done={0, 1}) == 4
@@ -70,7 +69,7 @@ def test_a_shard_of_a_larger_size_replaces_none_of_those_before(tmp_path):
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
   root = tmp_path_factory.mktemp("data")
-  shapes_ovd.build(root / "data", "scenes", sizes={"train_images": IMAGES}, workers=1)
+  shapes_ovd.build(root / "data", sizes={"train_images": IMAGES}, workers=1)
   source = open_source(root / "data", "shapes_ovd/scenes", "train_images")
   texts = [f"a photo of a {name}" for name in source.class_names]
   clip = tiny_clip.write_run(tmp_path_factory.mktemp("clip"), texts)
@@ -108,8 +107,8 @@ def test_the_direct_runner_gives_the_results_of_the_command(tmp_path, flags, mod
 
 def test_without_beam_the_command_says_what_to_install(tmp_path, flags, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "apache_beam", None)
-  monkeypatch.delitem(sys.modules, "rkd_jax.teachers.beam", raising=False)
-  monkeypatch.delattr(teachers, "beam", raising=False)
+  monkeypatch.delitem(sys.modules, "rkd_jax.records.on_beam", raising=False)
+  monkeypatch.delattr(records, "on_beam", raising=False)
   with pytest.raises(SystemExit):
     precompute.main([*flags, f"--output={tmp_path}", "--beam="])
   assert "pip install apache-beam" in capsys.readouterr().err

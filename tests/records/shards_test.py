@@ -8,8 +8,9 @@ import pytest
 from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
-from rkd_jax.data import builder, shards
+from rkd_jax.data import builder
 from rkd_jax.data.coco_ovd.coco_ovd import CocoOvd
+from rkd_jax.records import shards
 from rkd_jax.records.sources import open_source
 
 
@@ -53,7 +54,7 @@ def test_builders_need_no_tensorflow_for_many_records(tmp_path, monkeypatch):
   small = functools.partial(shards.write_shards, shard_bytes=1)
   monkeypatch.setattr(shards, "write_shards", small)
   official_files.write_coco(tmp_path / "coco")
-  builder.prepare(CocoOvd(data_dir=tmp_path / "built", config="plain", coco=tmp_path / "coco"))
+  builder.prepare(CocoOvd(data_dir=tmp_path / "built", coco=tmp_path / "coco"))
   train = open_source(tmp_path / "built", "coco_ovd/plain", "train")
   assert [record.image_id for record in train] == [9, 25, 30, 34]
   assert train[3].image_id == 34 and train[1].image_id == 25

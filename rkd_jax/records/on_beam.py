@@ -1,0 +1,44 @@
+"""Work on Apache Beam: a function called for each element, on the workers of a cluster.
+
+What it writes must be complete when it appears, since Beam may do an element twice or at several
+places (`records.shards.PartWriter` sees to that).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+try:
+  import apache_beam as beam
+  from apache_beam.options.pipeline_options import PipelineOptions
+except ImportError as error:
+  raise ImportError(
+    "--beam needs the package apache-beam: pip install apache-beam, here and on the workers."
+  ) from error
+
+
+class _Write(beam.DoFn):
+  def __init__(self, write: Callable[[Any], int]):
+    self._write = write
+
+  def process(self, element: Any) -> Iterator[int]:
+    written = self._write(element)
+    beam.metrics.Metrics.counter("rkd_jax", "images").inc(written)
+    yield written
+
+
+def run(elements: Sequence[Any], write: Callable[[Any], int], flags: Sequence[str]) -> None:
+  """Calls `write` for each element, and waits for it.
+
+  Args:
+    elements: small; sent to the workers.
+    write: can be pickled, and returns the number of records it has written.
+    flags: those of Beam's own command line.
+  """
+  with beam.Pipeline(options=PipelineOptions(list(flags))) as pipeline:
+    # Without a shuffle one worker would take all elements.
+    _ = (
+      pipeline
+      | beam.Create(list(elements))
+      | "Spread" >> beam.Reshuffle()
+      | "Write" >> beam.ParDo(_Write(write))
+    )

@@ -1,0 +1,152 @@
+"""Records in ArrayRecord shards: a whole split in order, or parts that many writers make.
+
+TFDS' own writer sorts by key: all records of a split go through memory, and beyond 1 GB through
+files that need TensorFlow.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.core.naming import ShardedFileTemplate
+
+from rkd_jax.files import storage
+
+# As few files as readers can hold open, but small enough to move around.
+_SHARD_BYTES = 512 << 20
+
+
+class Serializer:
+  """Examples of a schema to the bytes that are stored, the same in every process."""
+
+  def __init__(self, features: tfds.features.FeaturesDict):
+    self._features = features
+    self._serializer = ExampleSerializer(features.get_serialized_info())
+
+  def __call__(self, example: Mapping[str, Any]) -> bytes:
+    message = self._serializer.get_tf_example(self._features.encode_example(example))
+    # The order of a message's features differs from process to process otherwise.
+    return message.SerializeToString(deterministic=True)
+
+
+def write_shards(
+  records: Iterable[bytes],
+  template: ShardedFileTemplate,
+  shard_bytes: int = _SHARD_BYTES,
+) -> tfds.core.SplitInfo:
+  """Stores the records of a split; memory holds one of them.
+
+  Args:
+    records: at least one.
+    template: of the shards' names; these know their number, so they are given at the end.
+    shard_bytes: a shard is closed when so many bytes of records are in it.
+
+  Raises:
+    ValueError: there is no record.
+  """
+  writer, paths, lengths = None, [], []
+  written = total = 0
+  for record in records:
+    if writer is None:
+      paths.append(Path(template.data_dir) / f"{template.split}-{len(paths)}.partial")
+      writer = ArrayRecordWriter(os.fspath(paths[-1]), "group_size:1")
+      lengths.append(0)
+      written = 0
+    writer.write(record)
+    lengths[-1] += 1
+    written += len(record)
+    total += len(record)
+    if written >= shard_bytes:
+      writer.close()
+      writer = None
+  if not paths:
+    raise ValueError(f"Split {template.split!r} has no records: there is nothing to build.")
+  if writer is not None:
+    writer.close()
+  for number, path in enumerate(paths):
+    path.rename(template.sharded_filepath(shard_index=number, num_shards=len(paths)))
+  return tfds.core.SplitInfo(
+    name=template.split, shard_lengths=lengths, num_bytes=total, filename_template=template
+  )
+
+
+class Part(NamedTuple):
+  """A complete part: its shard, what is said of each record, and the bytes of all."""
+
+  path: Path
+  rows: list[list]
+  num_bytes: int
+
+
+class PartWriter:
+  """Writes records to a shard of their own, NAME.array_record, and NAME.json with a row for each.
+
+  The JSON comes last: a part is there when that is.  Both appear complete, so that two writers may
+  write the same part at the same time.
+  """
+
+  def __init__(self, folder: str | os.PathLike, name: str, partial: str):
+    """`folder` may be remote; no other writer may have the name `partial`."""
+    self._target = storage.path(folder) / name
+    self._partial = storage.work_folder(folder) / f"{partial}.partial"
+    self._writer = ArrayRecordWriter(os.fspath(self._partial), "group_size:1")
+    self._rows, self._num_bytes = [], 0
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def write(self, record: bytes, row: Iterable) -> None:
+    """Adds a record; the row is JSON values that say of it what must be known without reading."""
+    self._writer.write(record)
+    self._rows.append(list(row))
+    self._num_bytes += len(record)
+
+  def close(self) -> None:
+    self._writer.close()
+    storage.put(self._partial, f"{self._target}.array_record")
+    content = {"num_bytes": self._num_bytes, "rows": self._rows}
+    storage.write(f"{self._target}.json", json.dumps(content))
+
+
+def read_parts(folder: Path, prefix: str = "") -> list[Part]:
+  """The complete parts of a local folder whose names begin so, by name.
+
+  Raises:
+    ValueError: the JSON of a part is damaged.
+  """
+  parts = []
+  for file in sorted(folder.glob(f"{prefix}*.json")):
+    try:
+      content = json.loads(file.read_text())
+      parts.append(Part(file.with_suffix(".array_record"), content["rows"], content["num_bytes"]))
+    except (ValueError, KeyError, TypeError) as error:
+      raise _damaged(file, error) from error
+  return parts
+
+
+def read_record(reader: ArrayRecordReader, row: int, path: Path) -> bytes:
+  """One record of a shard; ValueError where that is damaged."""
+  try:
+    return reader.read([row])[0]
+  except (RuntimeError, ValueError, IndexError) as error:
+    raise _damaged(path, error) from error
+
+
+def open_shard(path: Path) -> ArrayRecordReader:
+  """A shard to read from; ValueError if it is damaged or missing."""
+  try:
+    return ArrayRecordReader(os.fspath(path), options="readahead_buffer_size:0")
+  except RuntimeError as error:
+    raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, reason: Exception) -> ValueError:
+  return ValueError(
+    f"{path} is damaged or cut off ({reason}): remove {path.with_suffix('')}.* and run the command "
+    "again, which makes what is missing."
+  )
