@@ -46,7 +46,7 @@ def to_rkd_jax(
   Parameters that `allow` (regular expressions of detectron2 names) lets be missing are left out.
 
   Raises:
-    ReadError, ConvertError: see `restricted` and `detectron2`.
+    ReadError, WeightsError: see `read_checkpoint` and `detectron2`.
     ValueError: the folder holds a checkpoint already.
   """
   if latest_step(workdir) is not None:
@@ -60,10 +60,11 @@ def to_rkd_jax(
   checkpointer.save(TrainState(step=jnp.int32(0), params=params, model_state={}, opt_state=()))
   checkpointer.close()
 
-  names = detectron2.names(expected)
-  unused = sorted(detectron2.canonical(state, expected).keys() - names.values())
+  entries = detectron2.entries(expected)
+  names = {entry.name for entry in entries.values()}
+  unused = sorted(detectron2.canonical(state, expected).keys() - names)
   written = traverse_util.flatten_dict(params, sep="/")
-  missing = [f"params/{path}" for path in names if path not in written]
+  missing = [f"params/{path}" for path in entries if path not in written]
   lines = [f"{_count(params)} to {workdir}"]
   lines += [f"not needed: {', '.join(unused)}"] if unused else []
   lines += [f"left out, for init.allow_missing: {', '.join(missing)}"] if missing else []
@@ -75,11 +76,11 @@ def to_detectron2(config: ml_collections.ConfigDict, workdir: str, file: str) ->
 
   Raises:
     CheckpointError: there is none, or it belongs to another config.
-    ConvertError: a network that detectron2 has no counterpart of.
+    WeightsError: a network that detectron2 has no counterpart of.
   """
   check_model(workdir, config)
   expected = {"params": abstract_params(config), "model_state": {}}
-  detectron2.names(expected["params"])
+  detectron2.entries(expected["params"])
   params = jax.device_get(restore_variables(workdir, expected)["params"])
   epath.Path(file).parent.mkdir(parents=True, exist_ok=True)
   write_pth(file, detectron2.from_params(params))

@@ -237,7 +237,7 @@ def test_weight_transfer_trains_the_parameters_of_the_reference_optimizer(
   config = _load(f"{dataset}/rkd_ils_weight_transfer.py").get_config()
   params = abstract_params(config)
   frozen = traverse_util.flatten_dict(frozen_mask(params, config.frozen), sep="/")
-  names = detectron2.names(params)
+  names = {path: entry.name for path, entry in detectron2.entries(params).items()}
   assert len(names) - sum(frozen.values()) == trained
   projection = "roi_heads.box_predictor.cls_score.linear"
   assert {names[path] for path, stop in frozen.items() if stop and ".norm." not in names[path]} == {

@@ -21,7 +21,8 @@ from rkd_jax.runs.checkpoint import CheckpointError
 from rkd_jax.runs.state import TrainState
 from rkd_jax.train.initial import initialize
 from rkd_jax.train.train import train
-from rkd_jax.weights.detectron2 import ConvertError, from_params
+from rkd_jax.weights.detectron2 import from_params
+from rkd_jax.weights.rename import WeightsError
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -90,7 +91,7 @@ def test_a_part_is_left_out_and_starts_afresh(config, params, file, tmp_path):
   state["freq_weight"] = np.ones(3, np.float32)
   write_pth(tmp_path / "part.pth", state)
   workdir = str(tmp_path / "run")
-  with pytest.raises(ConvertError, match=r"missing proposal_generator.*\n.*unused freq_weight"):
+  with pytest.raises(WeightsError, match=r"missing proposal_generator.*\n.*unused freq_weight"):
     to_rkd_jax(config, str(tmp_path / "part.pth"), workdir, [r"roi_heads\..*"])
   assert not Path(workdir).exists()
   allow = [r"(proposal_generator|roi_heads)\..*", "freq_weight"]
@@ -148,7 +149,7 @@ def test_the_way_back_checks_the_config(run, tmp_path):
 def test_only_detectors_with_a_counterpart_are_converted(file, tmp_path):
   with pytest.raises(ValueError, match="task is 'clip'; expected the config of a detector"):
     to_rkd_jax(demo.get_config("clip"), str(file), str(tmp_path / "run"))
-  with pytest.raises(ConvertError, match=r"conv1_norm/scale has no counterpart .* norm='frozen'"):
+  with pytest.raises(WeightsError, match=r"conv1_norm/scale has no counterpart .* norm='frozen'"):
     to_rkd_jax(tiny.get_config("unused"), str(file), str(tmp_path / "run"))
-  with pytest.raises(ConvertError, match="has no counterpart in detectron2"):
+  with pytest.raises(WeightsError, match="has no counterpart in detectron2"):
     to_rkd_jax(demo.get_config("base"), str(file), str(tmp_path / "run"))

@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from rkd_jax.models.mavl.model import MvitConfig
 from rkd_jax.models.mavl.tokenizer import Tokens, pad_rows
-from rkd_jax.weights.mavl import abstract_variables, torch_entry
+from rkd_jax.weights.mavl import abstract_variables, entries
 
 CONFIG = MvitConfig(
   stage_blocks=(1, 1, 1, 1),
@@ -36,10 +36,11 @@ CONFIG = MvitConfig(
 def state_dict(seed: int = 0) -> dict[str, np.ndarray]:
   """Names and layouts of the original, for `CONFIG`."""
   rng = np.random.default_rng(seed)
-  entries = {}
-  for path, expected in traverse_util.flatten_dict(abstract_variables(CONFIG)).items():
-    name, third = torch_entry(path[1:], CONFIG)
-    shape = expected.shape
+  variables, found = abstract_variables(CONFIG), {}
+  names = {path: entry.name for path, entry in entries(variables, CONFIG).items()}
+  for path, expected in traverse_util.flatten_dict(variables).items():
+    name, shape = names["/".join(path)], expected.shape
+    third = ("query", "key", "value").index(path[-2]) if "in_proj_" in name else 0
     if path[-1] == "kernel":
       shape = (shape[-1], shape[-2], *shape[:-2])
     scale = np.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.1
@@ -47,8 +48,8 @@ def state_dict(seed: int = 0) -> dict[str, np.ndarray]:
     value = (offset + scale * rng.normal(size=shape)).astype(np.float32)
     if name.startswith("bbox_embed"):
       value *= 4  # so that boxes reach beyond the image
-    entries.setdefault(name, {})[third or 0] = np.abs(value) if path[-1] == "var" else value
-  return {name: np.concatenate([v[i] for i in sorted(v)]) for name, v in entries.items()}
+    found.setdefault(name, {})[third] = np.abs(value) if path[-1] == "var" else value
+  return {name: np.concatenate([v[i] for i in sorted(v)]) for name, v in found.items()}
 
 
 def tokenize(texts) -> Tokens:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -24,8 +23,14 @@ from rkd_jax.machine.batches import map_batches
 from rkd_jax.models.clip.model import Clip, init_clip, make_clip
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.runs.checkpoint import CheckpointError, restore_variables
-from rkd_jax.weights import clip_layouts as layouts
-from rkd_jax.weights.clip import config_from_torch, params_from_torch
+from rkd_jax.weights.clip import (
+  Settings,
+  config_from_torch,
+  layout_of,
+  params_from_torch,
+  read_settings,
+  to_openai,
+)
 
 TOKENIZER_FILE = "tokenizer.json"
 _TEXT_BATCH = 128
@@ -113,8 +118,8 @@ load_clip = load
 
 def _load_published(path: Path, activation: str | None, half: bool | None) -> FrozenClip:
   state = read_checkpoint(path)
-  layout = layouts.detect(state)
-  settings = layouts.read_settings(path, layout)
+  layout = layout_of(state)
+  settings = read_settings(path, layout)
   is_original = layout == "openai" and settings is None and is_torch_archive(path)
   if settings is None and activation is None and not is_original:
     logging.warning(
@@ -122,9 +127,9 @@ def _load_published(path: Path, activation: str | None, half: bool | None) -> Fr
       " open_clip's own, pass activation='gelu'.",
       path,
     )
-  settings = settings or layouts.Settings()
+  settings = settings or Settings()
   try:
-    state = layouts.to_openai(state)
+    state = to_openai(state)
     config = config_from_torch(
       state,
       activation or settings.activation or "quick_gelu",
@@ -135,7 +140,7 @@ def _load_published(path: Path, activation: str | None, half: bool | None) -> Fr
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
   tokenizer = Tokenizer(config.context_length)
-  return FrozenClip(Clip(config), jax.tree.map(jnp.asarray, variables), tokenizer)
+  return FrozenClip(Clip(config), variables, tokenizer)
 
 
 def _load_run(path: str) -> FrozenClip:

@@ -5,18 +5,18 @@ fusion layer is read, so only that name is.  The pooler of the text encoder, whi
 integer buffers are dropped.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from rkd_jax.models.mavl.model import RELEASED, Mvit, MvitConfig
+from rkd_jax.weights import rename
+from rkd_jax.weights.rename import Entry
 
-_IGNORED = re.compile(
+_IGNORED = (
   r"(class_embed|bbox_embed)\.\d+\..*|transformer\.text_encoder\.pooler\..*"
   r"|.*\.(position_ids|num_batches_tracked)"
 )
@@ -43,54 +43,39 @@ _RENAMES = (
   (r"^fusion_(\d+)", r"img_text_attn.layers.\1"),
   (r"^resizer_", "resizer."),
   (r"^(?=level_embed|encoder|decoder|img_text|reference|text_encoder|resizer)", "transformer."),
-  (r"\.(kernel|scale|embedding)$", ".weight"),
-  (r"\.mean$", ".running_mean"),
-  (r"\.var$", ".running_var"),
 )
 
 
-def torch_entry(path: tuple[str, ...], config: MvitConfig) -> tuple[str, int | None]:
-  """The original's entry for one of our parameters; which third of it, where three share one."""
+def entries(variables: Any, config: MvitConfig = RELEASED) -> dict[str, Entry]:
+  """Where the original has every one of the variables (arrays or shapes) of `Mvit(config)`."""
   last = config.fusion_layers - 1
-  name = re.sub(r"^class_embed", f"class_embed.{last}", ".".join(path))
-  name = re.sub(r"^bbox_embed_(\d)", rf"bbox_embed.{last}.layers.\1", name)
-  for pattern, replacement in _RENAMES:
-    name = re.sub(pattern, replacement, name)
-  if match := re.fullmatch(r"(.*self_attn\.)(query|key|value)\.(weight|bias)", name):
-    return f"{match[1]}in_proj_{match[3]}", ("query", "key", "value").index(match[2])
-  return name, None
+  rules = (
+    (r"^(params|batch_stats)\.", ""),
+    (r"^class_embed", f"class_embed.{last}"),
+    (r"^bbox_embed_(\d)", rf"bbox_embed.{last}.layers.\1"),
+    *_RENAMES,
+    (r"self_attn\.(query|key|value)\.kernel", "self_attn.in_proj_weight"),
+    (r"self_attn\.(query|key|value)\.bias", "self_attn.in_proj_bias"),
+  )
+  found = rename.usual_entries(variables, rules)
+  for path, (name, layout) in found.items():
+    if "self_attn.in_proj_" in name:
+      part = ("query", "key", "value").index(path.split("/")[-2])
+      found[path] = Entry(name, rename.third(part, layout))
+  return found
 
 
 def params_from_torch(
   state: Mapping[str, np.ndarray], config: MvitConfig = RELEASED
 ) -> dict[str, Any]:
-  """Variables of `Mvit(config)` from the state dict of the original, as float32 on the device.
+  """Variables of `Mvit(config)` from the state dict of the original, as float32.
 
   Raises:
-    ValueError: missing, unknown or wrongly shaped entries, all of them listed.
+    WeightsError: see `rename.to_params`.
   """
-  variables, used, faults = {}, set(), []
-  for path, expected in traverse_util.flatten_dict(abstract_variables(config)).items():
-    name, third = torch_entry(path[1:], config)
-    used.add(name)
-    if name not in state:
-      faults.append(f"missing {name} for {'/'.join(path[1:])} {expected.shape}")
-      continue
-    value = np.asarray(state[name])
-    if third is not None:
-      size = len(value) // 3
-      value = value[third * size : (third + 1) * size]
-    if path[-1] == "kernel" and value.ndim in (2, 4):
-      # (out, in) to (in, out) and OIHW to HWIO; everything else is stored alike.
-      value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
-    if value.shape != expected.shape:
-      faults.append(f"{name} gives shape {value.shape}, the config needs {expected.shape}")
-    variables[path] = jnp.asarray(value, jnp.float32)
-  faults += [f"unknown {n}" for n in state if n not in used and not _IGNORED.fullmatch(n)]
-  if faults:
-    listed = "\n  ".join(faults)
-    raise ValueError(f"the state dict does not fit this MAVL config; check its sizes:\n  {listed}")
-  return traverse_util.unflatten_dict(variables)
+  variables = abstract_variables(config)
+  remedy = "Give MAVL's released checkpoint, or the sizes that yours has"
+  return rename.to_params(state, variables, entries(variables, config), remedy, _IGNORED)
 
 
 def abstract_variables(config: MvitConfig = RELEASED) -> dict[str, Any]:

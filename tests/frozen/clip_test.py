@@ -231,7 +231,7 @@ def test_misfits_are_listed_with_the_file(tmp_path, tiny):
   write_pth(tmp_path / "m.pt", wrong | {"surplus": np.zeros(1)})
   with pytest.raises(ValueError) as error:
     load(tmp_path / "m.pt")
-  for part in ("m.pt: ", f"missing {bias}", "unknown surplus"):
+  for part in ("m.pt: ", f"missing {bias}", "unused surplus"):
     assert part in str(error.value)
 
 

@@ -107,6 +107,6 @@ def test_every_misfit_is_named(golden):
     params_from_torch(wrong, config)
   message = str(error.value)
   assert "missing ln_final.bias" in message
-  assert "unknown surplus" in message
-  assert "text_projection gives shape (2, 2)" in message
+  assert "unused surplus (1,)" in message
+  assert "text_projection has shape (2, 2), the network needs (" in message
   assert "input_resolution" not in message

@@ -9,7 +9,8 @@ from flax import traverse_util
 from rkd_jax.configs.coco import rkd_ils_weight_transfer as coco
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis
 from rkd_jax.models.detector.rcnn import abstract_params
-from rkd_jax.weights.detectron2 import ConvertError, canonical, from_params, names, to_params
+from rkd_jax.weights.detectron2 import canonical, entries, from_params, to_params
+from rkd_jax.weights.rename import WeightsError
 
 
 def _small(config):
@@ -89,12 +90,14 @@ def test_params_come_back_bit_exactly(expected):
 
 
 def test_each_name_is_used_once(expected):
-  found = names(expected)
-  assert len(set(found.values())) == len(found) == len(jax.tree.leaves(expected))
+  found = entries(expected)
+  assert (
+    len({entry.name for entry in found.values()}) == len(found) == len(jax.tree.leaves(expected))
+  )
 
 
 def test_names_of_one_c4_network(c4):
-  found = names(c4)
+  found = entries(c4)
   prefix = "roi_heads.box_predictor.cls_score"
   for path, name in {
     "backbone/stem_norm/var": "backbone.stem.conv1.norm.running_var",
@@ -106,7 +109,7 @@ def test_names_of_one_c4_network(c4):
     "classifier/transfer/fc4/bias": f"{prefix}.fc4.bias",
     "classifier/bias": f"{prefix}.cls_bias",
   }.items():
-    assert found[path] == name
+    assert found[path].name == name
 
 
 def test_the_first_convolution_changes_from_bgr_to_rgb(c4):
@@ -165,7 +168,7 @@ def test_unused_and_missing_names_are_all_listed(c4):
   del state["roi_heads.box_predictor.cls_score.fc1.bias"]
   del state["backbone.res2.0.conv1.weight"]
   state["roi_heads.mask_head.deconv.bias"] = np.ones(3)
-  with pytest.raises(ConvertError) as error:
+  with pytest.raises(WeightsError) as error:
     to_params(state, c4)
   assert str(error.value).splitlines()[1:] == [
     "  missing backbone.res2.0.conv1.weight (for backbone/res2/block0/conv1/kernel)",
@@ -182,9 +185,9 @@ def test_allowed_names_may_be_unused_or_missing(c4):
   for name in transfer:
     del state[name]
   state["roi_heads.mask_head.deconv.bias"] = np.ones(3)
-  with pytest.raises(ConvertError, match=r"unused roi_heads\.mask_head"):
+  with pytest.raises(WeightsError, match=r"unused roi_heads\.mask_head"):
     to_params(state, c4, [r".*\.cls_score\.fc\d\..*"])
-  with pytest.raises(ConvertError, match=r"missing .*fc1\.weight"):
+  with pytest.raises(WeightsError, match=r"missing .*fc1\.weight"):
     to_params(state, c4, [r"fc1", r".*mask_head\..*"])  # a pattern is for the whole name
   found = to_params(state, c4, [r".*\.cls_score\.fc\d\..*", r".*mask_head\..*"])
   del params["classifier"]["transfer"]
@@ -195,28 +198,28 @@ def test_another_shape_names_the_key_and_both_shapes(c4):
   state = from_params(_fill(c4))
   name = "proposal_generator.rpn_head.conv.weight"
   state[name] = state[name][:, :-1]
-  message = rf"{name} has shape \(6, 63, 3, 3\), the config's network needs \(6, 64, 3, 3\)"
-  with pytest.raises(ConvertError, match=message):
+  message = rf"{name} has shape \(6, 63, 3, 3\), the network needs \(6, 64, 3, 3\)"
+  with pytest.raises(WeightsError, match=message):
     to_params(state, c4)
 
 
 def test_numbers_that_are_not_finite_are_refused(c4):
   state = from_params(_fill(c4))
   state["backbone.res3.0.conv1.norm.bias"][1] = np.nan
-  with pytest.raises(ConvertError, match=r"res3\.0\.conv1\.norm\.bias holds numbers that are not"):
+  with pytest.raises(WeightsError, match=r"res3\.0\.conv1\.norm\.bias holds numbers that are not"):
     to_params(state, c4)
 
 
 def test_a_network_without_counterpart_is_named():
   kernel = np.zeros((1, 1, 2, 2))
-  with pytest.raises(ConvertError, match="backbone/layer1_0/conv1/kernel has no counterpart"):
-    names({"backbone": {"layer1_0": {"conv1": {"kernel": kernel}}}})
+  with pytest.raises(WeightsError, match="backbone/layer1_0/conv1/kernel has no counterpart"):
+    entries({"backbone": {"layer1_0": {"conv1": {"kernel": kernel}}}})
 
 
 def test_a_dense_layer_that_reads_no_square_map_is_refused(fpn):
   bad = dict(fpn) | {"box_head": {"fc1": {"kernel": jax.ShapeDtypeStruct((8 * 6, 2), np.float32)}}}
   state = {"roi_heads.box_head.fc1.weight": np.zeros((2, 48), np.float32)}
-  with pytest.raises(ConvertError, match="48 numbers, which is no square map of 8 channels"):
+  with pytest.raises(WeightsError, match="48 numbers, which is no square map of 8 channels"):
     to_params(state, bad)
 
 
@@ -241,7 +244,7 @@ def _caffe2(state):
 def test_imagenet_weights_of_caffe2_fill_the_trunk_and_res5(expected):
   params = _fill(expected)
   blobs = _caffe2(from_params(params))
-  with pytest.raises(ConvertError, match=r"missing proposal_generator\.rpn_head\.conv\.weight"):
+  with pytest.raises(WeightsError, match=r"missing proposal_generator\.rpn_head\.conv\.weight"):
     to_params(blobs, expected)
   found = to_params(blobs, expected, (*HEADS, r"backbone\.fpn_.*"))
   assert found.keys() == ({"backbone"} if "fpn" in expected else {"backbone", "box_head"})
@@ -272,7 +275,7 @@ def test_other_names_of_caffe2_norms():
 def test_a_bias_of_the_stem_is_dropped_only_if_it_is_zero(c4):
   blobs = _caffe2(from_params(_fill(c4)))
   blobs["conv1_b"][2] = 0.5
-  with pytest.raises(ConvertError, match=r"unused stem\.conv1\.bias \(4,\)"):
+  with pytest.raises(WeightsError, match=r"unused stem\.conv1\.bias \(4,\)"):
     to_params(blobs, c4, HEADS)
   to_params(blobs, c4, (*HEADS, r"stem\.conv1\.bias"))
 

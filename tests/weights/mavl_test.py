@@ -75,9 +75,9 @@ def test_every_misfit_is_named():
   with pytest.raises(ValueError) as error:
     params_from_torch(wrong, CONFIG)
   message = str(error.value)
-  assert "missing transformer.level_embed for level_embed (4, 32)" in message
-  assert "unknown surplus" in message
-  assert "query_embed.weight gives shape (3, 64), the config needs (12, 64)" in message
+  assert "missing transformer.level_embed (for params/level_embed)" in message
+  assert "unused surplus (1,)" in message
+  assert "query_embed.weight has shape (3, 64), the network needs (12, 64)" in message
 
 
 def test_the_tree_is_that_of_the_model():
