@@ -31,7 +31,7 @@ def write_part(split: Split, maker: RecordMaker, folder: str, positions: tuple[i
   start, stop = positions
   part = PartWriter(folder, f"{start:09d}", uuid.uuid4().hex)
   made = map(maker, split.entries(start, stop))
-  for record in without_bad_images(made, split.skip_bad_images):
+  for record in without_bad_images(made, maker.skip_bad_images):
     part.write(record.data, record.row)
   part.close()
   return len(part)

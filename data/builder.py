@@ -43,6 +43,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     frequencies: Sequence[str] | None = None,
     ancestors: Sequence[Iterable[int]] | None = None,
     totals: Sequence[str] = (),
+    limit: int | None = None,
+    skip_bad_images: bool = False,
     workers: int | None = None,
     beam: Sequence[str] | None = None,
     **kwargs: Any,
@@ -57,19 +59,29 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       frequencies: LVIS' 'r', 'c' or 'f' of each class.
       ancestors: the classes above each class, where they form a hierarchy.
       totals: lines of the description, see `compared`.
+      limit: only the first so many images of each split.
+      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       workers: processes that make the records, by default one per CPU; these do not depend on it.
       beam: flags of Apache Beam, which then makes them.
       **kwargs: those of every TFDS builder (`data_dir`, ...).  What is for a remote `data_dir`
         is built in a local folder; `prepare` takes it there.
+
+    Raises:
+      ValueError: a limit of less than one image.
     """
-    self.splits = dict(splits)
+    if limit is not None and limit < 1:
+      raise ValueError(f"limit is {limit}, expected at least 1 image.")
+    self.splits = {
+      name: split if limit is None else split.first(limit) for name, split in splits.items()
+    }
+    self._skip_bad_images = skip_bad_images
     # Files of boxes alone must not look like objects whose masks are empty.
     self._polygons = any(split.has_polygons for split in splits.values())
     self._workers, self._beam = workers, beam
     self._base, self._novel = tuple(base), tuple(novel)
     self._frequencies, self._ancestors = frequencies, ancestors
     self._totals = tuple(totals)
-    self._settings = dict(settings)
+    self._settings = {**settings, "limit": limit, "skip_bad_images": skip_bad_images}
     kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
     super().__init__(file_format="array_record", **kwargs)
 
@@ -134,7 +146,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return records(self.splits[split], self._maker(), self._workers)
 
   def _maker(self) -> RecordMaker:
-    return RecordMaker(self.info.features)
+    return RecordMaker(self.info.features, self._skip_bad_images)
 
   def _indexed_records(self, split: str) -> Iterator[bytes]:
     """The records; once all have been taken, their index lies in the folder being written."""
@@ -173,13 +185,6 @@ def checksum(path: str | os.PathLike) -> str:
   """A short checksum of a file, for the settings."""
   with Path(path).open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def checked_limit(limit: int | None) -> int | None:
-  """The limit; ValueError if it is less than one image."""
-  if limit is not None and limit < 1:
-    raise ValueError(f"limit is {limit}, expected at least 1 image.")
-  return limit
 
 
 _Builder = TypeVar("_Builder", bound=tfds.core.DatasetBuilder)
@@ -257,15 +262,15 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
-  """The builder's arguments that `argument_parser` has read."""
-  return {name: getattr(args, name) for name in ("data_dir", "limit", "skip_bad_images", "workers")}
+def run(parser: argparse.ArgumentParser, make: Callable[..., RecordBuilder]) -> None:
+  """Builds or checks, prints what there is, and ends with a message at the first problem.
 
-
-def run(parser: argparse.ArgumentParser, make: Callable[[], RecordBuilder], dry_run: bool) -> None:
-  """Builds or checks, prints what there is, and ends with a message at the first problem."""
+  `make` gets the flags, whose names are those of the builder's arguments.
+  """
+  settings = vars(parser.parse_args())
+  dry_run = settings.pop("dry_run")
   try:
-    builder = make()
+    builder = make(**settings)
     print(builder.describe())
     if dry_run:
       builder.check()

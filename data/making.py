@@ -9,8 +9,10 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
@@ -26,16 +28,68 @@ WORTH_A_POOL = 1000
 _AHEAD = 4
 
 
-class Entry(Protocol):
-  """One image of a split."""
+class Place(NamedTuple):
+  """Where the bytes of an image are: a file, or `size` bytes of an archive from `offset` on."""
+
+  path: Path
+  offset: int = 0
+  size: int | None = None
+
+  def read(self, name: str) -> bytes:
+    """The bytes; ValueError that names the image if there are none or too few."""
+    try:
+      with self.path.open("rb") as file:
+        file.seek(self.offset)
+        data = file.read(self.size)
+    except OSError as error:
+      raise ValueError(
+        f"Cannot read {name}: {error.strerror}. Names are taken relative to the folder of images: "
+        "check that folder, or remove the image from the annotations."
+      ) from error
+    if self.size is not None and len(data) != self.size:
+      raise ValueError(
+        f"{self.path} is cut off: it ends at byte {self.offset + len(data)}, within an image: get "
+        "it again."
+      )
+    return data
+
+
+class Entry(NamedTuple):
+  """One image of a split, not read yet, and what the files say of it.
+
+  Attributes:
+    place: of its bytes.
+    name: what errors call it.
+    fields: the arguments of `schema.encode_record` that the files decide.
+    size: the height and width that the image must have; None where the files do not say.
+    fractions: the boxes are fractions of width and height, not pixels.
+  """
+
+  place: Place
+  name: str
+  fields: Mapping[str, Any]
+  size: tuple[int, int] | None = None
+  fractions: bool = False
 
   def load(self) -> dict[str, Any]:
-    """Reads and decodes the image; the arguments of `schema.encode_record` that files decide.
+    """Reads and decodes the image; all arguments of `schema.encode_record`.
 
     Raises:
       BadImageError: it cannot be decoded.
       ValueError: it is missing, or not what the files say.
     """
+    data = self.place.read(self.name)
+    height, width = decoding.decode_image(data, self.name).shape[:2]
+    if self.size is not None and self.size != (height, width):
+      raise ValueError(
+        f"{self.name} is {width} x {height} (width x height, upright as its EXIF orientation "
+        f"asks), but the JSON says {self.size[1]} x {self.size[0]}: the boxes would be wrong. Use "
+        "the images that were annotated, or correct the JSON."
+      )
+    fields = dict(self.fields)
+    if self.fractions:
+      fields["boxes"] = fields["boxes"] * [width, height, width, height]
+    return {"image": data, "height": height, "width": width, **fields}
 
 
 class Split(Protocol):
@@ -46,14 +100,12 @@ class Split(Protocol):
     class_names: in the order of their numbers.
     has_polygons: whether any object has one.
     federated: whether LVIS' negative and not exhaustive classes of each image are stored.
-    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
   """
 
   source: str
   class_names: Sequence[str]
   has_polygons: bool
   federated: bool
-  skip_bad_images: bool
 
   def describe(self, name: str) -> list[str]:
     """What the split `name` holds, in lines for people."""
@@ -61,11 +113,20 @@ class Split(Protocol):
   def image_counts(self) -> list[int] | None:
     """The number of images with a box that is kept, of each class; None where none has boxes."""
 
+  def first(self, limit: int) -> "Split":
+    """The same of the first so many images."""
+
   def __len__(self) -> int:
     """Number of entries."""
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
     """The entries start, start + 1, ..., stop - 1, in the order of the files."""
+
+
+def image_counts(classes: Iterable[np.ndarray], num_classes: int) -> list[int]:
+  """The number of images with a box of each class, from the classes of each image's boxes."""
+  found = np.concatenate([np.zeros(0, np.int64), *map(np.unique, classes)])
+  return np.bincount(found, minlength=num_classes).tolist()
 
 
 class Record(NamedTuple):
@@ -89,9 +150,13 @@ def index_row(example: Mapping[str, Any]) -> index_lib.Row:
 
 @dataclasses.dataclass(frozen=True)
 class RecordMaker:
-  """Entries to records of a schema, or to the error of an image that may be left out."""
+  """Entries to records of a schema, or to the error of an image that may be left out.
+
+  With `skip_bad_images`, those that cannot be decoded are, with a counted warning.
+  """
 
   features: tfds.features.FeaturesDict
+  skip_bad_images: bool = False
 
   @functools.cached_property
   def _serializer(self) -> Serializer:
@@ -145,7 +210,7 @@ def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Ite
     made = _in_processes(entries, maker, workers)
   bar = tqdm(made, f"reading {split.source}", len(split), unit=" images")
   empty = True
-  for record in without_bad_images(bar, split.skip_bad_images):
+  for record in without_bad_images(bar, maker.skip_bad_images):
     empty = False
     yield record
   if empty:

@@ -45,23 +45,16 @@ class Files:
     return {name: builder.checksum(path) for name, path in files.items() if path is not None}
 
 
-def _split(
-  files: Files,
-  content: annotations.Annotations,
-  kept: Sequence[str],
-  limit: int | None,
-  skip_bad_images: bool,
-) -> AnnotatedSplit:
-  """The first `limit` images with their captions, and labels from captions and tags."""
-  images = content.images[:limit]
+def _split(files: Files, content: annotations.Annotations, kept: Sequence[str]) -> AnnotatedSplit:
+  """The images with their captions, and labels from captions and tags."""
   captions = annotations.load_captions(files.captions, content) if files.captions else {}
   tags = annotations.load_tags(files.tags, content) if files.tags else {}
   labels = {}
-  for image in images:
+  for image in content.images:
     own = captions.get(image.image_id, ())
     names = {*tags.get(image.image_id, ()), *category_names.named_in(own, content.class_names)}
     labels[image.image_id] = [i for i, name in enumerate(content.class_names) if name in names]
-  return AnnotatedSplit(content, kept, images, captions, labels, skip_bad_images=skip_bad_images)
+  return AnnotatedSplit(content, kept, content.images, captions, labels)
 
 
 class CocoJson(builder.RecordBuilder):
@@ -76,8 +69,6 @@ class CocoJson(builder.RecordBuilder):
     validation: Files | None = None,
     base: Sequence[str] | None = None,
     novel: Sequence[str] = (),
-    limit: int | None = None,
-    skip_bad_images: bool = False,
     **kwargs: Any,
   ):
     """Reads and checks the JSON files; images are read by `download_and_prepare`.
@@ -87,21 +78,18 @@ class CocoJson(builder.RecordBuilder):
       validation: files of the split `validation`, if there is one.
       base: classes to train on; None takes every class that is not novel.
       novel: classes that are only evaluated.
-      limit: only the first so many images of each split.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files, the class lists.
     """
-    builder.checked_limit(limit)
     content = annotations.load_annotations(train.json, train.images)
     names = content.class_names
     base, novel = category_names.split_classes(names, base, novel)
-    splits = {"train": _split(train, content, base, limit, skip_bad_images)}
+    splits = {"train": _split(train, content, base)}
     if validation is not None:
       content = annotations.load_annotations(validation.json, validation.images)
-      splits["validation"] = _split(validation, content, (*base, *novel), limit, skip_bad_images)
+      splits["validation"] = _split(validation, content, (*base, *novel))
       if (found := content.class_names) != names:
         raise ValueError(
           f"{validation.json} has other categories than {train.json}: "
@@ -113,8 +101,6 @@ class CocoJson(builder.RecordBuilder):
       "validation": None if validation is None else validation.checksums(),
       "base": list(base),
       "novel": list(novel),
-      "limit": limit,
-      "skip_bad_images": skip_bad_images,
     }
     super().__init__(splits=splits, base=base, novel=novel, settings=settings, **kwargs)
 
@@ -143,22 +129,26 @@ def main():
   parser.add_argument("--validation_images")
   parser.add_argument("--base", help="names separated by commas, or @file with one per line")
   parser.add_argument("--novel", default="", help="as --base")
-  args = parser.parse_args()
-  if (args.validation_json is None) != (args.validation_images is None):
-    parser.error("--validation_json and --validation_images belong together")
-  validation = args.validation_json and Files(args.validation_json, args.validation_images)
-  train = Files(args.train_json, args.train_images, args.train_captions, args.train_tags)
 
-  def make() -> CocoJson:
+  def make(base: str | None, novel: str, **settings: Any) -> CocoJson:
+    train, validation = (
+      {
+        name: settings.pop(f"{split}_{name}", None)
+        for name in ("json", "images", "captions", "tags")
+      }
+      for split in ("train", "validation")
+    )
+    if (validation["json"] is None) != (validation["images"] is None):
+      parser.error("--validation_json and --validation_images belong together")
     return CocoJson(
-      train=train,
-      validation=validation,
-      base=None if args.base is None else category_names.parse_names(args.base),
-      novel=category_names.parse_names(args.novel),
-      **builder.shared_settings(args),
+      train=Files(**train),
+      validation=Files(**validation) if validation["json"] else None,
+      base=None if base is None else category_names.parse_names(base),
+      novel=category_names.parse_names(novel),
+      **settings,
     )
 
-  builder.run(parser, make, args.dry_run)
+  builder.run(parser, make)
 
 
 if __name__ == "__main__":

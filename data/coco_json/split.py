@@ -3,18 +3,17 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
+from rkd_jax.data import making
 from rkd_jax.data.coco_json import annotations
-from rkd_jax.records import decoding, schema
+from rkd_jax.records import schema
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedSplit:
-  """A `records.Split` of images and objects of an annotation file.
+  """A `making.Split` of images and objects of an annotation file.
 
   Attributes:
     content: what its JSON says.
@@ -23,7 +22,6 @@ class AnnotatedSplit:
     captions: image id -> captions; images may be missing.
     labels: image id -> image-level labels (classes).
     federated: store LVIS' negative and not exhaustive classes of each image.
-    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
   """
 
   content: annotations.Annotations
@@ -32,7 +30,6 @@ class AnnotatedSplit:
   captions: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
   labels: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
   federated: bool = False
-  skip_bad_images: bool = False
 
   @functools.cached_property
   def _is_kept(self) -> np.ndarray:
@@ -66,10 +63,13 @@ class AnnotatedSplit:
     return {name: int(count) for name, count in zip(names, counts) if count}
 
   def image_counts(self) -> list[int]:
-    """The number of images with a box that is kept, of each class."""
-    found = [np.unique(image.classes[self.keep(image)]) for image in self.images]
-    classes = np.concatenate([np.zeros(0, np.int64), *found])
-    return np.bincount(classes, minlength=len(self.content.class_names)).tolist()
+    """As `making.Split`."""
+    kept = (image.classes[self.keep(image)] for image in self.images)
+    return making.image_counts(kept, len(self.class_names))
+
+  def first(self, limit: int) -> "AnnotatedSplit":
+    """As `making.Split`."""
+    return dataclasses.replace(self, images=self.images[:limit])
 
   def describe(self, name: str) -> list[str]:
     """Counts, what was repaired, and which classes the validation lacks."""
@@ -89,70 +89,26 @@ class AnnotatedSplit:
   def __len__(self) -> int:
     return len(self.images)
 
-  def entries(self, start: int = 0, stop: int | None = None) -> Iterator["AnnotatedEntry"]:
-    """As `records.Split`; an image of another size than the JSON says is an error, too."""
+  def entries(self, start: int = 0, stop: int | None = None) -> Iterator[making.Entry]:
+    """As `making.Split`; an image of another size than the JSON says is an error, too."""
     for image in self.images[start:stop]:
-      yield AnnotatedEntry(
-        image,
-        self.keep(image),
-        self.captions.get(image.image_id, ()),
-        self.labels.get(image.image_id, ()),
-        self.federated,
-        self.source,
-      )
-
-
-class AnnotatedEntry(NamedTuple):
-  """A `records.Entry`: an image with the objects to keep, its captions and image-level labels."""
-
-  image: annotations.AnnotatedImage
-  keep: Bool[np.ndarray, "g"]
-  captions: Sequence[str]
-  labels: Sequence[int]
-  federated: bool
-  json: str
-
-  def load(self) -> dict[str, Any]:
-    """As `records.Entry`."""
-    image, keep = self.image, self.keep
-    return {
-      "image": _read_image(image, self.json),
-      "image_id": image.image_id,
-      "filename": image.filename,
-      "height": image.height,
-      "width": image.width,
-      "boxes": image.boxes[keep],
-      "classes": image.classes[keep],
-      "object_ids": image.object_ids[keep],
-      "areas": image.areas[keep],
-      "is_crowd": image.is_crowd[keep],
-      "captions": self.captions,
-      "labels": self.labels,
-      "polygons": [image.polygons[i] for i in np.flatnonzero(keep)],
-      "federated": {name: getattr(image, name) for name in schema.FEDERATED}
-      if self.federated
-      else None,
-    }
-
-
-def _read_image(image: annotations.AnnotatedImage, json: str) -> bytes:
-  """The encoded bytes of an image, which has been decoded once to see that it is whole."""
-  name = f"{image.path} (image id {image.image_id} of {json})"
-  try:
-    data = image.path.read_bytes()
-  except OSError as error:
-    raise ValueError(
-      f"Cannot read {name}: {error.strerror}. The name is taken relative to the folder of "
-      "images: check that folder, or remove the image from the JSON."
-    ) from error
-  height, width = decoding.decode_image(data, name).shape[:2]
-  if (height, width) != (image.height, image.width):
-    raise ValueError(
-      f"{name} is {width} x {height} (width x height, upright as its EXIF orientation asks), but "
-      f"the JSON says {image.width} x {image.height}: the boxes would be wrong. Use the images "
-      "that were annotated, or correct the JSON."
-    )
-  return data
+      keep = self.keep(image)
+      federated = {name: getattr(image, name) for name in schema.FEDERATED}
+      fields = {
+        "image_id": image.image_id,
+        "filename": image.filename,
+        "boxes": image.boxes[keep],
+        "classes": image.classes[keep],
+        "object_ids": image.object_ids[keep],
+        "areas": image.areas[keep],
+        "is_crowd": image.is_crowd[keep],
+        "captions": self.captions.get(image.image_id, ()),
+        "labels": self.labels.get(image.image_id, ()),
+        "polygons": [image.polygons[i] for i in np.flatnonzero(keep)],
+        "federated": federated if self.federated else None,
+      }
+      name = f"{image.path} (image id {image.image_id} of {self.source})"
+      yield making.Entry(making.Place(image.path), name, fields, (image.height, image.width))
 
 
 def images_with_boxes(

@@ -48,22 +48,17 @@ class CocoOvd(builder.RecordBuilder):
     self,
     *,
     coco: str | os.PathLike,
-    limit: int | None = None,
-    skip_bad_images: bool = False,
     **kwargs: Any,
   ):
     """Reads and checks the JSON files; images are read by `download_and_prepare`.
 
     Args:
       coco: the folder of the official files.
-      limit: only the first so many images of each split.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files.
     """
-    builder.checked_limit(limit)
     folder = Path(coco)
     base, novel = vocabulary.BASE, vocabulary.NOVEL
     train = _load(folder / TRAIN_JSON, folder / "train2017")
@@ -72,21 +67,16 @@ class CocoOvd(builder.RecordBuilder):
     boxed = images_with_boxes(train, base)
     evaluated = images_with_boxes(validation, (*base, *novel))
 
-    images = train.images[:limit]
     numbers = {name: number for number, name in enumerate(train.class_names)}
     synonyms = {name: vocabulary.SYNONYMS[name] for name in train.class_names}
     labels = {
       image.image_id: [numbers[name] for name in tags.tags(captions[image.image_id], synonyms)]
-      for image in images
+      for image in train.images
     }
     stripped = {key: [caption.strip() for caption in own] for key, own in captions.items()}
     splits = {
-      "train": AnnotatedSplit(
-        train, base, images, stripped, labels, skip_bad_images=skip_bad_images
-      ),
-      "validation": AnnotatedSplit(
-        validation, (*base, *novel), evaluated[:limit], skip_bad_images=skip_bad_images
-      ),
+      "train": AnnotatedSplit(train, base, train.images, stripped, labels),
+      "validation": AnnotatedSplit(validation, (*base, *novel), evaluated),
     }
     counted = {
       TRAIN_JSON: {"images": len(train.images), "images with a base box": len(boxed)},
@@ -97,11 +87,7 @@ class CocoOvd(builder.RecordBuilder):
       CAPTIONS_JSON: {"images": sum(bool(own) for own in captions.values())},
     }
     files = (TRAIN_JSON, VALIDATION_JSON, CAPTIONS_JSON)
-    settings = {
-      **{name: builder.checksum(folder / name) for name in files},
-      "limit": limit,
-      "skip_bad_images": skip_bad_images,
-    }
+    settings = {name: builder.checksum(folder / name) for name in files}
     super().__init__(
       splits=splits,
       base=base,
@@ -132,10 +118,7 @@ def main():
   """Command line of the module's docstring."""
   parser = builder.argument_parser(__doc__)
   parser.add_argument("--coco", required=True, help="folder of the official files")
-  args = parser.parse_args()
-  builder.run(
-    parser, lambda: CocoOvd(coco=args.coco, **builder.shared_settings(args)), args.dry_run
-  )
+  builder.run(parser, CocoOvd)
 
 
 if __name__ == "__main__":

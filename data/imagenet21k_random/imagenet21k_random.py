@@ -29,7 +29,6 @@ data.imagenet_lvis.
 Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
-import argparse
 import os
 import re
 from collections.abc import Sequence
@@ -62,8 +61,6 @@ class Imagenet21kRandom(builder.RecordBuilder):
     vocabulary: Sequence[str],
     classes: int | None = None,
     seed: int = 0,
-    limit: int | None = None,
-    skip_bad_images: bool = False,
     **kwargs: Any,
   ):
     """Draws the classes and lists their images; `download_and_prepare` reads them.
@@ -74,14 +71,11 @@ class Imagenet21kRandom(builder.RecordBuilder):
       vocabulary: names of the classes to detect, none of which is drawn.
       classes: number of classes to draw; None takes five times those of the vocabulary.
       seed: of the draw; which synsets the folder holds decides it, too.
-      limit: only the first so many images.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files, or there are fewer classes.
     """
-    builder.checked_limit(limit)
     found = synsets.find(imagenet)
     lemmas = load_lemmas(wordnet)
     known = {offset: lemmas[offset] for offset in sorted(found) if offset in lemmas}
@@ -94,20 +88,18 @@ class Imagenet21kRandom(builder.RecordBuilder):
     names = {offset: known[offset][0].replace("_", " ") for offset in usable}
     count = _TIMES * len(vocabulary) if classes is None else classes
     drawn = _draw(usable, names, count, seed, imagenet)
+    used = [found[offset] for offset in drawn]
     split = synsets.SynsetSplit(
-      Path(imagenet),
+      str(imagenet),
       [names[offset] for offset in drawn],
-      [found[offset] for offset in drawn],
+      used,
       {offset: (number,) for number, offset in enumerate(drawn)},
-      limit,
-      skip_bad_images,
+      synsets.count_images(imagenet, used),
     )
     settings = {
       "synsets": list(map(wnid, drawn)),
       "wordnet": builder.checksum(wordnet),
       "images": split.checksum(),
-      "limit": limit,
-      "skip_bad_images": skip_bad_images,
     }
     super().__init__(
       splits={"train": split},
@@ -160,13 +152,13 @@ def _draw(
   return sorted(drawn.values())
 
 
-def _vocabulary(args: argparse.Namespace) -> Sequence[str]:
-  if args.annotations is not None:
-    return category_names.load_class_names(args.annotations)
-  names = category_names.parse_names(args.names)
-  if not names:
+def _make(annotations: str | None, names: str | None, **settings: Any) -> Imagenet21kRandom:
+  """The builder, with the vocabulary that one of the first two flags names."""
+  if annotations is not None:
+    vocabulary = category_names.load_class_names(annotations)
+  elif not (vocabulary := category_names.parse_names(names)):
     raise ValueError("--names is empty: name at least one class of the vocabulary.")
-  return names
+  return Imagenet21kRandom(vocabulary=vocabulary, **settings)
 
 
 def main():
@@ -180,14 +172,7 @@ def main():
   parser.add_argument("--classes", type=int, help=f"default: {_TIMES} times the vocabulary")
   parser.add_argument("--seed", type=int, default=0)
   builder.add_beam(parser)
-  args = parser.parse_args()
-  names = ("imagenet", "wordnet", "classes", "seed", "beam")
-  settings = builder.shared_settings(args) | {name: getattr(args, name) for name in names}
-
-  def make() -> Imagenet21kRandom:
-    return Imagenet21kRandom(vocabulary=_vocabulary(args), **settings)
-
-  builder.run(parser, make, args.dry_run)
+  builder.run(parser, _make)
 
 
 if __name__ == "__main__":

@@ -46,8 +46,6 @@ class ImagenetLvis(builder.RecordBuilder):
     lvis: str | os.PathLike,
     imagenet: str | os.PathLike,
     wordnet: str | os.PathLike,
-    limit: int | None = None,
-    skip_bad_images: bool = False,
     **kwargs: Any,
   ):
     """Reads the JSON and WordNet, and lists the images; `download_and_prepare` reads them.
@@ -56,37 +54,27 @@ class ImagenetLvis(builder.RecordBuilder):
       lvis: the folder of lvis_v1_val.json.
       imagenet: the folder of ImageNet-21K.
       wordnet: index.noun of WordNet 3.0.
-      limit: only the first so many images.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files, or ImageNet has no images of
         these classes.
     """
-    builder.checked_limit(limit)
     annotations = Path(lvis) / VALIDATION_JSON
     classes, names = load_synsets(annotations)
     labels, not_in_wordnet = _labels(names, wordnet, annotations)
     found = synsets.find(imagenet)
-    split = synsets.SynsetSplit(
-      Path(imagenet),
-      classes.names,
-      [found[offset] for offset in labels if offset in found],
-      labels,
-      limit,
-      skip_bad_images,
-    )
-    if not any(split.counts.values()):
+    used = [found[offset] for offset in labels if offset in found]
+    counts = synsets.count_images(imagenet, used)
+    split = synsets.SynsetSplit(str(imagenet), classes.names, used, labels, counts)
+    if not any(counts.values()):
       raise ValueError(f"{imagenet} has no images of the {len(labels)} synsets of {annotations}.")
     absent = [own[0] for offset, own in labels.items() if offset not in found]
-    counted = {str(imagenet): {"synsets with images": sum(map(bool, split.counts.values()))}}
+    counted = {str(imagenet): {"synsets with images": sum(map(bool, counts.values()))}}
     settings = {
       VALIDATION_JSON: builder.checksum(annotations),
       "wordnet": builder.checksum(wordnet),
       "images": split.checksum(),
-      "limit": limit,
-      "skip_bad_images": skip_bad_images,
     }
     super().__init__(
       splits={"train": split},
@@ -134,10 +122,7 @@ def main():
   parser.add_argument("--imagenet", required=True, help="folder of nXXXXXXXX/ or nXXXXXXXX.tar")
   parser.add_argument("--wordnet", required=True, help="dict/index.noun of WordNet 3.0")
   builder.add_beam(parser)
-  args = parser.parse_args()
-  names = ("lvis", "imagenet", "wordnet", "beam")
-  settings = builder.shared_settings(args) | {name: getattr(args, name) for name in names}
-  builder.run(parser, lambda: ImagenetLvis(**settings), args.dry_run)
+  builder.run(parser, ImagenetLvis)
 
 
 if __name__ == "__main__":

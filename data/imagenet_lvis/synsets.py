@@ -8,7 +8,6 @@ one synset and one image in memory.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import os
@@ -16,12 +15,12 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from rkd_jax.data.imagenet_lvis.wordnet import wnid
-from rkd_jax.records import decoding
+from rkd_jax.data.making import Entry, Place
 
 # Of an image within its synset.
 _NUMBERS = 10**7
@@ -38,26 +37,6 @@ def image_id(filename: str) -> int:
   if match is None or int(match[2]) >= _NUMBERS:
     raise ValueError(f"{filename!r} is no image of ImageNet-21K: expected n01440764_10026.JPEG.")
   return int(match[1]) * _NUMBERS + int(match[2])
-
-
-class Place(NamedTuple):
-  """Where the bytes of an image are: a file, or `size` bytes of an archive from `offset` on."""
-
-  path: Path
-  offset: int = 0
-  size: int | None = None
-
-  def read(self) -> bytes:
-    """The bytes; ValueError if there are none or too few."""
-    try:
-      with self.path.open("rb") as file:
-        file.seek(self.offset)
-        data = file.read(self.size)
-    except OSError as error:
-      raise ValueError(f"Cannot read {self.path}: {error.strerror}.") from error
-    if self.size is not None and len(data) != self.size:
-      raise _damaged(self.path, f"it ends at byte {self.offset + len(data)}, within an image")
-    return data
 
 
 class Image(NamedTuple):
@@ -180,34 +159,34 @@ def _damaged(path: Path, reason: str) -> ValueError:
   )
 
 
+def count_images(folder: str | os.PathLike, synsets: Sequence[Synset]) -> dict[int, int]:
+  """Number of images of each synset; goes through all names."""
+  bar = tqdm(synsets, f"listing {folder}", unit=" synsets")
+  return {synset.offset: sum(1 for _ in synset.images()) for synset in bar}
+
+
 @dataclasses.dataclass(frozen=True)
 class SynsetSplit:
-  """A `records.Split` of whole synsets: images with the class of their synset, no boxes.
+  """A `making.Split` of whole synsets: images with the class of their synset, no boxes.
 
   Attributes:
-    folder: of ImageNet-21K, for messages.
+    source: the folder of ImageNet-21K.
     class_names: in the order of their numbers.
     synsets: whose images are stored, in this order.
     labels: number of the synset -> classes.
+    counts: number of images of each synset, see `count_images`.
     limit: only the first so many images.
-    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
   """
 
-  folder: Path
+  source: str
   class_names: Sequence[str]
   synsets: Sequence[Synset]
   labels: Mapping[int, Sequence[int]]
+  counts: Mapping[int, int]
   limit: int | None = None
-  skip_bad_images: bool = False
 
   has_polygons = False
   federated = False
-
-  @functools.cached_property
-  def counts(self) -> dict[int, int]:
-    """Number of images of each synset; goes through all names."""
-    bar = tqdm(self.synsets, f"listing {self.folder}", unit=" synsets")
-    return {synset.offset: sum(1 for _ in synset.images()) for synset in bar}
 
   def checksum(self) -> str:
     """A short checksum of which synsets there are and how many images they have."""
@@ -220,7 +199,7 @@ class SynsetSplit:
     classes = {label for offset in self.counts for label in self.labels[offset]}
     lines = [
       f"{name}: {total} images of {len(self.counts)} synsets and {len(classes)} classes"
-      + ("" if self.limit is None else f"; of them the first {min(self.limit, total)}")
+      + ("" if self.limit is None else f"; of them the first {len(self)}")
     ]
     if empty:
       lines.append(f"{name}: {len(empty)} synsets without images: {list(map(wnid, empty[:20]))}")
@@ -229,45 +208,24 @@ class SynsetSplit:
   def image_counts(self) -> None:
     """No image has a box."""
 
-  @property
-  def source(self) -> str:
-    """The folder."""
-    return str(self.folder)
+  def first(self, limit: int) -> "SynsetSplit":
+    """As `making.Split`."""
+    return dataclasses.replace(self, limit=limit)
 
   def __len__(self) -> int:
     total = sum(self.counts.values())
     return total if self.limit is None else min(self.limit, total)
 
-  def entries(self, start: int = 0, stop: int | None = None) -> Iterator["LabelledEntry"]:
-    """As `records.Split`; synsets that lie before `start` are not looked at."""
+  def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+    """As `making.Split`; synsets that lie before `start` are not looked at."""
     stop = len(self) if stop is None else min(stop, len(self))
     first = 0
     for synset in self.synsets:
       count = self.counts[synset.offset]
       own = range(max(start - first, 0), min(stop - first, count))
       if own:
-        for image in itertools.islice(synset.images(), own.start, own.stop):
-          yield LabelledEntry(image, self.labels[synset.offset])
+        for number, filename, place in itertools.islice(synset.images(), own.start, own.stop):
+          labels = self.labels[synset.offset]
+          fields = {"image_id": number, "filename": filename, "labels": labels}
+          yield Entry(place, f"{filename} (image id {number}) of {place.path}", fields)
       first += count
-
-
-class LabelledEntry(NamedTuple):
-  """A `records.Entry`: an image and its image-level labels."""
-
-  image: Image
-  labels: Sequence[int]
-
-  def load(self) -> dict[str, Any]:
-    """As `records.Entry`."""
-    image_id, filename, place = self.image
-    data = place.read()
-    name = f"{filename} (image id {image_id}) of {place.path}"
-    height, width = decoding.decode_image(data, name).shape[:2]
-    return {
-      "image": data,
-      "image_id": image_id,
-      "filename": filename,
-      "height": height,
-      "width": width,
-      "labels": self.labels,
-    }

@@ -51,8 +51,6 @@ class LvisOvd(builder.RecordBuilder):
     *,
     lvis: str | os.PathLike,
     coco: str | os.PathLike,
-    limit: int | None = None,
-    skip_bad_images: bool = False,
     **kwargs: Any,
   ):
     """Reads and checks the JSON files; images are read by `download_and_prepare`.
@@ -60,14 +58,11 @@ class LvisOvd(builder.RecordBuilder):
     Args:
       lvis: the folder of the annotations.
       coco: the folder of the images.
-      limit: only the first so many images of each split.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files.
     """
-    builder.checked_limit(limit)
     folder = Path(lvis)
     train, validation = (
       annotations.load_annotations(folder / name, coco, lvis=True, repair=True)
@@ -77,15 +72,9 @@ class LvisOvd(builder.RecordBuilder):
     if validation.class_names != train.class_names:
       raise ValueError(f"{validation.path} has other categories than {train.path}.")
     splits = {
-      "train": AnnotatedSplit(
-        train, classes.base, train.images[:limit], federated=True, skip_bad_images=skip_bad_images
-      ),
+      "train": AnnotatedSplit(train, classes.base, train.images, federated=True),
       "validation": AnnotatedSplit(
-        validation,
-        train.class_names,
-        validation.images[:limit],
-        federated=True,
-        skip_bad_images=skip_bad_images,
+        validation, train.class_names, validation.images, federated=True
       ),
     }
     counted = {
@@ -100,11 +89,7 @@ class LvisOvd(builder.RecordBuilder):
         "annotations": _num_objects(validation),
       },
     }
-    settings = {
-      **{name: builder.checksum(folder / name) for name in (TRAIN_JSON, VALIDATION_JSON)},
-      "limit": limit,
-      "skip_bad_images": skip_bad_images,
-    }
+    settings = {name: builder.checksum(folder / name) for name in (TRAIN_JSON, VALIDATION_JSON)}
     super().__init__(
       splits=splits,
       base=classes.base,
@@ -126,9 +111,7 @@ def main():
   parser = builder.argument_parser(__doc__)
   parser.add_argument("--lvis", required=True, help="folder of lvis_v1_train.json and _val.json")
   parser.add_argument("--coco", required=True, help="folder of train2017 and val2017")
-  args = parser.parse_args()
-  settings = builder.shared_settings(args)
-  builder.run(parser, lambda: LvisOvd(lvis=args.lvis, coco=args.coco, **settings), args.dry_run)
+  builder.run(parser, LvisOvd)
 
 
 if __name__ == "__main__":

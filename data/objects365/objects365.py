@@ -45,8 +45,6 @@ class Objects365(builder.RecordBuilder):
     annotations_json: str | os.PathLike,
     images: str | os.PathLike,
     name_fixes: str | os.PathLike | None = None,
-    limit: int | None = None,
-    skip_bad_images: bool = False,
     **kwargs: Any,
   ):
     """Reads and checks the JSON; images are read by `download_and_prepare`.
@@ -55,25 +53,20 @@ class Objects365(builder.RecordBuilder):
       annotations_json: zhiyuan_objv2_val.json.
       images: the folder that its file names are relative to.
       name_fixes: CSV of better names; see the module's docstring.
-      limit: only the first so many images.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files.
     """
-    builder.checked_limit(limit)
     content = annotations.load_annotations(annotations_json, images, repair=True)
     if name_fixes is not None:
       content = _renamed(content, name_fixes)
     names = content.class_names
     counted = {"images": len(content.images), "classes": len(names)}
-    split = AnnotatedSplit(content, names, content.images[:limit], skip_bad_images=skip_bad_images)
+    split = AnnotatedSplit(content, names, content.images)
     settings = {
       "annotations": builder.checksum(annotations_json),
       "name_fixes": None if name_fixes is None else builder.checksum(name_fixes),
-      "limit": limit,
-      "skip_bad_images": skip_bad_images,
     }
     super().__init__(
       splits={"validation": split},
@@ -110,20 +103,12 @@ def _renamed(content: annotations.Annotations, path: str | os.PathLike) -> annot
 def main():
   """Command line of the module's docstring."""
   parser = builder.argument_parser(__doc__)
-  parser.add_argument("--annotations", required=True, help="zhiyuan_objv2_val.json")
+  parser.add_argument(
+    "--annotations", dest="annotations_json", required=True, help="zhiyuan_objv2_val.json"
+  )
   parser.add_argument("--images", required=True, help="the folder of its file names")
   parser.add_argument("--name_fixes", help="CSV: category id,official name,better name")
-  args = parser.parse_args()
-
-  def make() -> Objects365:
-    return Objects365(
-      annotations_json=args.annotations,
-      images=args.images,
-      name_fixes=args.name_fixes,
-      **builder.shared_settings(args),
-    )
-
-  builder.run(parser, make, args.dry_run)
+  builder.run(parser, Objects365)
 
 
 if __name__ == "__main__":

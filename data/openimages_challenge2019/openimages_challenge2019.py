@@ -31,14 +31,13 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from rkd_jax.data import builder
+from rkd_jax.data import builder, making
 from rkd_jax.data.openimages_challenge2019 import files
-from rkd_jax.records import decoding, schema
+from rkd_jax.records import schema
 
 CLASSES_CSV = "challenge-2019-classes-description-500.csv"
 HIERARCHY_JSON = "challenge-2019-label500-hierarchy.json"
@@ -50,21 +49,19 @@ OFFICIAL = {CLASSES_CSV: {"classes": 500}}
 
 @dataclasses.dataclass(frozen=True)
 class OpenImagesSplit:
-  """A `records.Split` of images of Open Images.
+  """A `making.Split` of images of Open Images.
 
   Attributes:
     folder: of the images.
     class_names: in the order of their numbers.
     images: their annotations.
     num_empty: boxes without area that were left out.
-    skip_bad_images: leave out images that cannot be decoded, with a counted warning.
   """
 
   folder: Path
   class_names: Sequence[str]
   images: Sequence[files.AnnotatedImage]
   num_empty: int = 0
-  skip_bad_images: bool = False
 
   has_polygons = False
   federated = True
@@ -82,10 +79,12 @@ class OpenImagesSplit:
     ]
 
   def image_counts(self) -> list[int]:
-    """The number of images with a box of each class."""
-    found = [np.unique(image.classes) for image in self.images]
-    classes = np.concatenate([np.zeros(0, np.int64), *found])
-    return np.bincount(classes, minlength=len(self.class_names)).tolist()
+    """As `making.Split`."""
+    return making.image_counts((image.classes for image in self.images), len(self.class_names))
+
+  def first(self, limit: int) -> "OpenImagesSplit":
+    """As `making.Split`."""
+    return dataclasses.replace(self, images=self.images[:limit])
 
   @property
   def source(self) -> str:
@@ -95,39 +94,20 @@ class OpenImagesSplit:
   def __len__(self) -> int:
     return len(self.images)
 
-  def entries(self, start: int = 0, stop: int | None = None) -> Iterator["OpenImagesEntry"]:
-    """As `records.Split`."""
+  def entries(self, start: int = 0, stop: int | None = None) -> Iterator[making.Entry]:
+    """As `making.Split`."""
     for number, image in enumerate(self.images[start:stop], start=start + 1):
-      yield OpenImagesEntry(self.folder / f"{image.name}.jpg", number, image)
-
-
-class OpenImagesEntry(NamedTuple):
-  """A `records.Entry`: an image, its id and its annotations."""
-
-  path: Path
-  image_id: int
-  image: files.AnnotatedImage
-
-  def load(self) -> dict[str, Any]:
-    """As `records.Entry`."""
-    image = self.image
-    try:
-      data = self.path.read_bytes()
-    except OSError as error:
-      raise ValueError(f"Cannot read {self.path}: {error.strerror}. Check the folder.") from error
-    height, width = decoding.decode_image(data, str(self.path)).shape[:2]
-    return {
-      "image": data,
-      "image_id": self.image_id,
-      "filename": self.path.name,
-      "height": height,
-      "width": width,
-      "boxes": image.boxes * [width, height, width, height],
-      "classes": image.classes,
-      "is_crowd": image.is_group,
-      "labels": image.positive,
-      "federated": dict(zip(schema.FEDERATED, (image.negative, ()))),
-    }
+      path = self.folder / f"{image.name}.jpg"
+      fields = {
+        "image_id": number,
+        "filename": path.name,
+        "boxes": image.boxes,
+        "classes": image.classes,
+        "is_crowd": image.is_group,
+        "labels": image.positive,
+        "federated": dict(zip(schema.FEDERATED, (image.negative, ()))),
+      }
+      yield making.Entry(making.Place(path), str(path), fields, fractions=True)
 
 
 class OpenimagesChallenge2019(builder.RecordBuilder):
@@ -141,8 +121,6 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
     *,
     openimages: str | os.PathLike,
     images: str | os.PathLike,
-    limit: int | None = None,
-    skip_bad_images: bool = False,
     **kwargs: Any,
   ):
     """Reads and checks the annotations; images are read by `download_and_prepare`.
@@ -150,14 +128,11 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
     Args:
       openimages: the folder of the challenge's files.
       images: the folder of the images.
-      limit: only the first so many images.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: a problem with the files.
     """
-    builder.checked_limit(limit)
     folder = Path(openimages)
     classes = files.load_classes(folder / CLASSES_CSV)
     ancestors = files.load_ancestors(folder / HIERARCHY_JSON, list(classes))
@@ -165,13 +140,9 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
       folder / BOXES_CSV, folder / LABELS_CSV, list(classes), ancestors
     )
     names = list(classes.values())
-    split = OpenImagesSplit(Path(images), names, found[:limit], num_empty, skip_bad_images)
+    split = OpenImagesSplit(Path(images), names, found, num_empty)
     used = (CLASSES_CSV, HIERARCHY_JSON, BOXES_CSV, LABELS_CSV)
-    settings = {
-      **{name: builder.checksum(folder / name) for name in used},
-      "limit": limit,
-      "skip_bad_images": skip_bad_images,
-    }
+    settings = {name: builder.checksum(folder / name) for name in used}
     super().__init__(
       splits={"validation": split},
       base=(),
@@ -188,13 +159,7 @@ def main():
   parser = builder.argument_parser(__doc__)
   parser.add_argument("--openimages", required=True, help="folder of the challenge's files")
   parser.add_argument("--images", required=True, help="folder of <ImageID>.jpg")
-  args = parser.parse_args()
-  settings = builder.shared_settings(args)
-
-  def make() -> OpenimagesChallenge2019:
-    return OpenimagesChallenge2019(openimages=args.openimages, images=args.images, **settings)
-
-  builder.run(parser, make, args.dry_run)
+  builder.run(parser, OpenimagesChallenge2019)
 
 
 if __name__ == "__main__":

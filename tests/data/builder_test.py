@@ -1,7 +1,5 @@
 """What the builders share."""
 
-import pytest
-
 from rkd_jax.data import builder
 
 
@@ -12,9 +10,3 @@ def test_official_totals_are_recognised():
     "a.json has the official totals: 3 images",
     "b.json is not the official file, or cut: 5 images (official: 4)",
   ]
-
-
-def test_a_limit_is_at_least_one_image():
-  assert builder.checked_limit(None) is None and builder.checked_limit(1) == 1
-  with pytest.raises(ValueError, match="limit is 0"):
-    builder.checked_limit(0)

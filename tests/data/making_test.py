@@ -34,7 +34,7 @@ def _files(folder):
 
 
 def test_several_processes_store_the_same_bytes(root, monkeypatch, caplog):
-  images = [entry.image.image_id for entry in _imagenet(root, "none").splits["train"].entries()]
+  images = [entry.fields["image_id"] for entry in _imagenet(root, "none").splits["train"].entries()]
   (root / "imagenet/n02121620/n02121620_2.JPEG").write_bytes(b"no image")
   monkeypatch.setattr(records, "WORTH_A_POOL", 5)
   made = {}

@@ -50,7 +50,10 @@ def test_an_archive_gives_the_bytes_of_its_members(folder):
   _add(path, "./n00000001_1.JPEG", size=2000)
   _add(path, "n00000001/n00000001_2.JPEG", "n00000001/._n00000001_2.JPEG", size=1024)
   images = synsets.find(folder)[1].images()
-  assert [image.place.read() for image in images] == [bytes([7]) * 2000, bytes([7]) * 1024]
+  assert [image.place.read(image.filename) for image in images] == [
+    bytes([7]) * 2000,
+    bytes([7]) * 1024,
+  ]
 
 
 @pytest.mark.parametrize("length", [100, 512 + 700, 512 + 2048, 512 + 2048 + 200, 3 * 2560 - 512])
