@@ -157,27 +157,23 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     index_lib.save(self.data_dir, split, index_lib.make(rows))
 
 
-def compared(
-  counted: Mapping[str, Mapping[str, int]], official: Mapping[str, Mapping[str, int]]
-) -> list[str]:
+def compared(counted: Mapping[str, Mapping[str, tuple[int, int]]]) -> list[str]:
   """Lines that say which file has other totals than the official one.
 
-  Args:
-    counted: file -> {what: number}, as read.
-    official: the same of the official files.
+  `counted` has for each file {what: (number as read, number in the official file)}.
   """
   lines = []
-  for file, expected in official.items():
-    differing = [
-      f"{counted[file][what]:,} {what} (official: {number:,})"
-      for what, number in expected.items()
-      if counted[file][what] != number
-    ]
-    if differing:
-      lines.append(f"{file} is not the official file, or cut: {', '.join(differing)}")
-    else:
-      same = ", ".join(f"{number:,} {what}" for what, number in expected.items())
+  for file, totals in counted.items():
+    if all(found == official for found, official in totals.values()):
+      same = ", ".join(f"{found:,} {what}" for what, (found, _) in totals.items())
       lines.append(f"{file} has the official totals: {same}")
+    else:
+      differing = ", ".join(
+        f"{found:,} {what} (official: {official:,})"
+        for what, (found, official) in totals.items()
+        if found != official
+      )
+      lines.append(f"{file} is not the official file, or cut: {differing}")
   return lines
 
 

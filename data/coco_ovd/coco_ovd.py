@@ -32,24 +32,13 @@ TRAIN_JSON = "annotations/instances_train2017.json"
 VALIDATION_JSON = "annotations/instances_val2017.json"
 CAPTIONS_JSON = "annotations/captions_train2017.json"
 
-OFFICIAL = {
-  TRAIN_JSON: {"images": 118_287, "images with a base box": 107_761},
-  VALIDATION_JSON: {"images": 5_000, "images with a box of the 65 classes": 4_836},
-  CAPTIONS_JSON: {"images": 118_287},
-}
-
 
 class CocoOvd(builder.RecordBuilder):
   """Open-vocabulary COCO; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
 
-  def __init__(
-    self,
-    *,
-    coco: str | os.PathLike,
-    **kwargs: Any,
-  ):
+  def __init__(self, *, coco: str | os.PathLike, **kwargs: Any):
     """Reads and checks the JSON files; images are read by `download_and_prepare`.
 
     Args:
@@ -64,14 +53,12 @@ class CocoOvd(builder.RecordBuilder):
     train = _load(folder / TRAIN_JSON, folder / "train2017")
     validation = _load(folder / VALIDATION_JSON, folder / "val2017")
     captions = annotations.load_captions(folder / CAPTIONS_JSON, train, strip=False)
-    boxed = images_with_boxes(train, base)
     evaluated = images_with_boxes(validation, (*base, *novel))
 
     numbers = {name: number for number, name in enumerate(train.class_names)}
-    synonyms = {name: vocabulary.SYNONYMS[name] for name in train.class_names}
     labels = {
-      image.image_id: [numbers[name] for name in tags.tags(captions[image.image_id], synonyms)]
-      for image in train.images
+      image_id: [numbers[name] for name in tags.tags(own, vocabulary.SYNONYMS)]
+      for image_id, own in captions.items()
     }
     stripped = {key: [caption.strip() for caption in own] for key, own in captions.items()}
     splits = {
@@ -79,12 +66,15 @@ class CocoOvd(builder.RecordBuilder):
       "validation": AnnotatedSplit(validation, (*base, *novel), evaluated),
     }
     counted = {
-      TRAIN_JSON: {"images": len(train.images), "images with a base box": len(boxed)},
-      VALIDATION_JSON: {
-        "images": len(validation.images),
-        "images with a box of the 65 classes": len(evaluated),
+      TRAIN_JSON: {
+        "images": (len(train.images), 118_287),
+        "images with a base box": (len(images_with_boxes(train, base)), 107_761),
       },
-      CAPTIONS_JSON: {"images": sum(bool(own) for own in captions.values())},
+      VALIDATION_JSON: {
+        "images": (len(validation.images), 5_000),
+        "images with a box of the 65 classes": (len(evaluated), 4_836),
+      },
+      CAPTIONS_JSON: {"images": (sum(map(bool, captions.values())), 118_287)},
     }
     files = (TRAIN_JSON, VALIDATION_JSON, CAPTIONS_JSON)
     settings = {name: builder.checksum(folder / name) for name in files}
@@ -93,7 +83,7 @@ class CocoOvd(builder.RecordBuilder):
       base=base,
       novel=novel,
       settings=settings,
-      totals=builder.compared(counted, OFFICIAL),
+      totals=builder.compared(counted),
       **kwargs,
     )
 

@@ -32,7 +32,7 @@ from rkd_jax.data.lvis_ovd.classes import load_synsets
 from rkd_jax.data.lvis_ovd.lvis_ovd import VALIDATION_JSON
 
 # Classes of LVIS with images in the ImageNet-21K of autumn 2011.
-OFFICIAL = {"synsets with images": 997}
+OFFICIAL = 997
 
 
 class ImagenetLvis(builder.RecordBuilder):
@@ -70,7 +70,7 @@ class ImagenetLvis(builder.RecordBuilder):
     if not any(counts.values()):
       raise ValueError(f"{imagenet} has no images of the {len(labels)} synsets of {annotations}.")
     absent = [own[0] for offset, own in labels.items() if offset not in found]
-    counted = {str(imagenet): {"synsets with images": sum(map(bool, counts.values()))}}
+    counted = {str(imagenet): {"synsets with images": (sum(map(bool, counts.values())), OFFICIAL)}}
     settings = {
       VALIDATION_JSON: builder.checksum(annotations),
       "wordnet": builder.checksum(wordnet),
@@ -83,7 +83,7 @@ class ImagenetLvis(builder.RecordBuilder):
       settings=settings,
       frequencies=classes.frequencies,
       totals=[
-        *builder.compared(counted, {str(imagenet): OFFICIAL}),
+        *builder.compared(counted),
         _missing("whose synset is not in WordNet", not_in_wordnet, names),
         _missing("whose synset is not in ImageNet", absent, names),
       ],

@@ -31,8 +31,6 @@ from rkd_jax.data.coco_json import annotations
 from rkd_jax.data.coco_json.split import AnnotatedSplit
 from rkd_jax.files import json_checks as checks
 
-OFFICIAL = {"images": 80_000, "classes": 365}
-
 
 class Objects365(builder.RecordBuilder):
   """Objects365 v2, validation; see the module's docstring."""
@@ -62,7 +60,7 @@ class Objects365(builder.RecordBuilder):
     if name_fixes is not None:
       content = _renamed(content, name_fixes)
     names = content.class_names
-    counted = {"images": len(content.images), "classes": len(names)}
+    counted = {"images": (len(content.images), 80_000), "classes": (len(names), 365)}
     split = AnnotatedSplit(content, names, content.images)
     settings = {
       "annotations": builder.checksum(annotations_json),
@@ -73,7 +71,7 @@ class Objects365(builder.RecordBuilder):
       base=(),
       novel=names,
       settings=settings,
-      totals=builder.compared({str(annotations_json): counted}, {str(annotations_json): OFFICIAL}),
+      totals=builder.compared({str(annotations_json): counted}),
       **kwargs,
     )
 
