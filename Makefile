@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compi
 # For another machine, as: make bench BENCH_FLAGS="--dtype=bfloat16 --box_batch=16 --against=torch"
 BENCH_FLAGS ?= --canvas=800x1088
 
-.PHONY: demo ablation test bench lint clean
+.PHONY: demo ablation test parity bench lint clean
 
 demo: .venv/ready                 ## the whole method on the embedded dataset, then runs/demo/report.html
 	$(BIN)/python -m rkd_jax.demo --root=$(DEMO)
@@ -19,6 +19,10 @@ ablation: .venv/ready             ## all rows and the equal-steps control, three
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
+parity: .venv/ready-dev           ## all published networks, compiled as in use, against the originals
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --full \
+	  tests/models tests/predict_published_test.py tests/machine/parts_test.py
+
 bench: .venv/ready                ## the published detectors by stage, at full size, on synthetic batches
 	$(BIN)/python -m rkd_jax.benchmark --config=configs/coco/rkd_ils_weight_transfer.py \
 	  --output=runs/bench/coco.json $(BENCH_FLAGS)
@@ -28,6 +32,8 @@ bench: .venv/ready                ## the published detectors by stage, at full s
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
