@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -70,18 +71,6 @@ class Scene:
   captions: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodedScene:
-  """A scene as it is stored: square JPEG of `size` pixels, and visible `areas` [n] in pixels²."""
-
-  jpeg: bytes
-  size: int
-  boxes: np.ndarray
-  classes: np.ndarray
-  areas: np.ndarray
-  captions: tuple[str, ...]
-
-
 def make_scene(seed: int, split: str, index: int) -> Scene:
   """Scene number `index` of a split; the same arguments give the same bytes.
 
@@ -103,21 +92,25 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
   return Scene(_photograph(rng, canvas), boxes, classes, visible, owners, (caption,))
 
 
-def encoded_scene(task: tuple[int, str, int]) -> EncodedScene:
-  """Scene (seed, split, index) with its image as JPEG: small enough to pass between processes."""
+def encoded_scene(task: tuple[int, str, int]) -> dict[str, Any]:
+  """Scene (seed, split, index) as arguments of `schema.encode_record`, to pass between processes.
+
+  The image is a JPEG, `areas` are visible pixels.
+  """
   scene = make_scene(*task)
   buffer = io.BytesIO()
   # As photographs are stored; a PNG of these noisy scenes takes ten times as long to write.
   Image.fromarray(scene.image).save(buffer, format="JPEG", quality=92, subsampling=0)
   areas = np.bincount(scene.owners.ravel(), minlength=len(scene.classes) + 1)[1:]
-  return EncodedScene(
-    jpeg=buffer.getvalue(),
-    size=scene.image.shape[0],
-    boxes=scene.boxes,
-    classes=scene.classes,
-    areas=areas.astype(np.float32),
-    captions=scene.captions,
-  )
+  return {
+    "image": buffer.getvalue(),
+    "height": scene.image.shape[0],
+    "width": scene.image.shape[1],
+    "boxes": scene.boxes,
+    "classes": scene.classes,
+    "areas": areas.astype(np.float32),
+    "captions": scene.captions,
+  }
 
 
 def fingerprint(seed: int) -> str:

@@ -108,7 +108,7 @@ class ShapesOvd(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(split, stream) for split in self._sizes}
 
   def _generate_examples(
-    self, split: str, stream: Iterator[scenes.EncodedScene]
+    self, split: str, stream: Iterator[dict[str, Any]]
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     first_id = (1 + scenes.SPLITS.index(split)) * _IDS_PER_SPLIT
     rows = []
@@ -137,7 +137,7 @@ def build(data_dir: str | os.PathLike, **settings: Any) -> ShapesOvd:
   return builder_lib.prepare(ShapesOvd(data_dir=data_dir, **settings))
 
 
-def _render(tasks: list[tuple[int, str, int]], workers: int) -> Iterator[scenes.EncodedScene]:
+def _render(tasks: list[tuple[int, str, int]], workers: int) -> Iterator[dict[str, Any]]:
   """The scenes of the tasks in their order, rendered by a pool if that pays."""
   with contextlib.ExitStack() as stack:
     if workers < 2 or len(tasks) < _SCENES_WORTH_A_POOL:
@@ -152,28 +152,21 @@ def _render(tasks: list[tuple[int, str, int]], workers: int) -> Iterator[scenes.
       yield scene
 
 
-def _example(split: str, index: int, image_id: int, scene: scenes.EncodedScene) -> dict[str, Any]:
+def _example(split: str, index: int, image_id: int, scene: dict[str, Any]) -> dict[str, Any]:
   """The record of a scene with what may be known about it in this split."""
-  names = [vocabulary.CLASS_NAMES[c] for c in scene.classes]
+  names = [vocabulary.CLASS_NAMES[c] for c in scene["classes"]]
   if split == "train_boxes":
     shown = [name in vocabulary.BASE for name in names]
   elif split in SPLITS_WITH_ALL_BOXES:
     shown = [name not in vocabulary.OTHER for name in names]
   else:
     shown = [False] * len(names)
-  captions = scene.captions if split in SPLITS_WITH_CAPTIONS else ()
-  return schema.encode_record(
-    image=scene.jpeg,
-    image_id=image_id,
-    filename=f"{split}_{index:06d}.jpg",
-    height=scene.size,
-    width=scene.size,
-    boxes=scene.boxes[shown],
-    classes=scene.classes[shown],
-    areas=scene.areas[shown],
-    captions=captions,
-    labels=[c for c, name in enumerate(vocabulary.CLASS_NAMES) if name in " ".join(captions)],
-  )
+  text = " ".join(scene["captions"]) if split in SPLITS_WITH_CAPTIONS else ""
+  fields = scene | {name: scene[name][shown] for name in ("boxes", "classes", "areas")}
+  fields["captions"] = scene["captions"] if text else ()
+  labels = [c for c, name in enumerate(vocabulary.CLASS_NAMES) if name in text]
+  filename = f"{split}_{index:06d}.jpg"
+  return schema.encode_record(**fields, image_id=image_id, filename=filename, labels=labels)
 
 
 def main():

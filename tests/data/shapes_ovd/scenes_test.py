@@ -107,11 +107,11 @@ def test_clip_captions_name_the_subjects_of_all_80_classes(clip_scenes):
 def test_encoded_scene_keeps_the_pixels_and_the_visible_areas():
   scene = scenes.make_scene(0, "tune", 1)
   encoded = scenes.encoded_scene((0, "tune", 1))
-  stored = np.asarray(Image.open(io.BytesIO(encoded.jpeg))).astype(float)
+  stored = np.asarray(Image.open(io.BytesIO(encoded["image"]))).astype(float)
   assert stored.shape == scene.image.shape
   assert np.abs(stored - scene.image).mean() < 4
   np.testing.assert_array_equal(
-    encoded.areas, [np.sum(scene.owners == k + 1) for k in range(len(scene.classes))]
+    encoded["areas"], [np.sum(scene.owners == k + 1) for k in range(len(scene.classes))]
   )
 
 
