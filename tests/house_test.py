@@ -1,10 +1,11 @@
 """The house: imports go down, rooms are not crowded, files are not long."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from importlinter import cli
 
 REPOSITORY = Path(__file__).parents[1]
 MODULES = [
@@ -12,9 +13,13 @@ MODULES = [
 ]
 
 
-def test_no_import_breaks_a_contract(monkeypatch, capsys):
-  monkeypatch.chdir(REPOSITORY)
-  assert cli.lint_imports(no_cache=True) == 0, capsys.readouterr().out
+def test_no_import_breaks_a_contract():
+  # A process of its own: import-linter keeps, and closes, what it prints on.
+  lint = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
+  done = subprocess.run(
+    [sys.executable, "-c", lint], cwd=REPOSITORY, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0 and " 0 broken" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_house_has_at_most_eight_floors():
