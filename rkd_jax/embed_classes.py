@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rkd_jax.files import json_checks as checks
-from rkd_jax.frozen.clip import load
+from rkd_jax.frozen.clip import load_clip
 from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import class_embeddings, prompts
 
@@ -89,7 +89,7 @@ def make(names: tuple[str, ...], args: argparse.Namespace) -> Float[np.ndarray, 
     texts = class_synonyms(names, args.synonyms, args.annotations)
   if args.spaces:
     texts = [tuple(text.replace("_", " ") for text in row) for row in texts]
-  clip = load(args.clip, args.activation)
+  clip = load_clip(args.clip, args.activation)
   return class_embeddings.embed_classes(clip, names, templates(args), texts, args.normalize)
 
 

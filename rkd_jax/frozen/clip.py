@@ -1,7 +1,8 @@
 """A trained CLIP, frozen: what the offline step and prediction need of it.
 
-`load` reads the folder of a CLIP run of this project, and published weights: OpenAI's TorchScript
-archives, plain state dicts, and the files of Hugging Face and open_clip.  No torch is needed.
+`load_clip` reads the folder of a CLIP run of this project, and published weights: OpenAI's
+TorchScript archives, plain state dicts, and the files of Hugging Face and open_clip.  No torch is
+needed.
 """
 
 import dataclasses
@@ -82,7 +83,7 @@ class FrozenClip:
     return map_batches(lambda batch: encode(self.variables, batch), tokens, batch_size)
 
 
-def load(
+def load_clip(
   path: str | os.PathLike, activation: str | None = None, half: bool | None = None
 ) -> FrozenClip:
   """Reads a CLIP: the folder of a CLIP run, or a file of published weights.
@@ -110,10 +111,6 @@ def load(
   if activation is not None or half is not None:
     raise ValueError(f"{path} is no file: activation and half are for published weights.")
   return _load_run(os.fspath(path))
-
-
-# How modules that read many things name it.
-load_clip = load
 
 
 def _load_published(path: Path, activation: str | None, half: bool | None) -> FrozenClip:

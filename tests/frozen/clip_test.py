@@ -12,7 +12,7 @@ from openai_clip import Weights, standard_normal
 
 from rkd_jax.files.torch_reader import ReadError, read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
-from rkd_jax.frozen.clip import load
+from rkd_jax.frozen.clip import load_clip
 from rkd_jax.models.clip.model import PRESETS, Clip
 from rkd_jax.runs.checkpoint import CheckpointError
 from rkd_jax.weights.clip import config_from_torch
@@ -72,7 +72,7 @@ def test_torchscript_archive():
     assert state[name].dtype == value.dtype
     np.testing.assert_array_equal(state[name], value, err_msg=name)
   assert {name: state[name] for name in integers} == integers
-  assert_is_the_tiny_model(load(ARCHIVE))
+  assert_is_the_tiny_model(load_clip(ARCHIVE))
 
 
 def write_safetensors(path, state):
@@ -90,7 +90,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_plain_state_dicts(tmp_path, tiny, name):
   WRITERS[name](tmp_path / name, tiny)
-  assert_is_the_tiny_model(load(tmp_path / name))
+  assert_is_the_tiny_model(load_clip(tmp_path / name))
 
 
 def hugging_face(state):
@@ -130,7 +130,7 @@ def hugging_face(state):
 @pytest.mark.parametrize("name", WRITERS)
 def test_hugging_face(tmp_path, tiny, name):
   WRITERS[name](tmp_path / name, hugging_face(tiny))
-  assert_is_the_tiny_model(load(tmp_path / name))
+  assert_is_the_tiny_model(load_clip(tmp_path / name))
 
 
 def test_hugging_face_config_tells_activation_and_heads(tmp_path, tiny):
@@ -140,7 +140,7 @@ def test_hugging_face_config_tells_activation_and_heads(tmp_path, tiny):
   vision = {"hidden_act": "gelu", "num_attention_heads": 4}
   config_file = tmp_path / "config.json"
   config_file.write_text(json.dumps({"text_config": text, "vision_config": vision}))
-  config = load(path).model.config
+  config = load_clip(path).model.config
   assert (config.activation, config.transformer_heads, config.vision_heads) == ("gelu", 2, 4)
   for change, message in (
     ({"hidden_act": "quick_gelu"}, r"config\.json: the towers have the activations"),
@@ -148,7 +148,7 @@ def test_hugging_face_config_tells_activation_and_heads(tmp_path, tiny):
   ):
     config_file.write_text(json.dumps({"text_config": text | change, "vision_config": vision}))
     with pytest.raises(ValueError, match=message):
-      load(path)
+      load_clip(path)
 
 
 def open_clip_config(**changes):
@@ -170,12 +170,12 @@ def test_open_clip(tmp_path, tiny, prefix, text_prefix):
 
   path = tmp_path / "open_clip_model.safetensors"
   write_safetensors(path, {rename(name): value for name, value in tiny.items()})
-  assert_is_the_tiny_model(load(path))
+  assert_is_the_tiny_model(load_clip(path))
 
   (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config()))
-  config = load(path).model.config
+  config = load_clip(path).model.config
   assert (config.activation, config.vision_heads, config.transformer_heads) == ("gelu", 2, 2)
-  assert load(path, activation="quick_gelu").model.config.activation == "quick_gelu"
+  assert load_clip(path, activation="quick_gelu").model.config.activation == "quick_gelu"
 
 
 @pytest.mark.parametrize(
@@ -191,16 +191,16 @@ def test_models_of_open_clip_that_are_not_built_here(tmp_path, tiny, content, me
   write_pth(tmp_path / "m.pt", tiny)
   (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
   with pytest.raises(ValueError, match=rf"open_clip_config\.json.*{message}"):
-    load(tmp_path / "m.pt")
+    load_clip(tmp_path / "m.pt")
 
 
 def test_the_activation_changes_the_result(tmp_path, tiny):
   write_pth(tmp_path / "m.pt", tiny)
-  image, text = embed(load(tmp_path / "m.pt", activation="gelu"))
+  image, text = embed(load_clip(tmp_path / "m.pt", activation="gelu"))
   assert np.abs(image - GOLDEN["tiny_jit/image_embedding"]).max() > 1e-3
   assert np.abs(text - GOLDEN["tiny_jit/text_embedding"]).max() > 1e-3
   with pytest.raises(ValueError, match="activation is 'relu'; use one of quick_gelu, gelu"):
-    load(tmp_path / "m.pt", activation="relu")
+    load_clip(tmp_path / "m.pt", activation="relu")
 
 
 def test_float32_weights_are_rounded_as_by_the_original(tmp_path, tiny):
@@ -215,7 +215,7 @@ def test_float32_weights_are_rounded_as_by_the_original(tmp_path, tiny):
     ("m.npz", True, True),
   ):
     WRITERS[writer](tmp_path / writer, exact)
-    params = load(tmp_path / writer, half=half).variables["params"]
+    params = load_clip(tmp_path / writer, half=half).variables["params"]
     kernel = np.asarray(params["visual"]["conv1"]["kernel"]).transpose(3, 2, 0, 1)
     weight = exact["visual.conv1.weight"]
     expected = weight.astype(np.float16) if rounds else weight
@@ -230,7 +230,7 @@ def test_misfits_are_listed_with_the_file(tmp_path, tiny):
   wrong = {name: value for name, value in tiny.items() if name != bias}
   write_pth(tmp_path / "m.pt", wrong | {"surplus": np.zeros(1)})
   with pytest.raises(ValueError) as error:
-    load(tmp_path / "m.pt")
+    load_clip(tmp_path / "m.pt")
   for part in ("m.pt: ", f"missing {bias}", "unused surplus"):
     assert part in str(error.value)
 
@@ -238,26 +238,26 @@ def test_misfits_are_listed_with_the_file(tmp_path, tiny):
 def test_other_files_and_folders_are_named(tmp_path):
   write_pth(tmp_path / "m.pt", {"weight": np.zeros(3, np.float32)})
   with pytest.raises(ValueError, match=r"m\.pt: this is not the state dict of a CLIP"):
-    load(tmp_path / "m.pt")
+    load_clip(tmp_path / "m.pt")
   (tmp_path / "text.pt").write_text("no weights")
   with pytest.raises(ReadError, match=r"text\.pt"):
-    load(tmp_path / "text.pt")
+    load_clip(tmp_path / "text.pt")
   with pytest.raises(CheckpointError, match="nothing has no config"):
-    load(tmp_path / "nothing")
+    load_clip(tmp_path / "nothing")
   (tmp_path / "config.json").write_text("{}")
   (tmp_path / "tokenizer.json").write_text("{}")
   with pytest.raises(CheckpointError, match="give the file of weights"):
-    load(tmp_path)
+    load_clip(tmp_path)
 
 
 def test_a_run_of_this_project(tmp_path):
   folder = tiny_clip.write_run(tmp_path)
-  clip = load(folder)
+  clip = load_clip(folder)
   assert clip.embed_texts(["red cat", "dog"]).shape == (2, 8)
   with pytest.raises(ValueError, match="is no file: activation"):
-    load(folder, activation="gelu")
+    load_clip(folder, activation="gelu")
 
 
 def test_a_model_with_another_vocabulary_embeds_no_text():
   with pytest.raises(ValueError, match="tokenizer has 49408 tokens, the model 64"):
-    load(ARCHIVE).embed_texts(["dog"])
+    load_clip(ARCHIVE).embed_texts(["dog"])

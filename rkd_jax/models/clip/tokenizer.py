@@ -156,10 +156,3 @@ class Tokenizer:
   @classmethod
   def from_dict(cls, values: Mapping[str, object]) -> "Tokenizer":
     return cls(values["context_length"], values["ids"])
-
-
-def tokenize(
-  texts: str | Sequence[str], context_length: int = 77, truncate: bool = False
-) -> Int[np.ndarray, "n t"]:
-  """Token rows over CLIP's whole vocabulary; see `Tokenizer.__call__`."""
-  return Tokenizer(context_length)(texts, truncate)

@@ -10,10 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rkd_jax.models.clip import tokenizer as module
-from rkd_jax.models.clip.tokenizer import END, START, Tokenizer, clean, encode, tokenize
+from rkd_jax.models.clip.tokenizer import END, START, Tokenizer, clean, encode
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "clip_tokenizer.npz")
 TEXTS = json.loads(GOLDEN["texts"].tobytes())
+
+tokenize = Tokenizer()
 
 
 def has_literal_mark(text: str) -> bool:
@@ -82,7 +84,7 @@ def test_compact_vocabulary_keeps_the_end_mark_largest():
   assert tokenizer.vocabulary_size == len(tokenizer.ids) < 20
   np.testing.assert_array_equal(rows.argmax(-1), [8, 3])
   assert rows.max() == tokenizer.vocabulary_size - 1
-  full = tokenize("blue star", 12)[0]
+  full = Tokenizer(12)("blue star")[0]
   np.testing.assert_array_equal(tokenizer.ids[rows[1, :4]], full[:4])
 
 
