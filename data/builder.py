@@ -19,6 +19,7 @@ from etils import epath
 
 from rkd_jax.data.making import Record, RecordMaker, Split, records
 from rkd_jax.files import storage
+from rkd_jax.files.json_checks import differences
 from rkd_jax.records import index as index_lib
 from rkd_jax.records import schema, shards
 
@@ -222,12 +223,10 @@ def _is_stored(folder: epath.Path, settings: dict[str, Any]) -> bool:
   # Earlier versions had them for every data set; without teachers they changed no record.
   ignored = {"embedding_dim"} | ({"teachers"} if not found.get("teachers") else set())
   found = {key: value for key, value in found.items() if key not in ignored}
-  if different := sorted(
-    k for k in settings.keys() | found.keys() if settings.get(k) != found.get(k)
-  ):
+  if different := differences(found, settings):
     raise ValueError(
       f"{folder} was built from other files or settings: "
-      + "; ".join(f"{k} is {found.get(k)!r}, asked for {settings.get(k)!r}" for k in different)
+      + "; ".join(f"{k} is {old!r}, asked for {new!r}" for k, (old, new) in different.items())
       + ". Remove that folder, ask for the same, or give another data_dir."
     )
   return True

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from rkd_jax.models.detector import rcnn
+from rkd_jax.ops.host import unit
 from rkd_jax.runs.state import parameter_paths
 from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions, Vocabulary
 
@@ -57,7 +58,7 @@ def vocabulary(
   num_classes = num_classes or (_LARGE_VOCABULARY if config.loss.federated_classes else _VOCABULARY)
   rows = rng.standard_normal((num_classes, config.model.classifier.embedding_dim), np.float32)
   return Vocabulary(
-    embeddings=rows / np.linalg.norm(rows, axis=1, keepdims=True),
+    embeddings=unit(rows),
     has_boxes=np.ones(num_classes, bool),
     image_counts=rng.integers(1, 2000, num_classes).astype(np.float32),
   )

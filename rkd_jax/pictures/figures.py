@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rkd_jax.ops.host import unit
 from rkd_jax.pictures.draw import Picture
 
 _RUN_COLOURS = ("#495057", "#1f6fd6", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285")
@@ -35,14 +36,12 @@ def class_similarities(
   embeddings = np.asarray(embeddings, np.float64)
   if not np.isfinite(embeddings).all():
     raise ValueError("region embeddings are not all finite; check the checkpoint")
-  norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-  embeddings = embeddings / np.maximum(norms, 1e-12)
+  embeddings = unit(embeddings)
   means = np.full((len(selected), embeddings.shape[1]), np.nan)
   for row, index in enumerate(selected):
     members = embeddings[np.asarray(classes) == index]
     if len(members):
-      mean = members.mean(axis=0)
-      means[row] = mean / max(np.linalg.norm(mean), 1e-12)
+      means[row] = unit(members.mean(axis=0))
   return (means @ means.T).astype(np.float32)
 
 
