@@ -1,5 +1,6 @@
 """RoIs sampled for training and detections, by hand."""
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -24,7 +25,7 @@ def test_samples_are_matched_and_the_truth_is_among_them():
   config = ml_collections.FrozenConfigDict(
     {"iou_threshold": 0.5, "batch_size_per_image": 4, "positive_fraction": 0.5}
   )
-  found = rois.sample(proposals, truth, 7, config, None)
+  found = jax.jit(lambda: rois.sample(proposals, truth, 7, config, None))()
   assert found.valid.tolist() == [[True, True, True, False]]
   assert found.classes[0, :3].tolist() == [3, 3, 7]
   np.testing.assert_array_equal(
@@ -41,7 +42,7 @@ def test_detections_are_suppressed_within_a_class_alone():
     {"score_threshold": 0.1, "candidates": 4, "detections": 3, "nms_threshold": 0.5}
   )
   sizes, deltas = np.array([[8, 20]]), np.zeros((1, 2, 4), np.float32)
-  found = rois.detections(proposals, logits, deltas, sizes, config)
+  found = jax.jit(lambda: rois.detections(proposals, logits, deltas, sizes, config))()
   assert found.valid.tolist() == [[True, True, False]]
   assert found.classes[0, :2].tolist() == [1, 0] and found.rois[0, :2].tolist() == [1, 0]
   np.testing.assert_allclose(found.scores[0, :2], 1 / (1 + np.exp([-3.0, -2.0])), rtol=1e-5)
