@@ -30,6 +30,7 @@ _MARK = "dataset_info.json"
 class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Base of the builders: records of some splits, and their indices beside the shards."""
 
+  SPLITS_WITH_ALL_BOXES = ("validation",)
   BUILDER_CONFIGS = [
     tfds.core.BuilderConfig(name="plain", description="Images, boxes, captions and labels."),
   ]
@@ -113,7 +114,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         first.class_names,
         self._base,
         self._novel,
-        ["validation"],
+        self.SPLITS_WITH_ALL_BOXES,
         self._settings,
         image_counts=self.splits["train"].image_counts() if "train" in self.splits else None,
         frequencies=self._frequencies,
@@ -220,10 +221,11 @@ def _is_stored(folder: epath.Path, settings: dict[str, Any]) -> bool:
   if not (folder / _MARK).exists():
     return False
   found = json.loads((folder / "metadata.json").read_text())["settings"]
-  # Earlier versions had them for every data set; without teachers they changed no record.
-  ignored = {"embedding_dim"} | ({"teachers"} if not found.get("teachers") else set())
-  found = {key: value for key, value in found.items() if key not in ignored}
-  if different := differences(found, settings):
+  # Earlier versions stored it for every data set; of those without results it changed no record.
+  found.pop("embedding_dim", None)
+  # What is off need not be there.
+  changes = differences(found, settings).items()
+  if different := {k: (old, new) for k, (old, new) in changes if (old or None) != (new or None)}:
     raise ValueError(
       f"{folder} was built from other files or settings: "
       + "; ".join(f"{k} is {old!r}, asked for {new!r}" for k, (old, new) in different.items())

@@ -12,22 +12,15 @@ Splits, after open-vocabulary COCO:
 """
 
 import argparse
-import contextlib
-import itertools
-import multiprocessing
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
-from rkd_jax.data import builder as builder_lib
-from rkd_jax.data.making import index_row
+from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import scenes, vocabulary
-from rkd_jax.files import storage
-from rkd_jax.records import index as index_lib
-from rkd_jax.records import schema
 
 DEFAULT_SIZES = {
   "clip": 8000,
@@ -39,84 +32,101 @@ DEFAULT_SIZES = {
 SPLITS_WITH_CAPTIONS = ("clip", "train_images")
 SPLITS_WITH_ALL_BOXES = ("tune", "validation")
 _IDS_PER_SPLIT = 1_000_000
-# Starting worker processes takes as long as rendering some hundred scenes.
-_SCENES_WORTH_A_POOL = 600
 
 
-class ShapesOvd(tfds.core.GeneratorBasedBuilder):
+@dataclasses.dataclass(frozen=True)
+class SceneEntry:
+  """One scene, not rendered yet."""
+
+  seed: int
+  split: str
+  index: int
+
+  def load(self) -> dict[str, Any]:
+    """The arguments of `schema.encode_record`: what may be known of the scene in this split."""
+    scene = scenes.encoded_scene((self.seed, self.split, self.index))
+    names = [vocabulary.CLASS_NAMES[c] for c in scene["classes"]]
+    if self.split == "train_boxes":
+      shown = [name in vocabulary.BASE for name in names]
+    elif self.split in SPLITS_WITH_ALL_BOXES:
+      shown = [name not in vocabulary.OTHER for name in names]
+    else:
+      shown = [False] * len(names)
+    captions = scene["captions"] if self.split in SPLITS_WITH_CAPTIONS else ()
+    text = " ".join(captions)
+    return {
+      **scene,
+      **{name: scene[name][shown] for name in ("boxes", "classes", "areas")},
+      "captions": captions,
+      "labels": [c for c, name in enumerate(vocabulary.CLASS_NAMES) if name in text],
+      "image_id": (1 + scenes.SPLITS.index(self.split)) * _IDS_PER_SPLIT + self.index,
+      "filename": f"{self.split}_{self.index:06d}.jpg",
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSplit:
+  """A `making.Split` of the first scenes of a split."""
+
+  seed: int
+  name: str
+  size: int
+
+  class_names = vocabulary.CLASS_NAMES
+  has_polygons = federated = False
+
+  @property
+  def source(self) -> str:
+    """What is rendered."""
+    return f"shapes_ovd, {self.name}"
+
+  def describe(self, name: str) -> list[str]:
+    """The number of scenes."""
+    return [f"{name}: {self.size} scenes"]
+
+  def __len__(self) -> int:
+    return self.size
+
+  def entries(self, start: int = 0, stop: int | None = None) -> Iterator[SceneEntry]:
+    """As `making.Split`."""
+    for index in range(self.size)[start:stop]:
+      yield SceneEntry(self.seed, self.name, index)
+
+
+class ShapesOvd(builder.RecordBuilder):
   """Scenes of silhouettes with compositional names; see the module's docstring."""
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [
     tfds.core.BuilderConfig(name="scenes", description="Images, boxes and captions."),
   ]
+  SPLITS_WITH_ALL_BOXES = SPLITS_WITH_ALL_BOXES
 
-  def __init__(
-    self,
-    *,
-    seed: int = 0,
-    sizes: Mapping[str, int] | None = None,
-    workers: int | None = None,
-    **kwargs: Any,
-  ):
-    """Args beside those of every TFDS builder (`data_dir`, ...):
+  def __init__(self, *, seed: int = 0, sizes: Mapping[str, int] | None = None, **kwargs: Any):
+    """Nothing is rendered until `download_and_prepare`.
 
     Args:
       seed: of the scenes.
       sizes: scenes per split, default DEFAULT_SIZES.
-      workers: processes that render, by default one per core.  The result does
-        not depend on it.
+      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
 
     Raises:
       ValueError: an unknown split in `sizes` or no scenes for it.
     """
-    self._seed = seed
-    self._sizes = dict(DEFAULT_SIZES if sizes is None else sizes)
-    self._workers = (os.cpu_count() or 1) if workers is None else workers
-    for split, size in self._sizes.items():
+    sizes = dict(DEFAULT_SIZES if sizes is None else sizes)
+    for split, size in sizes.items():
       if split not in scenes.SPLITS or size < 1:
         raise ValueError(
           f"sizes: {split!r}: {size} is not a positive number of scenes for one of the splits "
           f"{', '.join(scenes.SPLITS)}"
         )
-    kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
-    super().__init__(file_format="array_record", **kwargs)
-
-  def settings(self) -> dict[str, Any]:
-    """What decides the content of the records, as JSON values."""
-    return {"seed": self._seed, "sizes": self._sizes, "look": scenes.fingerprint(self._seed)}
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=__doc__,
-      features=schema.features(vocabulary.CLASS_NAMES),
-      metadata=schema.metadata(
-        vocabulary.CLASS_NAMES,
-        vocabulary.BASE,
-        vocabulary.NOVEL,
-        SPLITS_WITH_ALL_BOXES,
-        self.settings(),
-      ),
-      disable_shuffling=True,
+    super().__init__(
+      splits={split: SceneSplit(seed, split, size) for split, size in sizes.items()},
+      base=vocabulary.BASE,
+      novel=vocabulary.NOVEL,
+      settings={"seed": seed, "sizes": sizes, "look": scenes.fingerprint(seed)},
+      **kwargs,
     )
-
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    # One pool renders all splits in order; each split takes its share of the stream.
-    tasks = [(self._seed, split, i) for split, size in self._sizes.items() for i in range(size)]
-    stream = _render(tasks, self._workers)
-    return {split: self._generate_examples(split, stream) for split in self._sizes}
-
-  def _generate_examples(
-    self, split: str, stream: Iterator[dict[str, Any]]
-  ) -> Iterator[tuple[int, dict[str, Any]]]:
-    first_id = (1 + scenes.SPLITS.index(split)) * _IDS_PER_SPLIT
-    rows = []
-    for index, scene in enumerate(itertools.islice(stream, self._sizes[split])):
-      example = _example(split, index, first_id + index, scene)
-      rows.append(index_row(example))
-      yield index, example
-    index_lib.save(self.data_dir, split, index_lib.make(rows))
 
 
 def sizes_at(scale: float) -> dict[str, int]:
@@ -134,39 +144,7 @@ def build(data_dir: str | os.PathLike, **settings: Any) -> ShapesOvd:
   Raises:
     ValueError: they are there with other settings.
   """
-  return builder_lib.prepare(ShapesOvd(data_dir=data_dir, **settings))
-
-
-def _render(tasks: list[tuple[int, str, int]], workers: int) -> Iterator[dict[str, Any]]:
-  """The scenes of the tasks in their order, rendered by a pool if that pays."""
-  with contextlib.ExitStack() as stack:
-    if workers < 2 or len(tasks) < _SCENES_WORTH_A_POOL:
-      rendered = map(scenes.encoded_scene, tasks)
-    else:
-      # Not forked: the parent may run JAX, whose threads do not survive a fork.
-      pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-      rendered = pool.imap(scenes.encoded_scene, tasks, chunksize=32)
-    bar = stack.enter_context(tqdm(total=len(tasks), desc="rendering shapes_ovd", unit=" scenes"))
-    for scene in rendered:
-      bar.update()
-      yield scene
-
-
-def _example(split: str, index: int, image_id: int, scene: dict[str, Any]) -> dict[str, Any]:
-  """The record of a scene with what may be known about it in this split."""
-  names = [vocabulary.CLASS_NAMES[c] for c in scene["classes"]]
-  if split == "train_boxes":
-    shown = [name in vocabulary.BASE for name in names]
-  elif split in SPLITS_WITH_ALL_BOXES:
-    shown = [name not in vocabulary.OTHER for name in names]
-  else:
-    shown = [False] * len(names)
-  text = " ".join(scene["captions"]) if split in SPLITS_WITH_CAPTIONS else ""
-  fields = scene | {name: scene[name][shown] for name in ("boxes", "classes", "areas")}
-  fields["captions"] = scene["captions"] if text else ()
-  labels = [c for c, name in enumerate(vocabulary.CLASS_NAMES) if name in text]
-  filename = f"{split}_{index:06d}.jpg"
-  return schema.encode_record(**fields, image_id=image_id, filename=filename, labels=labels)
+  return builder.prepare(ShapesOvd(data_dir=data_dir, **settings))
 
 
 def main():
@@ -180,13 +158,7 @@ def main():
   parser.add_argument("--workers", type=int, help="processes that render, by default one per CPU")
   args = parser.parse_args()
   settings = {"seed": args.seed, "sizes": sizes_at(args.scale), "workers": args.workers}
-  try:
-    builder = build(args.data_dir, **settings)
-  except (ValueError, OSError) as error:
-    parser.exit(1, f"{error}\n")
-  for name, split in builder.info.splits.items():
-    print(f"{name}: {split.num_examples} records")
-  print(builder_lib.place(builder))
+  builder.run(parser, lambda: ShapesOvd(data_dir=args.data_dir, **settings), dry_run=False)
 
 
 if __name__ == "__main__":

@@ -74,14 +74,6 @@ def random_boxes(
   return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
 
 
-def outlines(boxes: np.ndarray) -> np.ndarray:
-  """A 24-gon [*shape, 24, 2] that touches the sides of each box [*shape, 4]."""
-  angles = np.linspace(0, 2 * np.pi, _POLYGON_CORNERS, endpoint=False)
-  circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
-  low, high = boxes[..., None, :2], boxes[..., None, 2:]
-  return (low + high) / 2 + circle * (high - low) / 2
-
-
 def batch(
   config: ml_collections.ConfigDict,
   kind: str,
@@ -133,8 +125,11 @@ def _ground_truth(config, size, canvas, num_classes, rng) -> GroundTruth:
   )
   if not config.model.mask_head.layers:
     return truth
+  angles = np.linspace(0, 2 * np.pi, _POLYGON_CORNERS, endpoint=False)
+  circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+  low, high = truth.boxes[..., None, :2], truth.boxes[..., None, 2:]
   capacity = max(config.data.box.max_vertices, _POLYGON_CORNERS)
   vertices = np.zeros((size, rows, capacity, 2), np.float32)
-  vertices[:, :, :_POLYGON_CORNERS] = outlines(truth.boxes)
+  vertices[:, :, :_POLYGON_CORNERS] = (low + high) / 2 + circle * (high - low) / 2
   owners = np.where(np.arange(capacity) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
   return truth.replace(vertices=vertices, owners=np.tile(owners, (size, rows, 1)))

@@ -37,7 +37,7 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
   """
   file, new = epath.Path(workdir) / "config.json", config.to_dict()
   if file.exists() and latest_step(workdir) is not None:
-    old = json.loads(file.read_text())
+    old = _with_joined_results(json.loads(file.read_text()), new)
     free = tuple(f"{key}." for key in FREE_KEYS)
     differing = [key for key in differences(old, new) if not f"{key}.".startswith(free)]
     if differing:
@@ -46,6 +46,23 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
         "Use the same settings to resume, or another --workdir."
       )
   storage.write(file, json.dumps(new, indent=2))
+
+
+def _with_joined_results(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+  """A config of the time when records had the teachers' results in them, as it is written now.
+
+  Its data set NAME/rkd had the records of what is NAME/plain or shapes_ovd/scenes, in their order,
+  so that a run goes on with the same batches.
+  """
+  data, now = old.get("data", {}), new["data"]
+  if "teachers" in data or "teachers" not in now:
+    return old
+  for part, of_now in ((data, now), (data["box"], now["box"]), (data["image"], now["image"])):
+    part |= {key: of_now[key] for key in ("teachers", "skip_missing_results") if key in of_now}
+    data_set, _, config = part.get("name", "").partition("/")
+    if config == "rkd" and of_now["name"].startswith(f"{data_set}/"):
+      part["name"] = of_now["name"]
+  return old
 
 
 def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:

@@ -62,3 +62,19 @@ def test_a_network_with_other_settings_of_the_same_shape_is_refused(tmp_path):
   config.model.classifier.temperature = 20.0
   with pytest.raises(CheckpointError, match=r"differs in model\.classifier\.temperature"):
     check_model(str(tmp_path / "checkpoints" / "7"), config)
+
+
+def test_a_run_of_before_results_were_joined_goes_on(started):
+  workdir, config = started
+  old = json.loads((workdir / "config.json").read_text())
+  for part in (old["data"], old["data"]["box"], old["data"]["image"]):
+    for key in ("teachers", "skip_missing_results"):
+      part.pop(key, None)
+  old["data"]["name"] = "shapes_ovd/rkd"
+  (workdir / "config.json").write_text(json.dumps(old))
+  write_config(workdir, config)
+  assert json.loads((workdir / "config.json").read_text())["data"]["name"] == "shapes_ovd/scenes"
+  old["data"]["name"] = "coco_ovd/rkd"
+  (workdir / "config.json").write_text(json.dumps(old))
+  with pytest.raises(CheckpointError, match=r"differs in data\.name\."):
+    write_config(workdir, config)

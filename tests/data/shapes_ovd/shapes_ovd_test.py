@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rkd_jax.data import making
 from rkd_jax.data.shapes_ovd import scenes, shapes_ovd, vocabulary
 from rkd_jax.records import sources
 
@@ -72,7 +73,7 @@ def test_metadata_reaches_the_reader(data_dir):
 
 
 def test_number_of_workers_changes_nothing(data_dir, tmp_path, monkeypatch):
-  monkeypatch.setattr(shapes_ovd, "_SCENES_WORTH_A_POOL", 1)
+  monkeypatch.setattr(making, "WORTH_A_POOL", 1)
   shapes_ovd.build(tmp_path, sizes=SIZES, workers=2)
   for split in SIZES:
     for one, many in zip(_records(data_dir, split), _records(tmp_path, split), strict=True):
