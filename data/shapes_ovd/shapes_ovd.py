@@ -11,7 +11,6 @@ Splits, after open-vocabulary COCO:
     python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir=DIR [--seed=0 --scale=1]
 """
 
-import argparse
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
@@ -84,6 +83,13 @@ class SceneSplit:
     """The number of scenes."""
     return [f"{name}: {self.size} scenes"]
 
+  def image_counts(self) -> None:
+    """As `making.Split`; nobody asks."""
+
+  def first(self, limit: int) -> "SceneSplit":
+    """As `making.Split`."""
+    return dataclasses.replace(self, size=min(self.size, limit))
+
   def __len__(self) -> int:
     return self.size
 
@@ -149,16 +155,14 @@ def build(data_dir: str | os.PathLike, **settings: Any) -> ShapesOvd:
 
 def main():
   """Command line of the module's docstring."""
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument(
-    "--data_dir", required=True, help="root folder of built data sets, perhaps gs://..."
-  )
+  parser = builder.argument_parser(__doc__)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scale", type=float, default=1.0, help="times the default sizes")
-  parser.add_argument("--workers", type=int, help="processes that render, by default one per CPU")
-  args = parser.parse_args()
-  settings = {"seed": args.seed, "sizes": sizes_at(args.scale), "workers": args.workers}
-  builder.run(parser, lambda: ShapesOvd(data_dir=args.data_dir, **settings), dry_run=False)
+
+  def make(scale: float, **settings: Any) -> ShapesOvd:
+    return ShapesOvd(sizes=sizes_at(scale), **settings)
+
+  builder.run(parser, make)
 
 
 if __name__ == "__main__":

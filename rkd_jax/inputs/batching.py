@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, Canvas, Example, collate
-from rkd_jax.inputs.plan import Plan
+from rkd_jax.inputs.plan import AnySource, Plan
 from rkd_jax.inputs.sampler import host_rows
 from rkd_jax.records.sources import Record, Source, open_image
 
@@ -24,7 +24,7 @@ from rkd_jax.records.sources import Record, Source, open_image
 class _Loader:
   """Reads the records of one source for one spec, with the cache and the count of bad images."""
 
-  def __init__(self, source: Source, spec: BatchSpec, cache: bool, skip_bad_images: bool):
+  def __init__(self, source: AnySource, spec: BatchSpec, cache: bool, skip_bad_images: bool):
     self._source = source
     self._spec = spec
     self._cache = {} if cache else None

@@ -25,6 +25,10 @@ _SELECTION = (
 )
 
 
+# Records of a split, some of them, or those joined with the results of teachers.
+AnySource = Source | Selection | Joined
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """What the batches of a run are made of; they follow from it and the step (`batching`).
@@ -39,7 +43,7 @@ class Plan:
 
   seed: int
   schedule: tuple[str, ...]
-  sources: Mapping[str, Source | Selection | Joined]
+  sources: Mapping[str, AnySource]
   specs: Mapping[str, BatchSpec]
   repeats: Mapping[str, Repeats] = dataclasses.field(default_factory=dict)
 
@@ -56,7 +60,7 @@ class Plan:
 
 def make_plan(
   config: ml_collections.ConfigDict,
-  sources: Mapping[str, Source] | None = None,
+  sources: Mapping[str, AnySource] | None = None,
   specs: Mapping[str, BatchSpec] | None = None,
 ) -> Plan:
   """The plan of a config.
@@ -69,7 +73,8 @@ def make_plan(
   Raises:
     ValueError: see `open_sources`.
   """
-  sources = open_sources(config) if sources is None else sources
+  if sources is None:
+    sources = open_sources(config)
   repeats = {}
   for kind, source in sources.items():
     own = config.data[kind]
@@ -85,7 +90,7 @@ def place(data: ml_collections.ConfigDict, kind: str) -> tuple[str, str, str]:
   return own.get("dir") or data.dir, own.get("name") or data.name, own.split
 
 
-def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source | Selection | Joined]:
+def open_sources(config: ml_collections.ConfigDict) -> dict[str, AnySource]:
   """The records of the kinds that the schedule names, joined with the teachers' results they need.
 
   Raises:
@@ -94,7 +99,7 @@ def open_sources(config: ml_collections.ConfigDict) -> dict[str, Source | Select
   return {kind: _open(config, kind) for kind in dict.fromkeys(config.data.schedule)}
 
 
-def _open(config: ml_collections.ConfigDict, kind: str) -> Source | Selection | Joined:
+def _open(config: ml_collections.ConfigDict, kind: str) -> AnySource:
   data, own = config.data, config.data[kind]
   source, rule = open_source(*place(data, kind)), own.get("records", "")
   regions = own.get("max_regions", 0) > 0

@@ -94,14 +94,14 @@ class ResultIndex:
   """Columns over the n results of a split, in their order.
 
   `positions` are those of the images in the data set, and `checksums` those of the images that
-  the teachers saw; both -1 where that is not known.
+  the teachers saw; both -1 where that is not known.  Folders of earlier versions have no numbers.
   """
 
   image_ids: Int[np.ndarray, "n"]
   positions: Int[np.ndarray, "n"]
   checksums: Int[np.ndarray, "n"]
-  num_regions: Int[np.ndarray, "n"]
-  num_pseudo_boxes: Int[np.ndarray, "n"]
+  num_regions: Int[np.ndarray, "n"] | None = None
+  num_pseudo_boxes: Int[np.ndarray, "n"] | None = None
 
 
 def checksum(image: bytes) -> int:

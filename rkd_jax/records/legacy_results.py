@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
+from etils import epath
 from flax import serialization
 
 from rkd_jax.files import storage
@@ -21,7 +22,7 @@ from rkd_jax.records.index import ResultIndex
 _MANIFEST = "manifest.json"
 
 
-def is_legacy(folder: os.PathLike) -> bool:
+def is_legacy(folder: epath.Path) -> bool:
   """Whether an earlier version wrote to the folder of a split, and this one has not."""
   return (folder / _MANIFEST).exists() and not (folder / "metadata.json").exists()
 
@@ -31,7 +32,7 @@ class LegacyResults:
 
   class_names: tuple[str, ...] = ()
 
-  def __init__(self, folder: os.PathLike):
+  def __init__(self, folder: epath.Path):
     """Raises ValueError where it is not complete, or a file is damaged."""
     path = folder / _MANIFEST
     try:
@@ -63,9 +64,7 @@ class LegacyResults:
         "is missing, or make them anew in another folder."
       )
     unknown = np.full(len(ids), -1)
-    self.index = ResultIndex(
-      np.array(ids, np.int64), np.array(positions, np.int64), unknown, None, None
-    )
+    self.index = ResultIndex(np.array(ids, np.int64), np.array(positions, np.int64), unknown)
 
   def read(self, row: int) -> dict[str, Any]:
     number, place = self._places[row]

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from google.protobuf import json_format
 from jaxtyping import Int
 
@@ -97,7 +98,7 @@ class _Stored:
     self._folder = folder
     try:
       builder = tfds.builder_from_directory(os.fspath(folder))
-      content = dict(builder.info.metadata)
+      content = json.loads((folder / METADATA).read_text())
       self.metadata: dict[str, Any] = content["settings"]
       self.embedding_dim: int = content["embedding_dim"]
       self.class_names: tuple[str, ...] = tuple(content["class_names"])
@@ -178,7 +179,7 @@ class TeacherReader:
       )
     return self.at(row)
 
-  def rows(self, image_ids: Sequence[int]) -> Int[np.ndarray, "k"]:
+  def rows(self, image_ids: Sequence[int] | Int[np.ndarray, "k"]) -> Int[np.ndarray, "k"]:
     """Where the results of these images are, -1 where there is none."""
     if not len(self):
       return np.full(len(image_ids), -1)
@@ -204,7 +205,7 @@ class TeacherReader:
     return np.asarray(counts)
 
 
-def _complete(folder: os.PathLike, command: str) -> Path:
+def _complete(folder: epath.Path, command: str) -> Path:
   """The local copy of a complete split."""
   if not (folder / METADATA).exists():
     raise ValueError(

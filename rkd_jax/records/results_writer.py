@@ -37,8 +37,8 @@ from rkd_jax.records.results import (
 _OPEN_PARTS = 64
 
 
-class ResultPart:
-  """Writes results to a part of a split; see `shards.PartWriter`.
+class ResultPart(shards.PartWriter):
+  """Writes results to a part of a split.
 
   The row of a result: image id, position, checksum, numbers of regions and pseudo boxes, notes.
   """
@@ -52,15 +52,12 @@ class ResultPart:
     embedding_dtype: str = "float32",
   ):
     """`folder` is that of the split; no other writer may have the name `partial`."""
+    super().__init__(folder, f"{PART}{name}", partial)
     self._folder, self._embedding_dim = folder, embedding_dim
     self._embedding_dtype = embedding_dtype
     self._serializer = _serializer(embedding_dim, embedding_dtype)
-    self._part = shards.PartWriter(folder, f"{PART}{name}", partial)
 
-  def __len__(self) -> int:
-    return len(self._part)
-
-  def write(
+  def add(
     self,
     image_id: int,
     record: Mapping[str, np.ndarray],
@@ -78,10 +75,7 @@ class ResultPart:
       raise ValueError(f"{where}, {key}: values beyond {self._embedding_dtype}; use float32.")
     counts = (len(arrays["regions/boxes"]), len(arrays["pseudo_boxes/boxes"]))
     row = (int(image_id), int(position), int(checksum), *counts, dict(notes or {}))
-    self._part.write(self._serializer({"image/id": int(image_id), **arrays}), row)
-
-  def close(self) -> None:
-    self._part.close()
+    self.write(self._serializer({"image/id": int(image_id), **arrays}), row)
 
 
 @functools.lru_cache
@@ -245,7 +239,7 @@ class TeacherWriter:
       numbered = (f"{self._prefix}{n:05d}" for n in itertools.count())
       name = next(name for name in numbered if f"{PART}{name}" not in names)
       self._part = ResultPart(self._target, name, f"{self._prefix}part", *self._embeddings)
-    self._part.write(image_id, record, position, notes, checksum)
+    self._part.add(image_id, record, position, notes, checksum)
     self._done.add(image_id)
     if position >= 0:
       self.positions[position] = image_id

@@ -191,7 +191,7 @@ def write_part(
       group, images, results(images, encoder, class_embeddings, options)
     ):
       if position not in done:
-        part.write(image.image_id, record, position, image.notes, image.checksum)
+        part.add(image.image_id, record, position, image.notes, image.checksum)
   part.close()
   return len(part)
 
