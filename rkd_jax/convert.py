@@ -88,7 +88,7 @@ def to_detectron2(config: ml_collections.ConfigDict, workdir: str, file: str) ->
 
 
 def _count(params) -> str:
-  leaves = traverse_util.flatten_dict(params).values()
+  leaves = jax.tree.leaves(params)
   return f"{len(leaves)} parameters, {sum(leaf.size for leaf in leaves):,} numbers"
 
 

@@ -22,6 +22,7 @@ Names that are not among the base classes (of --base, or else of the config's da
 built here) are drawn in the colour of novel classes.
 """
 
+import dataclasses
 import glob
 import json
 import os
@@ -104,7 +105,7 @@ def predict(
   while chunk := [entry for _, entry in zip(range(size), readable)]:
     examples = [picture_example(image, spec, str(files[index])) for index, image in chunk]
     # The last batch is filled with copies: one compiled shape for all.
-    examples += [examples[-1].replace(valid=np.array(False))] * (size - len(examples))
+    examples += [dataclasses.replace(examples[-1], valid=np.array(False))] * (size - len(examples))
     found = detector.detect(collate(examples), embeddings)
     for row, (index, image) in enumerate(chunk):
       keep = found.valid[row] & (found.scores[row] >= min_score)
@@ -176,7 +177,7 @@ def _decoded(
 def _summary(labels: Sequence[str]) -> str:
   """'2 person, 1 dog', most frequent first."""
   counts = {label: list(labels).count(label) for label in dict.fromkeys(labels)}
-  ranked = sorted(counts, key=counts.get, reverse=True)
+  ranked = sorted(counts, key=counts.__getitem__, reverse=True)
   return ", ".join(f"{counts[label]} {label}" for label in ranked) or "nothing found"
 
 

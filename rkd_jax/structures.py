@@ -6,11 +6,16 @@ images are NHWC RGB.  Every padded axis has a `valid` mask; coordinates never
 say whether an entry is real.  All arrays carry a leading batch axis.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-Arr = Array | np.ndarray
+if TYPE_CHECKING:  # checkers have no name for both, and either is taken for the other
+  Arr = Any
+else:
+  Arr = Array | np.ndarray
 
 
 @struct.dataclass

@@ -59,7 +59,7 @@ class MadeUpSource(list):
     super().__init__(
       _record(i, pictures[i % _PICTURES], embedding_dim, rng) for i in range(_IMAGES)
     )
-    self.index = index_lib.make((r.height, r.width, r.classes, 1, 1) for r in self)
+    self.index = index_lib.make((r.height, r.width, r.classes, 1, 1) for r in self)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def photograph(rng: np.random.Generator) -> bytes:

@@ -137,13 +137,13 @@ def measure(
   start = time.perf_counter()
   compiled = traced.lower().compile(compiler_options)
   figures = {"compile_seconds": time.perf_counter() - start}
-  args, outputs = list(args), None
+  held, outputs = list(args), None
 
   def run():
     nonlocal outputs
-    outputs = compiled(*args)
+    outputs = compiled(*held)
     if carry:
-      args[0] = outputs[0]
+      held[0] = outputs[0]
 
   reset_peak()
   figures |= timed(run, lambda: jax.block_until_ready(outputs), budget)
@@ -179,8 +179,8 @@ def measure_ceilings(dtype: str, budget: Budget) -> Ceilings:
   )
 
 
-def matmul_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
-  """FLOP of the matrix products and convolutions of a traced function (see the module)."""
+def matmul_flops(jaxpr: Any) -> int:
+  """FLOP of the matrix products and convolutions of a Jaxpr or ClosedJaxpr (see the module)."""
   total = 0
   for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
     name, params = equation.primitive.name, equation.params

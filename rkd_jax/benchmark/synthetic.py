@@ -4,6 +4,7 @@ They make the detector do the work of real ones: activations keep their scale, a
 little, scores spread, and every image holds objects.
 """
 
+import dataclasses
 import math
 import re
 
@@ -132,4 +133,4 @@ def _ground_truth(config, size, canvas, num_classes, rng) -> GroundTruth:
   vertices = np.zeros((size, rows, capacity, 2), np.float32)
   vertices[:, :, :_POLYGON_CORNERS] = (low + high) / 2 + circle * (high - low) / 2
   owners = np.where(np.arange(capacity) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
-  return truth.replace(vertices=vertices, owners=np.tile(owners, (size, rows, 1)))
+  return dataclasses.replace(truth, vertices=vertices, owners=np.tile(owners, (size, rows, 1)))

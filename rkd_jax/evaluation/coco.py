@@ -174,7 +174,7 @@ def _pycocotools(truth: dict, found: dict):
   datasets = []
   for content in (truth, found):
     dataset = pycocotools_coco.COCO()
-    dataset.dataset = content
+    dataset.dataset = content  # pyright: ignore[reportAttributeAccessIssue]
     dataset.createIndex()
     datasets.append(dataset)
   return pycocotools_cocoeval.COCOeval(*datasets, iouType="bbox")

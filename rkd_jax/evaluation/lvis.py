@@ -190,4 +190,4 @@ def _outline(polygons: Sequence[np.ndarray], height: int, width: int) -> Any:
   if polygons:
     return [polygon.ravel().tolist() for polygon in polygons]
   runs = pycocotools_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-  return {"size": [height, width], "counts": runs["counts"].decode("ascii")}
+  return {"size": [height, width], "counts": str(runs["counts"], "ascii")}

@@ -171,9 +171,9 @@ def _average_precision(right: Bool[np.ndarray, "d"], num_gt: int) -> float | Non
 
 def _mask(what: str, classes: Sequence[int], columns: int) -> Bool[np.ndarray, "c"]:
   """True at the given classes; a ValueError that names `what` if one is no column."""
-  classes = np.asarray(classes, np.int64)
-  if bad := sorted({int(c) for c in classes if not 0 <= c < columns}):
+  columns_of = np.asarray(classes, np.int64)
+  if bad := sorted({int(c) for c in columns_of if not 0 <= c < columns}):
     raise ValueError(f"{what}: {bad[:5]} are no classes, expected 0..{columns - 1}")
   mask = np.zeros(columns, bool)
-  mask[classes] = True
+  mask[columns_of] = True
   return mask

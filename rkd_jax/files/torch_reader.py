@@ -24,7 +24,7 @@ import types
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +113,7 @@ def read_objects(path: str | os.PathLike) -> Any:
     if isinstance(value, _Array) and value.array is not None:
       return value.array
     if type(value) in (list, tuple):
-      return [convert(item) for item in value]
+      return [convert(item) for item in value]  # pyright: ignore[reportGeneralTypeIssues]
     if isinstance(value, dict):
       return {key: convert(item) for key, item in dict(value).items()}
     if value is None or type(value) in (bool, int, float, str):
@@ -297,7 +297,9 @@ class _Array:
     _, shape, dtype, fortran, data = state
     self._fill(data, dtype, shape, "F" if fortran else "C")
 
-  def _fill(self, data: Any, dtype: Any, shape: tuple[int, ...] = (), order: str = "C") -> None:
+  def _fill(
+    self, data: Any, dtype: Any, shape: tuple[int, ...] = (), order: Literal["C", "F"] = "C"
+  ) -> None:
     if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray | str):
       raise pickle.UnpicklingError("an array of Python objects (expected plain numbers)")
     # Python 2 wrote bytes as strings.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -75,8 +76,8 @@ class FrozenClip:
     # Attention is causal and the row is read at its end mark: what comes after it is not needed.
     tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1]
     encode = jax.jit(
-      lambda variables, tokens: self.model.apply(variables, tokens, method=Clip.encode_text).astype(
-        "float32"
+      lambda variables, tokens: jnp.asarray(
+        self.model.apply(variables, tokens, method=Clip.encode_text), "float32"
       )
     )
     batch_size = min(len(texts), _TEXT_BATCH)

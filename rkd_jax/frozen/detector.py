@@ -1,7 +1,8 @@
 """A trained detector, frozen: what evaluation, prediction and the offline step need of it."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
@@ -15,6 +16,8 @@ from rkd_jax.ops.masks import paste
 from rkd_jax.runs.checkpoint import restore_variables
 from rkd_jax.runs.config import check_model
 from rkd_jax.structures import Batch, Detections, Proposals
+
+_Found = TypeVar("_Found", Detections, Proposals)
 
 
 class Detector:
@@ -46,7 +49,7 @@ class Detector:
     that are wanted to the image (as detectron2's `detector_postprocess` does).
     """
     images = self._cropped(np.asarray(batch.images), np.asarray(batch.sizes))
-    batch = batch.replace(images=images)
+    batch = dataclasses.replace(batch, images=images)
     found = jax.device_get(self._detect(self.variables, batch, class_embeddings))
     return _in_original(found, batch)
 
@@ -75,7 +78,7 @@ class Detector:
     return jax.device_get(self._embed(self.variables, batch.images, batch.sizes, boxes))
 
 
-def _in_original(found: Detections | Proposals, batch: Batch):
+def _in_original(found: _Found, batch: Batch) -> _Found:
   """The same with boxes scaled to `original_sizes` and clipped; empty ones are not valid."""
   scale = np.asarray(batch.original_sizes, np.float32) / np.asarray(batch.sizes, np.float32)
   height, width = np.split(np.asarray(batch.original_sizes, np.float32)[:, None], 2, axis=2)
@@ -83,7 +86,7 @@ def _in_original(found: Detections | Proposals, batch: Batch):
   boxes = np.clip(found.boxes * scale[:, None, [1, 0, 1, 0]], 0.0, limits)
   full = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
   valid = found.valid & full & np.asarray(batch.valid)[:, None]
-  return found.replace(boxes=boxes, valid=valid)
+  return dataclasses.replace(found, boxes=boxes, valid=valid)
 
 
 def encode_masks(
@@ -106,5 +109,5 @@ def encode_masks(
   for mask, box in zip(masks, boxes, strict=True):
     pasted = paste(mask, box, height, width) >= 0.5
     runs = pycocotools_mask.encode(np.asfortranarray(pasted.astype(np.uint8)))
-    encoded.append({"size": [height, width], "counts": runs["counts"].decode("ascii")})
+    encoded.append({"size": [height, width], "counts": str(runs["counts"], "ascii")})
   return encoded

@@ -114,7 +114,7 @@ class Mavl:
     def fuse(variables, objects, text, valid):
       objects = jnp.broadcast_to(objects, (len(text), *objects.shape[1:]))
       predictions = model.apply(variables, objects, text, valid, method="fuse")
-      return predictions.boxes, predictions.scores
+      return predictions.boxes, predictions.scores  # pyright: ignore[reportAttributeAccessIssue]
 
     self._encode_image, self._encode_text, self._fuse = encode_image, encode_text, fuse
 
@@ -181,10 +181,10 @@ class Mavl:
       raise ValueError(
         f"expected a uint8 image [h, w, 3], got {image.dtype} {list(image.shape)}: decode to RGB."
       )
-    size = resized_size(*image.shape[:2], self._short_side)
+    size = resized_size(image.shape[0], image.shape[1], self._short_side)
     canvas = np.zeros((1, *canvas_size(*size), 3), np.uint8)
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-    canvas[0, : size[0], : size[1]] = resized
+    canvas[0, : size[0], : size[1]] = np.asarray(resized)
     return canvas, np.array([size], np.int32)
 
   def _encoded(self, variables: Any, queries: Sequence[str]):

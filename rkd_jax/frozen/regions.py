@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
@@ -83,7 +84,7 @@ def crop_regions(
     checked = np.round(box) if mode == "clip" else box
     if not np.isfinite(box).all() or (checked[2:] <= checked[:2]).any():
       raise ValueError(f"box {i} {boxes[i].tolist()} is empty or not finite; filter such boxes out")
-    crops[i] = (_square if mode == "square" else _clip)(box, image, size)
+    crops[i] = np.asarray((_square if mode == "square" else _clip)(box, image, size))
   return crops
 
 
@@ -114,9 +115,9 @@ class RegionEncoder:
       split = NamedSharding(mesh, PartitionSpec("crops"))
       self._place = lambda batch: jax.device_put(batch, split)
     self._encode = jax.jit(
-      lambda variables, images: model.apply(
-        variables, normalize(images), method=Clip.encode_image
-      ).astype("float32"),
+      lambda variables, images: jnp.asarray(
+        model.apply(variables, normalize(images), method=Clip.encode_image), "float32"
+      ),
       compiler_options=matmul_options(),
     )
 

@@ -184,6 +184,6 @@ def eval_batches(
       loader.example(index, spec, None, out) if index < len(source) else None
       for index, out in zip(indices, images, strict=True)
     ]
-    return collate([filler if example is None else example for example in examples], images)
+    return collate([filler if example is None else example for example in examples], images)  # pyright: ignore[reportReturnType]
 
   return _iterate(-(-len(source) // spec.batch_size), 0, load, threads)

@@ -372,7 +372,9 @@ def _stack(rows: Sequence[Any]) -> Any:
   if first is None or not dataclasses.is_dataclass(first):
     return None if first is None else np.stack(rows)
   names = [field.name for field in dataclasses.fields(first)]
-  return first.replace(**{name: _stack([getattr(row, name) for row in rows]) for name in names})
+  return dataclasses.replace(
+    first, **{name: _stack([getattr(row, name) for row in rows]) for name in names}
+  )
 
 
 def collate(examples: Sequence[Example], images: np.ndarray | None = None) -> Example:
@@ -382,5 +384,5 @@ def collate(examples: Sequence[Example], images: np.ndarray | None = None) -> Ex
   """
   if images is None:
     return _stack(examples)
-  stacked = collate([example.replace(images=None) for example in examples])
-  return stacked.replace(images=images)
+  stacked = collate([dataclasses.replace(example, images=None) for example in examples])
+  return dataclasses.replace(stacked, images=images)

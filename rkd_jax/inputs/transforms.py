@@ -70,7 +70,7 @@ def clip_boxes(boxes: Float[np.ndarray, "n 4"], size: Size) -> Float[np.ndarray,
 
 def nonempty(boxes: Float[np.ndarray, "n 4"]) -> Bool[np.ndarray, "n"]:
   """Boxes with an area; as in detectron2 a side of at most 1e-5 pixels counts as none."""
-  return ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=-1)
+  return np.all((boxes[:, 2:] - boxes[:, :2]) > 1e-5, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def random_view(
   rng: np.random.Generator,
 ) -> View:
   """A view with a short side from the list and, if `flip`, mirrored with probability 1/2."""
-  short_side = short_sides[rng.integers(len(short_sides))]
+  short_side = short_sides[int(rng.integers(len(short_sides)))]
   return View(original, resized_size(original, short_side, max_side), flip and rng.random() < 0.5)
 
 

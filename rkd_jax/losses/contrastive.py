@@ -43,4 +43,4 @@ def contrastive_loss(
   for direction in (logits, logits.T):
     losses.append(-(targets * jax.nn.log_softmax(direction)).sum(-1).mean())
     hits.append(same[rows, direction.argmax(-1)].mean())
-  return sum(losses) / 2, sum(hits) / 2
+  return sum(losses) / 2, sum(hits) / 2  # pyright: ignore[reportReturnType]

@@ -149,4 +149,4 @@ def image_losses(outputs: Outputs, batch: Batch, config: ml_collections.ConfigDi
 
 def total(losses: Losses) -> Float[Array, ""]:
   """The plain sum, as differentiated."""
-  return sum(losses.values())
+  return sum(losses.values())  # pyright: ignore[reportReturnType]

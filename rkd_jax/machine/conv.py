@@ -53,7 +53,7 @@ def _products_of_taps(x, kernel):
     product = jnp.matmul(part.reshape(-1, part.shape[-1]), kernel[pad + i, pad + j])
     product = product.reshape(*part.shape[:-1], -1)
     y += jnp.pad(product, ((max(-i, 0), max(i, 0)), (max(-j, 0), max(j, 0)), (0, 0), (0, 0)))
-  return y.transpose(2, 0, 1, 3)
+  return y.transpose(2, 0, 1, 3)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _stride_one(x, kernel):

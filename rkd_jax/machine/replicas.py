@@ -35,7 +35,7 @@ class Replicas:
   def lease(self) -> Iterator[Any]:
     """The variables on a device with the fewest other calls, the first of those."""
     with self._lock:
-      device = min(self._calls, key=self._calls.get)
+      device = min(self._calls, key=self._calls.__getitem__)
       if device not in self._copies:
         self._copies[device] = jax.device_put(self._variables, device)
       self._calls[device] += 1

@@ -17,10 +17,10 @@ def cell_anchors(
 
   A size is the square root of the area in pixels; a ratio is height / width.
   """
-  sizes = np.asarray(sizes, np.float64)[:, None]
-  ratios = np.asarray(ratios, np.float64)[None, :]
-  width = np.sqrt(sizes**2 / ratios)
-  height = width * ratios
+  side = np.asarray(sizes, np.float64)[:, None]
+  ratio = np.asarray(ratios, np.float64)[None, :]
+  width = np.sqrt(side**2 / ratio)
+  height = width * ratio
   corners = np.stack([-width, -height, width, height], axis=-1) / 2
   return corners.reshape(-1, 4).astype(np.float32)
 

@@ -140,9 +140,10 @@ def multilevel_roi_align(
     # A box without samples pools to zero, so the sum over levels picks the right one.
     here = levels == level
     y_here = y._replace(samples=jnp.where(here, y.samples, 0))
-    static = _Static(bins, sampling_ratio, *feature.shape[:2], roi_chunk, batch_axis)
-    pooled = pooled + _einsum_pool(static, feature, y_here, x)
-  return pooled
+    height, width = feature.shape[:2]
+    static = _Static(bins, sampling_ratio, height, width, roi_chunk, batch_axis)
+    pooled = pooled + _einsum_pool(static, feature, y_here, x)  # pyright: ignore[reportOperatorIssue]
+  return pooled  # pyright: ignore[reportReturnType]
 
 
 def _choose_method(features, bins):

@@ -30,7 +30,7 @@ def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int = 384
     if kind == "region":
       labels.extend(str(rank) for rank in range(1, 1 + shown.sum()))
     else:
-      labels.extend(names[number] for number in own.classes[row][shown])
+      labels.extend(names[number] for number in own.classes[row][shown])  # pyright: ignore[reportAttributeAccessIssue]
     colours.extend([COLOURS[kind]] * (len(labels) - len(colours)))
   masks = _masks(batch.ground_truth, row, canvas.shape[:2])
   if masks:

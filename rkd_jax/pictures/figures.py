@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from rkd_jax.ops.host import unit
@@ -113,8 +114,8 @@ def curves_figure(
     raise ValueError(f"no record of {list(runs)} has a metric to draw among {keys or 'all'}")
   columns = min(columns, len(curves))
   rows = math.ceil(len(curves) / columns)
-  figure = Figure(figsize=(4.2 * columns, 2.8 * rows + 0.6), layout="constrained")
-  figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
+  figure = Figure(figsize=(4.2 * columns, 2.8 * rows + 0.6))
+  figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
   colours = {run: _RUN_COLOURS[i % len(_RUN_COLOURS)] for i, run in enumerate(runs)}
   for axis, ((kind, key), by_run) in zip(axes, curves.items(), strict=False):

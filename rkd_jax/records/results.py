@@ -103,7 +103,7 @@ class _Stored:
       self.metadata: dict[str, Any] = content["settings"]
       self.embedding_dim: int = content["embedding_dim"]
       self.class_names: tuple[str, ...] = tuple(content["class_names"])
-      self._records = builder.as_data_source(split)
+      self._records = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
       notes = json.loads((folder / NOTES).read_text())
     except (ValueError, KeyError, OSError, RuntimeError, json_format.ParseError) as error:
       raise self._damaged(error) from error

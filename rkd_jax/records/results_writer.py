@@ -260,7 +260,7 @@ class TeacherWriter:
     rows = [row[:2] for part in shards.read_parts(local, PART) for row in part.rows]
     if (self._target / MARK).exists():
       index = index_lib.load(local, self._split, index_lib.ResultIndex)
-      rows += zip(index.image_ids.tolist(), index.positions.tolist())
+      rows.extend(zip(index.image_ids.tolist(), index.positions.tolist()))
     return {i for i, _ in rows}, {position: i for i, position in rows if position >= 0}
 
   def _is_finished(self) -> bool:
@@ -341,7 +341,8 @@ class TeacherWriter:
   def _raw(self, local: Path) -> Iterator[bytes]:
     method = tfds.decode.DeserializeMethod.RAW_BYTES
     builder = tfds.builder_from_directory(os.fspath(local))
-    return iter(builder.as_data_source(self._split, deserialize_method=method))
+    records = builder.as_data_source(self._split, deserialize_method=method)  # pyright: ignore[reportCallIssue]
+    return iter(records)
 
   def _remove(self, parts: Sequence[shards.Part]) -> None:
     for part in parts:

@@ -143,7 +143,7 @@ def encode_record(
   if len(classes) != count:
     raise ValueError(f"{where}: {count} boxes but {len(classes)} classes, expected one for each")
   if areas is None:
-    areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+    areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])  # pyright: ignore[reportAssignmentType]
   objects = {
     "bbox": xyxy[:, [1, 0, 3, 2]] / [height, width, height, width],
     "label": classes,

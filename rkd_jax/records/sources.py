@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -93,7 +93,7 @@ class Source:
     """See `open_source`."""
     self.name = f"{name}/{split}"
     self.data_dir, self.dataset, self.split = data_dir, name, split
-    metadata = builder.info.metadata
+    metadata = cast(dict[str, Any], builder.info.metadata)
     self.class_names: tuple[str, ...] = tuple(metadata["class_names"])
     self.base: tuple[str, ...] = tuple(metadata["base"])
     self.novel: tuple[str, ...] = tuple(metadata["novel"])
@@ -104,7 +104,8 @@ class Source:
     self.frequencies: tuple[str, ...] | None = _optional_tuple(metadata, "frequencies")
     self.ancestors: tuple[list[int], ...] | None = _optional_tuple(metadata, "ancestors")
     self._folder = Path(builder.data_dir)
-    self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    self._records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]
 
   def __len__(self) -> int:
     return len(self._records)
@@ -309,7 +310,7 @@ def _polygons(example: dict[str, Any], count: int) -> tuple | None:
   if "polygons/lengths" not in example:
     return None
   columns = (np.asarray(example[f"polygons/{name}"]) for name in ("vertices", "lengths", "objects"))
-  return schema.decode_polygons(*columns, count)
+  return schema.decode_polygons(*columns, count=count)
 
 
 def _record(example: dict[str, Any], source: str) -> Record:

@@ -55,9 +55,9 @@ class Checkpointer:
       ),
     )
     return TrainState(
-      step=restored.optimizer["step"],
-      opt_state=restored.optimizer["opt_state"],
-      **restored.variables,
+      step=restored["optimizer"]["step"],
+      opt_state=restored["optimizer"]["opt_state"],
+      **restored["variables"],
     )
 
   def close(self) -> None:

@@ -1,7 +1,7 @@
 """Proposals from a trained detector (the paper's ablation of its proposals) and from files."""
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,7 +32,7 @@ class DetectorProposer:
     CheckpointError: there is no such run.
   """
 
-  in_workers = False
+  in_workers: ClassVar[bool] = False
 
   def __init__(self, workdir: str | os.PathLike, top: int = 50, nms_threshold: float = 0.5):
     config = restore_config(workdir)
@@ -73,7 +73,7 @@ class StoredProposals:
   Its pseudo boxes are taken over.
   """
 
-  in_workers = False
+  in_workers: ClassVar[bool] = False
 
   def __init__(self, results: TeacherReader):
     self._results = results

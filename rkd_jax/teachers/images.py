@@ -156,10 +156,10 @@ def _usable(
 ) -> Bool[np.ndarray, "k"]:
   """Which boxes, rounded as crops are, share a whole pixel with an image of (height, width)."""
   height, width = size
-  finite = np.isfinite(boxes).all(1)
+  finite = np.all(np.isfinite(boxes), axis=1)
   rounded = np.round(np.where(finite[:, None], boxes, 0))
   inside = np.clip(rounded, 0, [width, height, width, height])
-  usable = (inside[:, 2:] - inside[:, :2] >= 1).all(1)
+  usable = np.all(inside[:, 2:] - inside[:, :2] >= 1, axis=1)
   for i in np.flatnonzero(~usable):
     dropped.append(f"{name} {boxes[i].tolist()} is empty or outside the image {width}x{height}")
   return usable

@@ -10,7 +10,7 @@ import os
 import sys
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -82,7 +82,7 @@ class OwlVit:
     FileNotFoundError: there is no such checkpoint.
   """
 
-  in_workers = False
+  in_workers: ClassVar[bool] = False
 
   def __init__(
     self,

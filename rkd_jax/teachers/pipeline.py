@@ -47,6 +47,7 @@ class Encoder(Protocol):
 
   def embed(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n d"]:
     """Embeddings of square crops of `image_size`, not normalised; n varies, even 0."""
+    ...
 
 
 def describe(

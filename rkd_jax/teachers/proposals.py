@@ -1,7 +1,7 @@
 """Class-agnostic box proposals: what a source of them is, and what it yields."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -19,13 +19,15 @@ class Proposer(Protocol):
       else it is called from several threads of the main process.
   """
 
-  in_workers: bool
+  in_workers: ClassVar[bool]
 
   def propose(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Proposed]:
     """Per image XYXY pixel boxes [k, 4] and scores [k] in [0, 1], best first; k varies, even 0."""
+    ...
 
   def describe(self) -> dict[str, Any]:
     """Name, settings and checksums: JSON values that decide the proposals."""
+    ...
 
 
 @runtime_checkable
@@ -36,6 +38,7 @@ class Answerer(Protocol):
     self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]
   ) -> tuple[Proposed, Proposed]:
     """What `propose` gives, and for each name its best box with a score, 0 where there is none."""
+    ...
 
 
 @runtime_checkable
@@ -44,6 +47,7 @@ class Recorded(Protocol):
 
   def recall(self, image_id: int) -> tuple[Proposed, "PseudoBoxes"]:
     """The regions and the pseudo boxes of an image."""
+    ...
 
 
 class PseudoBoxes(NamedTuple):

@@ -144,13 +144,13 @@ def _connected(
   masks: Bool[np.ndarray, "m h w"], bridges: Bool[np.ndarray, "m h w"], least: float, most: float
 ) -> _Regions:
   """The parts of each mask that hang together in its bridged form, `least` to `most` pixels."""
-  labels, count = ndimage.label(bridges, _IN_PLANE)
+  labels, count = ndimage.label(bridges, _IN_PLANE)  # pyright: ignore[reportGeneralTypeIssues]
   places = np.flatnonzero(masks)
   owners = labels.ravel()[places]
   areas = np.bincount(owners, minlength=count + 1)
   kept = (areas >= least) & (areas <= most)
   number = np.where(kept, np.cumsum(kept), 0)
-  owners = number[owners]
+  owners = number[owners]  # pyright: ignore[reportCallIssue]
   labels = np.zeros_like(labels)
   labels.ravel()[places] = owners
   boxes = [

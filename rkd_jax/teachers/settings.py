@@ -102,7 +102,7 @@ def make_proposer(settings: Settings, split: str) -> Proposer:
         raise ValueError(f"--proposals={kind} needs {', '.join(f'--{n}=...' for n in needed)}.")
     return _load_proposer(settings)
   if storage.path(kind).is_dir():
-    return StoredProposals(TeacherReader(kind, split))
+    return StoredProposals(TeacherReader(kind, split))  # pyright: ignore[reportReturnType]
   raise ValueError(
     f"--proposals={kind}: expected regions, mvit, rpn, owl_vit, or the --output of another run; "
     "there is no such folder."

@@ -1,5 +1,7 @@
 """Where a run starts: fresh parameters, an earlier run, or a pretrained backbone."""
 
+import dataclasses
+
 import jax
 import ml_collections
 
@@ -28,12 +30,12 @@ def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainSta
   if checkpoint:
     fresh = {"params": state.params, "model_state": state.model_state}
     loaded = restore_variables(checkpoint, fresh, config.init.allow_missing)
-    return state.replace(params=loaded["params"], model_state=loaded["model_state"])
+    return dataclasses.replace(state, params=loaded["params"], model_state=loaded["model_state"])
   if backbone:
     clip = load_clip(backbone)
     params = clip_resnet.from_clip(config.model, clip.model.config, clip.variables, backbone)
     placed = jax.tree.map(
       lambda value, like: jax.device_put(value, like.sharding), params, state.params["backbone"]
     )
-    return state.replace(params={**state.params, "backbone": placed})
+    return dataclasses.replace(state, params={**state.params, "backbone": placed})
   return state

@@ -1,5 +1,6 @@
 """From class names to the rows of the zero-shot classifier."""
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ def training_vocabulary(
     _check_same_classes(main, sources["image"])
     return vocabulary
   rows = _source_rows(config, path, "data.image.class_embeddings", sources["image"])
-  return vocabulary.replace(image_embeddings=rows)
+  return dataclasses.replace(vocabulary, image_embeddings=rows)
 
 
 def _check_same_classes(first: Source, second: Source) -> None:
@@ -144,7 +145,7 @@ def class_vocabulary(
     stored = _load(path, key, source.class_names)
   names = stored.names if classes is None else tuple(classes)
   rows = class_embeddings_lib.select(stored, names, path)
-  return names, _check_width(config, rows, path)
+  return names, _check_width(config, rows, path)  # pyright: ignore[reportReturnType]
 
 
 def _source_rows(

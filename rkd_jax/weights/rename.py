@@ -89,7 +89,7 @@ def usual_entries(variables: Any, rules: Sequence[tuple[str, Any]]) -> dict[str,
   """Where torch has each of a tree of variables: under a name by `rules`, in the usual layout."""
   found = {}
   for path, value in traverse_util.flatten_dict(dict(variables), sep="/").items():
-    kernel = LINEAR if len(value.shape) == 2 else CONVOLUTION
+    kernel = LINEAR if len(value.shape) == 2 else CONVOLUTION  # pyright: ignore[reportAttributeAccessIssue]
     found[path] = Entry(renamed(path, rules), kernel if path.endswith("kernel") else AS_IS)
   return found
 
@@ -131,7 +131,7 @@ def to_params(
         faults.append(f"missing {name} (for {path})")
       continue
     value = np.asarray(state[name])
-    shape = layout.write(np.broadcast_to(np.float32(0), like.shape)).shape
+    shape = layout.write(np.broadcast_to(np.float32(0), like.shape)).shape  # pyright: ignore[reportAttributeAccessIssue]
     if value.shape != shape:
       faults.append(f"{name} has shape {value.shape}, the network needs {shape}")
     elif not jnp.issubdtype(value.dtype, jnp.floating):
@@ -139,7 +139,7 @@ def to_params(
     elif not np.isfinite(value.astype(np.float32, copy=False)).all():
       faults.append(f"{name} holds numbers that are not finite")
     else:
-      found[path] = jnp.asarray(layout.read(value), like.dtype)
+      found[path] = jnp.asarray(layout.read(value), like.dtype)  # pyright: ignore[reportAttributeAccessIssue]
   for name in sorted(state.keys() - {entry.name for entry in entries.values()}):
     if not (re.fullmatch(ignored, name) or allowed(name)):
       faults.append(f"unused {name} {np.shape(state[name])}")

@@ -49,7 +49,7 @@ class Conv(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
     y = conv(x, kernel, self.stride)
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias  # pyright: ignore[reportReturnType]
 
 
 class FrozenBatchNorm(nn.Module):

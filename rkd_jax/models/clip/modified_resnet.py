@@ -97,7 +97,7 @@ def trunk(
       stride = 2 if stage > 0 and block == 0 else 1
       name = f"layer{stage + 1}_{block}"
       # A block crops maps as they enter it, at the stride of the block before.
-      at = functools.partial(crop, stride=2 ** (stage + 2) // stride)
+      at = functools.partial(crop, stride=2 ** (stage + 2) // stride)  # pyright: ignore[reportCallIssue]
       x = Bottleneck(width * 2**stage, norm, stride, dtype, name=name)(x, at)
     maps.append(x)
   return maps

@@ -6,6 +6,7 @@ head and projection as proposals do.  The class-embedding matrix is an argument,
 not a parameter: swapping it changes the vocabulary and nothing else.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -276,7 +277,8 @@ class RCNN(nn.Module):
     x = roi_features.reshape(batch * rois, width)
     logits, distilled = self.classifier(x, class_embeddings)
     outputs = (logits, self.box_predictor(x), distilled)
-    return tuple(y.reshape(batch, rois, -1) for y in outputs)
+    logits, deltas, distilled = (y.reshape(batch, rois, -1) for y in outputs)
+    return logits, deltas, distilled
 
   def masks(
     self,
@@ -389,7 +391,7 @@ class RCNN(nn.Module):
     found = self.final_detections(proposals, logits, deltas, batch.sizes)
     if self.config.mask_head.layers:
       masks = self.masks(features, batch.sizes, found.boxes, found.valid)
-      found = found.replace(masks=jax.nn.sigmoid(masks))
+      found = dataclasses.replace(found, masks=jax.nn.sigmoid(masks))
     return found
 
   def final_detections(
