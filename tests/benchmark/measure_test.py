@@ -62,7 +62,8 @@ def test_a_carried_state_goes_through_every_call():
 
 def test_memory_names_the_temporary_buffers():
   def function(x):
-    return jnp.sum(jnp.sin(x @ x) @ x)
+    # Sorted, since newer versions of XLA work on other results where they are made.
+    return jnp.sum(jnp.sort(x @ x) @ x)
 
   _, figures = measure.measure(function, (jnp.ones((256, 256)),), ONCE)
   assert figures["temp_bytes"] >= 256 * 256 * 4
