@@ -51,7 +51,7 @@ def run(preset: str, dtype: str, options: Options) -> list[dict]:
       variables,
       jax.device_put(images),
       images=batch,
-      compiler_options=matmul_options(),  # as precompute does
+      compiler_options=matmul_options(jax.default_backend()),  # as precompute does
     )
     if options.torch and (torch := against_torch.open_torch(bench, dtype)):
       bench.row(f"torch, batch {batch}", torch.clip(config, images), batch)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pycocotools import mask as pycocotools_mask
 
 from rkd_jax.machine.replicas import Replicas
+from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.models.detector import rcnn
 from rkd_jax.ops.masks import paste
 from rkd_jax.runs.checkpoint import restore_variables
@@ -40,7 +41,11 @@ class Detector:
     self._embed = self._jit(self.model.embed_regions)
 
   def _jit(self, method: Callable) -> Callable:
-    return jax.jit(lambda variables, *args: self.model.apply(variables, *args, method=method))
+    def call(variables, *args):
+      return self.model.apply(variables, *args, method=method)
+
+    # Several devices take turns, with a program for each.
+    return jax.jit(compiled_for(call, Target(jax.local_devices()[0].platform)))
 
   def detect(self, batch: Batch, class_embeddings: Float[np.ndarray, "c e"]) -> Detections:
     """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid.

@@ -114,11 +114,12 @@ class RegionEncoder:
       self._batch_size = -(-batch_size // len(devices)) * len(devices)
       split = NamedSharding(mesh, PartitionSpec("crops"))
       self._place = lambda batch: jax.device_put(batch, split)
+    platform = (devices or jax.devices())[0].platform
     self._encode = jax.jit(
       lambda variables, images: jnp.asarray(
         model.apply(variables, normalize(images), method=Clip.encode_image), "float32"
       ),
-      compiler_options=matmul_options(),
+      compiler_options=matmul_options(platform),
     )
 
   @property

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rkd_jax.machine import target
+
 
 def in_parts_on_cpu(
   function: Callable[..., Any],
@@ -46,5 +48,5 @@ def in_parts_on_cpu(
 
 
 def _single_cpu() -> bool:
-  """Whether one CPU device does all the work; known when tracing, so that one form is traced."""
-  return jax.default_backend() == "cpu" and jax.device_count() == 1
+  """Whether one CPU device will do all the work."""
+  return target.current() == target.Target("cpu")

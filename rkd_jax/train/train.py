@@ -13,6 +13,7 @@ from absl import logging
 
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.sampler import Sampler
+from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
 from rkd_jax.runs.metrics import MetricWriter, Progress
@@ -51,8 +52,9 @@ class Trainer:
     constants = jax.tree.map(jnp.asarray, task.constants)
     self.constants = jax.device_put(constants, shardings(self.mesh, constants))
 
+    target = Target(self.mesh.devices.flat[0].platform, self.mesh.size)
     self._step = jax.jit(
-      make_step(task.loss, optimizer, frozen),
+      compiled_for(make_step(task.loss, optimizer, frozen), target),
       static_argnames="kind",
       donate_argnames="state",
       out_shardings=(placement, replicated(self.mesh)),

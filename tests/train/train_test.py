@@ -22,11 +22,12 @@ import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
 from rkd_jax.inputs.batching import train_batches
+from rkd_jax.machine.target import current
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train import train as train_lib
 from rkd_jax.train.initial import initialize
-from rkd_jax.train.tasks import make_task
+from rkd_jax.train.tasks import Task, make_task
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -257,3 +258,18 @@ def test_training_starts_from_another_runs_parameters(root, uninterrupted):
   config.init.allow_missing = ()
   with pytest.raises(CheckpointError, match=r"missing params/classifier/transfer/fc1/bias"):
     initialize(config, trainer.create(config.seed))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_step_is_compiled_for_the_devices_of_its_mesh(devices):
+  config = tiny.get_config("unused")
+
+  def loss(params, model_state, constants, batch, key, kind):
+    target = current()
+    assert target.platform == "cpu"
+    return params["w"].sum(), ({"devices": jnp.float32(target.count)}, model_state)
+
+  task = Task(lambda key: ({"w": jnp.zeros(2)}, {}), loss, {}, {}, {})
+  trainer = train_lib.Trainer(config, task, jax.devices()[:devices])
+  _, metrics = trainer.step(trainer.create(0), np.zeros((8, 1), np.float32), "box")
+  assert metrics["devices"] == devices
