@@ -63,9 +63,9 @@ def _maps(config, size, canvas, rng):
     rcnn.abstract_params(config),
     jax.ShapeDtypeStruct((size, *canvas, 3), np.uint8),
     jax.ShapeDtypeStruct((size, 2), np.int32),
-  )[: len(config.model.backbone.stage_blocks)]
+  )[: len(model.bind({}).backbone.strides)]
   maps = [jnp.asarray(rng.standard_normal(x.shape, np.float32), x.dtype) for x in abstract]
-  return maps, [1.0 / stride for stride in model.strides[: len(maps)]]
+  return maps, [1.0 / stride for stride in model.bind({}).strides[: len(maps)]]
 
 
 def _pool(maps, boxes, scales, resolution, method):

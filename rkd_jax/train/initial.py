@@ -6,7 +6,7 @@ import jax
 import ml_collections
 
 from rkd_jax.frozen.clip import load_clip
-from rkd_jax.models.backbones import clip_resnet
+from rkd_jax.models.backbones.kinds import KINDS
 from rkd_jax.runs.checkpoint import restore_variables
 from rkd_jax.runs.state import TrainState
 
@@ -33,7 +33,14 @@ def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainSta
     return dataclasses.replace(state, params=loaded["params"], model_state=loaded["model_state"])
   if backbone:
     clip = load_clip(backbone)
-    params = clip_resnet.from_clip(config.model, clip.model.config, clip.variables, backbone)
+    kind = config.model.backbone.kind
+    from_clip = getattr(KINDS[kind], "from_clip", None)
+    if from_clip is None:
+      able = ", ".join(repr(name) for name, kind in KINDS.items() if hasattr(kind, "from_clip"))
+      raise ValueError(
+        f"init.backbone: model.backbone.kind={kind!r} cannot start from a CLIP, but {able} can."
+      )
+    params = from_clip(config.model, clip.model.config, clip.variables, backbone)
     placed = jax.tree.map(
       lambda value, like: jax.device_put(value, like.sharding), params, state.params["backbone"]
     )

@@ -68,6 +68,12 @@ def test_checkpoint_and_backbone_together_are_refused(config):
     initialize(config, _fresh(config))
 
 
+def test_a_backbone_that_is_no_clip_tower_is_refused(config):
+  config.model.backbone.kind = "resnet"
+  with pytest.raises(ValueError, match=r"kind='resnet' cannot start .*, but 'clip_resnet' can"):
+    initialize(config, _fresh(config))
+
+
 def test_a_folder_that_is_no_clip_run_is_named(config, tmp_path):
   config.init.backbone = str(tmp_path)
   with pytest.raises(CheckpointError, match=r"has no config\.json"):

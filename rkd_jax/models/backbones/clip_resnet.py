@@ -24,71 +24,77 @@ from rkd_jax.ops.padding import Extents, zero_beyond
 class ClipResNet(nn.Module):
   """The trunk of `ModifiedResNet` with frozen batch statistics.
 
-  Returns {'res2': stride 4, 'res3': stride 8, ...}; stage i is `width * 2**i` wide inside
-  and four times that outside.  `extents` as for `ResNet`.  Parameters have the names of
-  CLIP's tower.
+  Stage i is `width * 2**i` wide inside and four times that outside.  `extents` as for `ResNet`.
+  Parameters have the names of CLIP's tower.
   """
 
   stage_blocks: Sequence[int]
   width: int = 64
   dtype: jnp.dtype = jnp.float32
 
+  @property
+  def strides(self) -> tuple[int, ...]:
+    return tuple(4 * 2**i for i in range(len(self.stage_blocks)))
+
+  @property
+  def channels(self) -> tuple[int, ...]:
+    return tuple(4 * self.width * 2**i for i in range(len(self.stage_blocks)))
+
   @nn.compact
   def __call__(
     self, images: Float[Array, "b h w 3"], extents: Extents | None = None
-  ) -> dict[str, Float[Array, "b _h _w _c"]]:
+  ) -> list[Float[Array, "b _h _w _c"]]:
     def crop(x, stride):
       return zero_beyond(x, extents, stride)
 
-    maps = trunk(images, self.stage_blocks, self.width, _frozen_norm, self.dtype, crop)
-    return {f"res{i + 2}": x for i, x in enumerate(maps)}
+    return trunk(images, self.stage_blocks, self.width, _frozen_norm, self.dtype, crop)
+
+  @staticmethod
+  def from_clip(
+    model: ml_collections.ConfigDict, clip: ClipConfig, variables: Any, where: str
+  ) -> dict[str, Any]:
+    """Parameters of the backbone that `model` (a config's model block) describes.
+
+    Args:
+      model: `backbone` and the pixel normalisation are compared with what CLIP was trained with.
+      clip: sizes of the CLIP that `variables` belongs to.
+      variables: {'params', 'batch_stats'} of a `Clip`.
+      where: names the CLIP in error messages.
+
+    Raises:
+      ValueError: another architecture than CLIP's, or another pixel normalisation.
+    """
+    backbone = model.backbone
+    if isinstance(clip.vision_layers, int):
+      raise ValueError(
+        f"init.backbone: the image tower of {where} is a vision transformer; a detector's trunk "
+        "can start from a ModifiedResNet only (clip.vision_layers=(3, 4, 6, 3), say)."
+      )
+    blocks = tuple(backbone.stage_blocks)
+    expected = (tuple(clip.vision_layers)[: len(blocks)], clip.vision_width)
+    if (blocks, backbone.width) != expected:
+      raise ValueError(
+        f"init.backbone: {where} has the tower stage_blocks={expected[0]}, width={expected[1]}, "
+        f"but model.backbone is stage_blocks={blocks}, width={backbone.width}. Make them equal."
+      )
+    mean, std = (255 * np.array(values) for values in (preprocess.MEAN, preprocess.STD))
+    if not (
+      np.allclose(model.pixel_mean, mean, atol=0.01)
+      and np.allclose(model.pixel_std, std, atol=0.01)
+    ):
+      raise ValueError(
+        f"init.backbone: {where} was trained on pixels with mean {mean.round(3).tolist()} and "
+        f"standard deviation {std.round(3).tolist()}; set model.pixel_mean and model.pixel_std to "
+        "these (configs.common has them as CLIP_PIXEL_MEAN and CLIP_PIXEL_STD)."
+      )
+    params, statistics = variables["params"]["visual"], variables["batch_stats"]["visual"]
+    stages = tuple(f"layer{i + 1}_" for i in range(len(blocks)))
+    names = [name for name in params if name.startswith(("conv", "bn", *stages))]
+    return {name: _merge(params[name], statistics.get(name, {})) for name in names}
 
 
 def _frozen_norm(name: str, **_) -> nn.Module:
   return FrozenBatchNorm(name=name)
-
-
-def from_clip(
-  model: ml_collections.ConfigDict, clip: ClipConfig, variables: Any, where: str
-) -> dict[str, Any]:
-  """Parameters of the backbone that `model` (a config's model block) describes.
-
-  Args:
-    model: `backbone` and the pixel normalisation are compared with what CLIP was trained with.
-    clip: sizes of the CLIP that `variables` belongs to.
-    variables: {'params', 'batch_stats'} of a `Clip`.
-    where: names the CLIP in error messages.
-
-  Raises:
-    ValueError: another architecture than CLIP's, or another pixel normalisation.
-  """
-  backbone = model.backbone
-  if isinstance(clip.vision_layers, int):
-    raise ValueError(
-      f"init.backbone: the image tower of {where} is a vision transformer; a detector's trunk "
-      "can start from a ModifiedResNet only (clip.vision_layers=(3, 4, 6, 3), say)."
-    )
-  blocks = tuple(backbone.stage_blocks)
-  expected = ("clip_resnet", tuple(clip.vision_layers)[: len(blocks)], clip.vision_width)
-  if (backbone.kind, blocks, backbone.width) != expected:
-    raise ValueError(
-      f"init.backbone: {where} has the tower kind={expected[0]!r}, stage_blocks={expected[1]}, "
-      f"width={expected[2]}, but model.backbone is kind={backbone.kind!r}, "
-      f"stage_blocks={blocks}, width={backbone.width}. Make them equal."
-    )
-  mean, std = (255 * np.array(values) for values in (preprocess.MEAN, preprocess.STD))
-  if not (
-    np.allclose(model.pixel_mean, mean, atol=0.01) and np.allclose(model.pixel_std, std, atol=0.01)
-  ):
-    raise ValueError(
-      f"init.backbone: {where} was trained on pixels with mean {mean.round(3).tolist()} and "
-      f"standard deviation {std.round(3).tolist()}; set model.pixel_mean and model.pixel_std to "
-      "these (configs.common has them as CLIP_PIXEL_MEAN and CLIP_PIXEL_STD)."
-    )
-  params, statistics = variables["params"]["visual"], variables["batch_stats"]["visual"]
-  stages = tuple(f"layer{i + 1}_" for i in range(len(blocks)))
-  names = [name for name in params if name.startswith(("conv", "bn", *stages))]
-  return {name: _merge(params[name], statistics.get(name, {})) for name in names}
 
 
 def _merge(params: dict[str, Any], statistics: dict[str, Any]) -> dict[str, Any]:

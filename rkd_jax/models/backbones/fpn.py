@@ -1,6 +1,6 @@
 """Feature pyramid (Lin et al. 2017) as detectron2 builds it, with a max-pooled last level."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,34 +20,32 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 class FPN(nn.Module):
-  """Maps {'res2': stride 4, ..., 'res5': stride 32} to [p2, ..., p5, p6], finest first.
+  """Maps of the trunk, of strides 4 to 32, say, to [p2, ..., p5, p6], finest first.
 
-  A 1x1 `lateral<i>` convolution per stage, plus the coarser sum upsampled by nearest neighbour,
-  then a 3x3 `output<i>` convolution; biases, no normalisation, no activation.  The last map has
-  twice the stride of the coarsest stage and holds every second cell of its output.
+  A 1x1 `lateral<i>` convolution per map, of stride 2**i, plus the coarser sum upsampled by nearest
+  neighbour, then a 3x3 `output<i>` convolution; biases, no normalisation, no activation.  The last
+  map has twice the stride of the coarsest one and holds every second cell of its output.
 
-  Any run of consecutive stages will do; a configuration with fewer has fewer maps.  With
-  `extents` (see `ops.padding`) no cell within them depends on the canvas; those beyond
-  hold anything.
+  With `extents` (see `ops.padding`) no cell within them depends on the canvas; those beyond hold
+  anything.
 
   Raises:
-    ValueError: for stages that are not consecutive 'res<i>'.
+    ValueError: a stride is not twice the one before.
   """
 
+  strides: Sequence[int]
   channels: int = 256
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(
-    self, features: Mapping[str, Float[Array, "b _h _w _c"]], extents: Extents | None = None
+    self, features: Sequence[Float[Array, "b _h _w _c"]], extents: Extents | None = None
   ) -> list[Float[Array, "b _h _w {self.channels}"]]:
-    names = sorted(features, key=lambda name: (len(name), name))
-    first = int(names[0][3:]) if names and names[0][3:].isdigit() else 0
-    stages = range(first, first + len(names))
-    if not names or names != [f"res{i}" for i in stages]:
+    first = self.strides[0].bit_length() - 1
+    if list(self.strides) != [2 ** (first + i) for i in range(len(self.strides))]:
       raise ValueError(
-        f"FPN: features are {names}; expected consecutive stages of the trunk, such as "
-        "['res2', 'res3', 'res4', 'res5']."
+        f"FPN: the trunk's maps have strides {tuple(self.strides)}; expected powers of two, each "
+        "twice the one before, such as (4, 8, 16, 32)."
       )
 
     def conv(x, kernel, name):
@@ -55,8 +53,8 @@ class FPN(nn.Module):
 
     outputs = []
     coarser = None
-    for i in reversed(stages):
-      total = conv(features[f"res{i}"], 1, f"lateral{i}")
+    for i, x in reversed(list(enumerate(features, first))):
+      total = conv(x, 1, f"lateral{i}")
       if coarser is not None:
         # A map of odd size has half a cell less than its coarser one upsampled.
         total = total + upsample(coarser)[:, : total.shape[1], : total.shape[2]]

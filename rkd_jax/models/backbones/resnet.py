@@ -96,11 +96,10 @@ class ResStage(nn.Module):
 
 
 class ResNet(nn.Module):
-  """The trunk: stem and res2 ... res(n+1).
+  """The trunk: stem and res2 ... res(n+1), whose maps it returns (a `Backbone`).
 
-  Returns {'res2': stride 4, 'res3': stride 8, ...}; stage i is `width * 2**i`
-  wide inside and `expansion` times that outside.  With `extents` (see `ops.padding`) no cell
-  within them depends on the canvas; those beyond hold anything.
+  Stage i is `width * 2**i` wide inside and `expansion` times that outside.  With `extents` (see
+  `ops.padding`) no cell within them depends on the canvas; those beyond hold anything.
   """
 
   stage_blocks: Sequence[int]
@@ -111,10 +110,18 @@ class ResNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   stride_in_1x1: bool = True
 
+  @property
+  def strides(self) -> tuple[int, ...]:
+    return tuple(4 * 2**i for i in range(len(self.stage_blocks)))
+
+  @property
+  def channels(self) -> tuple[int, ...]:
+    return tuple(self.expansion * self.width * 2**i for i in range(len(self.stage_blocks)))
+
   @nn.compact
   def __call__(
     self, images: Float[Array, "b h w 3"], extents: Extents | None = None
-  ) -> dict[str, Float[Array, "b _h _w _c"]]:
+  ) -> list[Float[Array, "b _h _w _c"]]:
     x = Conv(
       self.stem_width,
       7,
@@ -128,8 +135,8 @@ class ResNet(nn.Module):
     x = nn.relu(normalize(self.norm, "stem_norm", x, inside))
     # After the ReLU, zeros are as good as the pool's own padding of -inf.
     x = max_pool(zero_outside(x, inside))
-    features = {}
-    for i, blocks in enumerate(self.stage_blocks):
+    maps = []
+    for i, (blocks, stride) in enumerate(zip(self.stage_blocks, self.strides, strict=True)):
       stage = ResStage(
         blocks,
         self.width * 2**i,
@@ -140,6 +147,6 @@ class ResNet(nn.Module):
         self.stride_in_1x1,
         name=f"res{i + 2}",
       )
-      x = stage(x, functools.partial(_inside, extents, 2 ** (i + 2)))
-      features[f"res{i + 2}"] = x
-    return features
+      x = stage(x, functools.partial(_inside, extents, stride))
+      maps.append(x)
+    return maps

@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from rkd_jax.machine.parts import in_parts_on_cpu
-from rkd_jax.models.backbones.clip_resnet import ClipResNet
 from rkd_jax.models.backbones.fpn import FPN
-from rkd_jax.models.backbones.resnet import ResNet
+from rkd_jax.models.backbones.kinds import make_backbone
 from rkd_jax.models.detector import rois as rois_lib
 from rkd_jax.models.detector import rpn as rpn_lib
 from rkd_jax.models.detector.box_head import BoxPredictor, FcBoxHead, ResBoxHead
@@ -55,9 +54,9 @@ class RCNN(nn.Module):
   def setup(self):
     c = self.config
     dtype = jnp.dtype(c.dtype)
-    self.backbone = self._backbone(dtype)
+    self.backbone = make_backbone(c.backbone, dtype)
     if c.fpn.channels:
-      self.fpn = FPN(channels=c.fpn.channels, dtype=dtype)
+      self.fpn = FPN(self.backbone.strides, c.fpn.channels, dtype)
     if c.mask_head.layers:
       self.mask_head = MaskHead(
         layers=c.mask_head.layers, channels=c.mask_head.channels, dtype=dtype
@@ -77,35 +76,15 @@ class RCNN(nn.Module):
       dtype=dtype,
     )
 
-  def _backbone(self, dtype) -> nn.Module:
-    c = self.config.backbone
-    if c.kind == "resnet":
-      return ResNet(
-        stage_blocks=c.stage_blocks,
-        width=c.width,
-        stem_width=c.stem_width,
-        norm=c.norm,
-        expansion=c.expansion,
-        dtype=dtype,
-      )
-    if c.kind == "clip_resnet":
-      return ClipResNet(stage_blocks=c.stage_blocks, width=c.width, dtype=dtype)
-    raise ValueError(f"model.backbone.kind is {c.kind!r}; expected 'resnet' or 'clip_resnet'.")
-
   def _box_head(self, dtype) -> nn.Module:
     head = self.config.box_head
     if head.kind == "fc":
       return FcBoxHead(layers=head.layers, width=head.width, dtype=dtype)
     if head.kind == "res5":
-      backbone = self.config.backbone
-      stages = len(backbone.stage_blocks)
-      return ResBoxHead(
-        blocks=head.layers,
-        width=backbone.width * 2**stages,
-        norm=backbone.norm,
-        expansion=backbone.expansion,
-        dtype=dtype,
-      )
+      # The stage after the backbone's last: twice as wide, else alike.
+      norm, expansion = self.config.backbone.norm, self.config.backbone.expansion
+      width = 2 * self.backbone.channels[-1] // expansion
+      return ResBoxHead(head.layers, width, norm, expansion, dtype)
     raise ValueError(f"model.box_head.kind is {head.kind!r}; expected 'fc' or 'res5'.")
 
   def __call__(
@@ -167,19 +146,14 @@ class RCNN(nn.Module):
     x = (images.astype(jnp.float32) - jnp.array(c.pixel_mean)) / jnp.array(c.pixel_std)
     x = zero_beyond(x, sizes, 1).astype(c.dtype)
     maps = self.backbone(x, extents)
-    if c.fpn.channels:
-      maps = self.fpn(maps, extents)
-    else:
-      maps = [maps[f"res{len(c.backbone.stage_blocks) + 1}"]]
+    maps = self.fpn(maps, extents) if c.fpn.channels else maps[-1:]
     return [zero_beyond(x, extents, stride) for x, stride in zip(maps, self.strides, strict=True)]
 
   @property
   def strides(self) -> tuple[int, ...]:
     """Stride of each feature map."""
-    stages = len(self.config.backbone.stage_blocks)
-    if self.config.fpn.channels:
-      return tuple(2 ** (i + 2) for i in range(stages + 1))
-    return (2 ** (stages + 1),)
+    strides = self.backbone.strides
+    return (*strides, 2 * strides[-1]) if self.config.fpn.channels else strides[-1:]
 
   def rpn_outputs(
     self, features: Sequence[Float[Array, "b _h _w c"]], sizes: Int[Array, "b 2"]
@@ -219,13 +193,14 @@ class RCNN(nn.Module):
 
     Boxes are cut into `resolution` bins per axis, of which every `bin_step`-th is computed.
     """
-    features = features[: len(self.config.backbone.stage_blocks)]
+    features = features[: len(self.backbone.strides)]
     cells = -(-self.extents(sizes)[:, None] // jnp.array(self.strides)[:, None])
 
     scales = [1.0 / stride for stride in self.strides[: len(features)]]
+    finest = self.strides[0].bit_length() - 1
 
     def one_image(maps, boxes, cells):
-      levels = assign_levels(boxes, 2, 1 + len(maps)) if len(maps) > 1 else None
+      levels = assign_levels(boxes, finest, finest + len(maps) - 1) if len(maps) > 1 else None
       return multilevel_roi_align(
         maps,
         boxes,

@@ -153,7 +153,7 @@ class Mvit(nn.Module):
     return self._decode(memory, pyramid)
 
   def _encode(self, images, extents, pyramid):
-    maps = list(self.backbone(images, extents).values())[-3:]
+    maps = self.backbone(images, extents)[-3:]
     maps.append(zero_beyond(maps[-1], pyramid.extents[:, -2], 1))
     cells, positions = [], []
     for i, x in enumerate(maps):

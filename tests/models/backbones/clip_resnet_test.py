@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rkd_jax.configs import common
-from rkd_jax.models.backbones import clip_resnet
+from rkd_jax.models.backbones.clip_resnet import ClipResNet
 from rkd_jax.models.clip.model import Clip, ClipConfig
 from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.detector import rcnn
@@ -57,15 +57,16 @@ def test_trunk_is_that_of_the_image_tower(variables):
   )
   seen = seen["intermediates"]["visual"]
   config = model_config()
-  params = clip_resnet.from_clip(config, CLIP, variables, "CLIP")
-  trunk = clip_resnet.ClipResNet(stage_blocks=(2, 1), width=8)
+  params = ClipResNet.from_clip(config, CLIP, variables, "CLIP")
+  trunk = ClipResNet(stage_blocks=(2, 1), width=8)
   pixels = (images - np.array(config.pixel_mean)) / np.array(config.pixel_std)
-  features = trunk.apply({"params": params}, pixels.astype("f"))
-  assert features["res2"].shape == (2, 8, 8, 32) and features["res3"].shape == (2, 4, 4, 64)
-  for name, block in (("res2", "layer1_1"), ("res3", "layer2_0")):
+  maps = trunk.apply({"params": params}, pixels.astype("f"))
+  assert [x.shape for x in maps] == [(2, 8, 8, 32), (2, 4, 4, 64)]
+  assert (trunk.strides, trunk.channels) == ((4, 8), (32, 64))
+  for found, block in zip(maps, ("layer1_1", "layer2_0"), strict=True):
     (expected,) = seen[block]["__call__"]
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(features[name], expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
 
 
 def test_parameters_are_those_a_detector_needs(variables):
@@ -76,7 +77,7 @@ def test_parameters_are_those_a_detector_needs(variables):
   config.model.rpn.channels = 8
   config.model.roi.resolution = 3
   needed = rcnn.abstract_params(config)
-  given = clip_resnet.from_clip(config.model, CLIP, variables, "CLIP")
+  given = ClipResNet.from_clip(config.model, CLIP, variables, "CLIP")
   shapes = jax.tree.map(lambda x: x.shape, given)
   assert shapes == jax.tree.map(lambda x: x.shape, needed["backbone"])
 
@@ -87,31 +88,23 @@ def test_parameters_are_those_a_detector_needs(variables):
     (dict(stage_blocks=(1, 1)), r"stage_blocks=\(2, 1\), width=8, but .* stage_blocks=\(1, 1\)"),
     (dict(stage_blocks=(2, 1, 1, 1)), r"has the tower .*stage_blocks=\(2, 1, 1\)"),
     (dict(width=16), r"width=8, but .*width=16"),
-    (dict(kind="resnet"), r"kind='clip_resnet'.*but .*kind='resnet'"),
   ],
 )
 def test_another_architecture_is_refused(variables, change, message):
   config = model_config()
   config.backbone.update(change)
   with pytest.raises(ValueError, match=message):
-    clip_resnet.from_clip(config, CLIP, variables, "runs/clip")
+    ClipResNet.from_clip(config, CLIP, variables, "runs/clip")
 
 
 def test_another_pixel_normalisation_is_refused(variables):
   config = model_config()
   config.pixel_std = (1.0, 1.0, 1.0)
   with pytest.raises(ValueError, match=r"runs/clip was trained on pixels with mean \[122\.77"):
-    clip_resnet.from_clip(config, CLIP, variables, "runs/clip")
+    ClipResNet.from_clip(config, CLIP, variables, "runs/clip")
 
 
 def test_a_vision_transformer_is_refused(variables):
   vit = ClipConfig(vision_layers=2, vision_patch_size=16)
   with pytest.raises(ValueError, match="vision transformer"):
-    clip_resnet.from_clip(model_config(), vit, variables, "runs/clip")
-
-
-def test_unknown_kind():
-  config = ml_collections.ConfigDict({"model": model_config()})
-  config.model.backbone.kind = "vgg"
-  with pytest.raises(ValueError, match=r"model\.backbone\.kind is 'vgg'"):
-    rcnn.build(config).init(jax.random.key(0), *rcnn.dummy_inputs(config))
+    ClipResNet.from_clip(model_config(), vit, variables, "runs/clip")

@@ -11,11 +11,11 @@ def random(shape):
 
 
 def features(height, width, stages=(2, 3, 4, 5)):
-  return {f"res{i}": random((1, height // 2**i, width // 2**i, 2 + i)) for i in stages}
+  return [random((1, height // 2**i, width // 2**i, 2 + i)) for i in stages]
 
 
-def shapes(channels, maps):
-  return jax.eval_shape(FPN(channels).init_with_output, jax.random.key(0), maps)
+def shapes(channels, maps, strides=(4, 8, 16, 32)):
+  return jax.eval_shape(FPN(strides, channels).init_with_output, jax.random.key(0), maps)
 
 
 def variables(channels, maps):
@@ -40,12 +40,12 @@ def test_names_and_shapes():
 
 def test_by_hand():
   """One channel; identity laterals, and outputs that sum the 3x3 neighbourhood."""
-  maps = {"res2": jnp.zeros((1, 4, 4, 1)), "res3": jnp.array([[1.0, 2], [3, 4]])[None, :, :, None]}
+  maps = [jnp.zeros((1, 4, 4, 1)), jnp.array([[1.0, 2], [3, 4]])[None, :, :, None]]
   params = {}
   for i in (2, 3):
     params[f"lateral{i}"] = {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)}
     params[f"output{i}"] = {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.full(1, 0.5)}
-  p2, p3, p4 = FPN(channels=1).apply({"params": params}, maps)
+  p2, p3, p4 = FPN((4, 8), channels=1).apply({"params": params}, maps)
   np.testing.assert_allclose(p3[0, :, :, 0], np.full((2, 2), 10.5))
   # p2 sees [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]].
   np.testing.assert_allclose(p2[0, 0, :, 0], [4.5, 8.5, 10.5, 8.5])
@@ -61,13 +61,11 @@ def test_upsample_repeats():
 
 def test_canvas_changes_nothing():
   """A 40x56 image alone equals the same image on a 96x128 canvas that is full of noise."""
-  fpn = FPN(channels=4)
+  fpn = FPN((4, 8, 16, 32), channels=4)
   canvas = features(96, 128)
   extents = jnp.array([[40, 56]])
   cells = {i: (-(-40 // 2**i), -(-56 // 2**i)) for i in range(2, 7)}
-  alone = {
-    name: x[:, : cells[int(name[3:])][0], : cells[int(name[3:])][1]] for name, x in canvas.items()
-  }
+  alone = [x[:, : cells[i][0], : cells[i][1]] for i, x in enumerate(canvas, 2)]
   params = variables(4, canvas)
   expected = jax.jit(fpn.apply)(params, alone)
   got = jax.jit(fpn.apply)(params, canvas, extents)
@@ -81,13 +79,13 @@ def test_canvas_changes_nothing():
 
 
 def test_fewer_stages():
-  maps, _ = shapes(4, features(32, 32, stages=(3, 4)))
+  maps, _ = shapes(4, features(32, 32, stages=(3, 4)), strides=(8, 16))
   assert [m.shape[1] for m in maps] == [4, 2, 1]
 
 
 def test_initialisation_is_xavier_by_fan_in():
-  maps = {"res2": jnp.zeros((1, 4, 4, 32)), "res3": jnp.zeros((1, 2, 2, 64))}
-  params = jax.jit(FPN(channels=64).init)(jax.random.key(0), maps)["params"]
+  maps = [jnp.zeros((1, 4, 4, 32)), jnp.zeros((1, 2, 2, 64))]
+  params = jax.jit(FPN((4, 8), channels=64).init)(jax.random.key(0), maps)["params"]
   for name, fan_in in (("lateral2", 32), ("output2", 9 * 64)):
     kernel = np.asarray(params[name]["kernel"])
     assert np.abs(kernel).max() <= np.sqrt(3 / fan_in)
@@ -95,7 +93,7 @@ def test_initialisation_is_xavier_by_fan_in():
     assert not params[name]["bias"].any()
 
 
-@pytest.mark.parametrize("names", [["res2", "res4"], ["p2", "p3"], []])
-def test_refuses_other_features(names):
-  with pytest.raises(ValueError, match="expected consecutive stages"):
-    FPN().init(jax.random.key(0), {name: jnp.zeros((1, 4, 4, 1)) for name in names})
+@pytest.mark.parametrize("strides", [(4, 16), (8, 4), (6, 12)])
+def test_refuses_other_strides(strides):
+  with pytest.raises(ValueError, match="expected powers of two, each twice the one before"):
+    FPN(strides).init(jax.random.key(0), [jnp.zeros((1, 4, 4, 1))] * 2)

@@ -82,7 +82,7 @@ def test_a_file_gives_the_original_boxes(variables):
 
 
 def test_the_backbone_equals_the_original(run):
-  c5 = run[1]["backbone"]["res5"][:1, :3, :4].transpose(0, 3, 1, 2)
+  c5 = run[1]["backbone"][-1][:1, :3, :4].transpose(0, 3, 1, 2)
   assert_near(c5[:, ::32], arrays()["A/backbone_c5"])
 
 

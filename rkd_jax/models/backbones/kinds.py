@@ -1,0 +1,49 @@
+"""The backbones that `model.backbone.kind` can name; another one is its file and a line here."""
+
+from typing import Protocol
+
+import ml_collections
+from jaxtyping import Array, Float
+
+from rkd_jax.models.backbones.clip_resnet import ClipResNet
+from rkd_jax.models.backbones.resnet import ResNet
+from rkd_jax.ops.padding import Extents
+
+
+class Backbone(Protocol):
+  """A Flax module whose fields are settings of `model.backbone`, and `dtype`.
+
+  It may have a static method `from_clip`, for configs with `init.backbone`: `ClipResNet.from_clip`
+  says what that is given and gives.
+
+  Attributes:
+    strides: of the maps that it returns, finest first, each twice the one before.
+    channels: of these maps.
+  """
+
+  strides: tuple[int, ...]
+  channels: tuple[int, ...]
+
+  def __call__(
+    self, images: Float[Array, "b h w 3"], extents: Extents | None = None
+  ) -> list[Float[Array, "b _h _w _c"]]:
+    """The maps; no cell within `extents` (see `ops.padding`) may depend on what lies beyond."""
+
+
+KINDS: dict[str, type[Backbone]] = {
+  "resnet": ResNet,
+  "clip_resnet": ClipResNet,
+}
+
+
+def make_backbone(config: ml_collections.FrozenConfigDict, dtype) -> Backbone:
+  """The backbone that a config's `model.backbone` describes.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if config.kind not in KINDS:
+    raise ValueError(f"model.backbone.kind is {config.kind!r}; expected one of {', '.join(KINDS)}.")
+  kind = KINDS[config.kind]
+  fields = {name: value for name, value in config.items() if name in kind.__dataclass_fields__}
+  return kind(**fields, dtype=dtype)
