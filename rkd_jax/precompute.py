@@ -56,7 +56,7 @@ from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.images import Options
 from rkd_jax.teachers.pipeline import precompute
 from rkd_jax.teachers.ranges import missing_ranges, write_range
-from rkd_jax.teachers.settings import Settings, Teachers, open_teachers
+from rkd_jax.teachers.settings import SOURCES, Settings, Teachers, open_teachers
 
 # What replaces the defaults of `Options` where crops are embedded with published weights.
 PUBLISHED_CROPS = {"crop_mode": "clip", "context": 0.0}
@@ -76,7 +76,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     "--activation", choices=("quick_gelu", "gelu"), help="of published weights; see frozen/clip.py"
   )
   parser.add_argument(
-    "--proposals", default="regions", help="regions, mvit, rpn, owl_vit, or a folder of results"
+    "--proposals", default="regions", help=f"{', '.join(SOURCES)}, or a folder of results"
   )
   parser.add_argument("--checkpoint", help="of the model that proposes")
   parser.add_argument("--vocabulary", help="vocab.json of roberta-base, for mvit")

@@ -52,6 +52,13 @@ class MvitProposer:
   short_side: int = 800
   config: MvitConfig = RELEASED
 
+  @classmethod
+  def load(cls, checkpoint: str, vocabulary: str, merges: str) -> "MvitProposer":
+    """One whose model is loaded already: a wrong file is not taken for unreadable images."""
+    proposer = cls(checkpoint, vocabulary, merges)
+    _ = proposer.mavl
+    return proposer
+
   @property
   def mavl(self) -> Mavl:
     """The model; see `Mavl.load` for what loading raises."""

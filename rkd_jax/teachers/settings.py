@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ class Settings:
     data_dir, dataset: see `open_source`.
     clip: folder of a CLIP run, or a file of published weights.
     options: what decides the results, beside the teachers.
-    proposals: "regions", "mvit", "rpn", "owl_vit", or the folder of another run's results.
+    proposals: one of `SOURCES`, or the folder of another run's results.
     checkpoint: of the model that proposes: MAVL's file, a detector's workdir, or OWL-ViT's.
     vocabulary, merges: of RoBERTa, for "mvit".
     owl_vit_config: see `OwlVit`.
@@ -52,6 +53,21 @@ class Settings:
   activation: str | None = None
   batch_size: int = 64
   embedding_dtype: str = "float32"
+
+
+class ProposalSource(NamedTuple):
+  """A proposer that a command can name: how it is made of some of the `Settings`."""
+
+  open: Callable[..., Proposer]
+  settings: tuple[str, ...] = ()
+
+
+SOURCES = {
+  "regions": ProposalSource(RegionGrowing),
+  "mvit": ProposalSource(MvitProposer.load, ("checkpoint", "vocabulary", "merges")),
+  "rpn": ProposalSource(DetectorProposer, ("checkpoint",)),
+  "owl_vit": ProposalSource(OwlVit, ("checkpoint", "owl_vit_config")),
+}
 
 
 class Teachers(NamedTuple):
@@ -93,32 +109,25 @@ def make_proposer(settings: Settings, split: str) -> Proposer:
     ValueError, ImportError, FileNotFoundError: see `open_teachers`.
   """
   kind = settings.proposals
-  if kind == "regions":
-    return RegionGrowing()
-  if kind in ("mvit", "rpn", "owl_vit"):
-    needed = ("checkpoint", "vocabulary", "merges") if kind == "mvit" else ("checkpoint",)
-    for name in needed:
-      if getattr(settings, name) is None:
-        raise ValueError(f"--proposals={kind} needs {', '.join(f'--{n}=...' for n in needed)}.")
+  if kind in SOURCES:
+    missing = [name for name in SOURCES[kind].settings if getattr(settings, name) is None]
+    if missing:
+      raise ValueError(
+        f"--proposals={kind} needs {', '.join(f'--{name}=...' for name in missing)}."
+      )
     return _load_proposer(settings)
   if storage.path(kind).is_dir():
     return StoredProposals(TeacherReader(kind, split))  # pyright: ignore[reportReturnType]
   raise ValueError(
-    f"--proposals={kind}: expected regions, mvit, rpn, owl_vit, or the --output of another run; "
+    f"--proposals={kind}: expected {', '.join(SOURCES)}, or the --output of another run; "
     "there is no such folder."
   )
 
 
 @functools.lru_cache(maxsize=1)
 def _load_proposer(settings: Settings) -> Proposer:
-  if settings.proposals == "rpn":
-    return DetectorProposer(settings.checkpoint)
-  if settings.proposals == "owl_vit":
-    return OwlVit(settings.checkpoint, settings.owl_vit_config)
-  proposer = MvitProposer(settings.checkpoint, settings.vocabulary, settings.merges)
-  # Loaded here, so that a wrong file is not taken for unreadable images.
-  _ = proposer.mavl
-  return proposer
+  source = SOURCES[settings.proposals]
+  return source.open(*(getattr(settings, name) for name in source.settings))
 
 
 class _Loaded(NamedTuple):

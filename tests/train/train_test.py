@@ -269,7 +269,7 @@ def test_the_step_is_compiled_for_the_devices_of_its_mesh(devices):
     assert target.platform == "cpu"
     return params["w"].sum(), ({"devices": jnp.float32(target.count)}, model_state)
 
-  task = Task(lambda key: ({"w": jnp.zeros(2)}, {}), loss, {}, {}, {})
+  task = Task(lambda key: ({"w": jnp.zeros(2)}, {}), loss, {}, plan=None)
   trainer = train_lib.Trainer(config, task, jax.devices()[:devices])
   _, metrics = trainer.step(trainer.create(0), np.zeros((8, 1), np.float32), "box")
   assert metrics["devices"] == devices
