@@ -1,5 +1,6 @@
 """The backbones that `model.backbone.kind` can name; another one is its file and a line here."""
 
+import dataclasses
 from typing import Protocol
 
 import ml_collections
@@ -21,16 +22,20 @@ class Backbone(Protocol):
     channels: of these maps.
   """
 
-  strides: tuple[int, ...]
-  channels: tuple[int, ...]
+  @property
+  def strides(self) -> tuple[int, ...]: ...
+
+  @property
+  def channels(self) -> tuple[int, ...]: ...
 
   def __call__(
     self, images: Float[Array, "b h w 3"], extents: Extents | None = None
   ) -> list[Float[Array, "b _h _w _c"]]:
     """The maps; no cell within `extents` (see `ops.padding`) may depend on what lies beyond."""
+    ...
 
 
-KINDS: dict[str, type[Backbone]] = {
+KINDS = {
   "resnet": ResNet,
   "clip_resnet": ClipResNet,
 }
@@ -45,5 +50,6 @@ def make_backbone(config: ml_collections.FrozenConfigDict, dtype) -> Backbone:
   if config.kind not in KINDS:
     raise ValueError(f"model.backbone.kind is {config.kind!r}; expected one of {', '.join(KINDS)}.")
   kind = KINDS[config.kind]
-  fields = {name: value for name, value in config.items() if name in kind.__dataclass_fields__}
+  names = {field.name for field in dataclasses.fields(kind)}
+  fields = {name: value for name, value in config.items() if name in names}
   return kind(**fields, dtype=dtype)
