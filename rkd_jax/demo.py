@@ -8,6 +8,7 @@ weight transfer -> table, results.json, report.html.  Every step is skipped wher
 its result is there, and training resumes, so an interrupted run goes on.
 """
 
+import contextlib
 import json
 import time
 
@@ -65,20 +66,12 @@ class Clock:
     self.begin = time.monotonic()
     self.seconds: dict[str, float] = {}
 
+  @contextlib.contextmanager
   def __call__(self, name: str):
-    return _Timed(self, name)
-
-
-class _Timed:
-  def __init__(self, clock: Clock, name: str):
-    self._clock, self._name = clock, name
-
-  def __enter__(self):
-    self._start = time.monotonic()
-    print(f"\n== {self._name} ({self._start - self._clock.begin:.0f} s so far)", flush=True)
-
-  def __exit__(self, *_):
-    self._clock.seconds[self._name] = time.monotonic() - self._start
+    start = time.monotonic()
+    print(f"\n== {name} ({start - self.begin:.0f} s so far)", flush=True)
+    yield
+    self.seconds[name] = time.monotonic() - start
 
 
 def stage_config(root: str, stage: str, seed: int) -> ml_collections.ConfigDict:
@@ -162,7 +155,7 @@ def picture_rows(root: str, stages, seed: int, source: Source) -> list[dict[str,
 
 def _batch(source: Source, indices, spec) -> examples.Example:
   records = [source[i] for i in indices]
-  return examples.collate([examples.eval_example(r, decode_image(r), spec) for r in records])
+  return examples.collate([examples.detector_example(r, decode_image(r), spec) for r in records])
 
 
 def _predict(root, stage, seed, source, indices) -> list[report.Prediction]:

@@ -80,11 +80,7 @@ class _FakeSource:
 
 
 def _abstract_batch(spec: examples.BatchSpec, record: Record):
-  make = {
-    "box": examples.box_example,
-    "image": examples.image_example,
-    "caption": examples.caption_example,
-  }[spec.kind]
+  make = examples.EXAMPLE_OF_KIND[spec.kind]
   image = np.zeros((record.height, record.width, 3), np.uint8)
   example = make(record, image, spec, np.random.default_rng(0))
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((spec.batch_size, *x.shape), x.dtype), example)

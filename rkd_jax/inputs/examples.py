@@ -21,7 +21,6 @@ from rkd_jax.records.sources import Record
 # Canvases of scale groups are multiples of the largest stride that images are padded to.
 _CANVAS_UNIT = 32
 
-KINDS = ("box", "image", "eval", "caption")
 # Of an image's id in a batch; ImageNet's ids are longer.
 _ID_BITS = 2**31 - 1
 Example = structures.Batch | structures.CaptionedImages
@@ -71,8 +70,9 @@ class BatchSpec:
   tokenizer: Callable[[str], Int[np.ndarray, "t"]] | None = None
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(f"BatchSpec.kind is {self.kind!r}; expected one of {KINDS}.")
+    if self.kind not in EXAMPLE_OF_KIND:
+      kinds = tuple(EXAMPLE_OF_KIND)
+      raise ValueError(f"BatchSpec.kind is {self.kind!r}; expected one of {kinds}.")
     if self.batch_size < 1:
       raise ValueError(f"BatchSpec.batch_size is {self.batch_size}; expected at least 1.")
     if self.kind == "caption":
@@ -224,104 +224,79 @@ def _pseudo_boxes(
   )
 
 
-def _picture(
-  record: Record,
+def _shown(
   image: transforms.Pixels,
   spec: BatchSpec,
   view: transforms.View,
-  out: Canvas | None,
-) -> dict:
-  return {
-    "images": transforms.pad_to_canvas(view.image(image), spec.canvas, _name(record), out),
-    "sizes": np.array(view.size, np.int32),
-    "original_sizes": np.array(view.original, np.int32),
-    "image_ids": np.array(record.image_id & _ID_BITS, np.int32),
-    "valid": np.array(True),
-  }
+  name: str,
+  image_id: int = 0,
+  out: Canvas | None = None,
+) -> structures.Batch:
+  return structures.Batch(
+    images=transforms.pad_to_canvas(view.image(image), spec.canvas, name, out),
+    sizes=np.array(view.size, np.int32),
+    original_sizes=np.array(view.original, np.int32),
+    image_ids=np.array(image_id & _ID_BITS, np.int32),
+    valid=np.array(True),
+  )
 
 
-def draw_view(record: Record, spec: BatchSpec, rng: np.random.Generator) -> transforms.View:
-  """How a training image is shown: the first use of the randomness of its row."""
+def _only_view(original: transforms.Size, spec: BatchSpec) -> transforms.View:
+  size = transforms.resized_size(original, spec.short_sides[0], spec.max_side)
+  return transforms.View(original, size)
+
+
+def draw_view(record: Record, spec: BatchSpec, rng: np.random.Generator | None) -> transforms.View:
+  """How an image is shown, in training the first use of the randomness of its row."""
   original = (record.height, record.width)
+  if spec.kind == "eval":
+    return _only_view(original, spec)
   return transforms.random_view(original, spec.short_sides, spec.max_side, spec.flip, rng)
 
 
-def box_example(
-  record: Record,
-  image: transforms.Pixels,
-  spec: BatchSpec,
-  rng: np.random.Generator,
-  out: Canvas | None = None,
-) -> structures.Batch:
-  """One image with ground truth (without crowds) and teacher regions in stored order.
-
-  Args:
-    record: the record; its boxes are of the stored image.
-    image: its image, as stored or already at the size of the view.
-    spec: static shapes and augmentation.
-    rng: randomness of this row.
-    out: zeros that the padded image is written to; None makes them.
-
-  Raises:
-    ValueError: too many boxes, an image larger than the canvas, embeddings of another width.
-  """
-  view = draw_view(record, spec, rng)
-  return structures.Batch(
-    **_picture(record, image, spec, view, out),
-    ground_truth=_ground_truth(record, view, spec),
-    regions=_regions(record, view, spec),
-  )
-
-
-def image_example(
-  record: Record,
-  image: transforms.Pixels,
-  spec: BatchSpec,
-  rng: np.random.Generator,
-  out: Canvas | None = None,
-) -> structures.Batch:
-  """One image with its pseudo boxes and teacher regions; as `box_example` otherwise."""
-  view = draw_view(record, spec, rng)
-  return structures.Batch(
-    **_picture(record, image, spec, view, out),
-    regions=_regions(record, view, spec),
-    pseudo_boxes=_pseudo_boxes(record, view, spec.max_labels),
-  )
-
-
-def eval_example(
+def detector_example(
   record: Record,
   image: transforms.Pixels,
   spec: BatchSpec,
   rng: np.random.Generator | None = None,
   out: Canvas | None = None,
 ) -> structures.Batch:
-  """One image alone, resized and padded; `rng` is not used."""
-  del rng
-  original = (record.height, record.width)
-  size = transforms.resized_size(original, spec.short_sides[0], spec.max_side)
-  return structures.Batch(**_picture(record, image, spec, transforms.View(original, size), out))
+  """One image with what its kind of batch holds.
+
+  For 'box' that is ground truth (without crowds), for 'image' pseudo boxes, for both the teacher's
+  regions in stored order; 'eval' has the image alone.
+
+  Args:
+    record: the record; its boxes are of the stored image.
+    image: its image, as stored or already at the size of the view.
+    spec: static shapes and augmentation.
+    rng: randomness of this row, which 'eval' does not use.
+    out: zeros that the padded image is written to; None makes them.
+
+  Raises:
+    ValueError: too many boxes, an image larger than the canvas, embeddings of another width.
+  """
+  view = draw_view(record, spec, rng)
+  batch = _shown(image, spec, view, _name(record), record.image_id, out)
+  if spec.kind == "eval":
+    return batch
+  box = spec.kind == "box"
+  return batch.replace(
+    ground_truth=_ground_truth(record, view, spec) if box else None,
+    regions=_regions(record, view, spec),
+    pseudo_boxes=None if box else _pseudo_boxes(record, view, spec.max_labels),
+  )
 
 
 def picture_example(
   image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, name: str
 ) -> structures.Batch:
-  """An image without a record, resized and padded as `eval_example` does.
+  """An image without a record, resized and padded as for evaluation.
 
   Raises:
     ValueError: resized, it does not fit the canvas; `name` says which image.
   """
-  original = image.shape[:2]
-  view = transforms.View(
-    original, transforms.resized_size(original, spec.short_sides[0], spec.max_side)
-  )
-  return structures.Batch(
-    images=transforms.pad_to_canvas(view.image(image), spec.canvas, name),
-    sizes=np.array(view.size, np.int32),
-    original_sizes=np.array(original, np.int32),
-    image_ids=np.array(0, np.int32),
-    valid=np.array(True),
-  )
+  return _shown(image, spec, _only_view(image.shape[:2], spec), name)
 
 
 def caption_example(
@@ -359,9 +334,9 @@ def caption_example(
 
 
 EXAMPLE_OF_KIND = {
-  "box": box_example,
-  "image": image_example,
-  "eval": eval_example,
+  "box": detector_example,
+  "image": detector_example,
+  "eval": detector_example,
   "caption": caption_example,
 }
 

@@ -6,8 +6,6 @@ sampler over several data sets draws images with replacement, as likely as their
 ("fractional").
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -28,27 +26,6 @@ def repeat_factors(index: Index, threshold: float) -> Float[np.ndarray, "n"]:
   image = np.repeat(np.arange(len(index)), np.diff(index.starts))
   np.maximum.at(factors, image, of_class[index.classes])
   return factors
-
-
-def mixture_weights(
-  sizes: Sequence[int], ratios: Sequence[float], factors: Sequence[Float[np.ndarray, "_"] | None]
-) -> Float[np.ndarray, "n"]:
-  """Weights of drawing each image of several data sets with replacement, up to a common factor.
-
-  A data set as a whole is drawn in proportion to its ratio, whatever its size; within it images
-  are drawn in proportion to their repeat factors (the reference's `MultiDatasetSampler`).
-
-  Args:
-    sizes: images of each data set.
-    ratios: how often images of each are wanted.
-    factors: repeat factors of each, None for equal ones.
-  """
-  largest, total = max(sizes), sum(ratios)
-  weights = []
-  for size, ratio, own in zip(sizes, ratios, factors, strict=True):
-    own = np.ones(size) if own is None else own * (size / own.sum())
-    weights.append(largest / size * ratio / total * own)
-  return np.concatenate(weights)
 
 
 def rounded_repeats(

@@ -41,7 +41,8 @@ class Repeats:
   @functools.cached_property
   def cumulative(self) -> Float[np.ndarray, "n"]:
     """Share of the draws that go to the records up to each; ends at 1."""
-    weights = repeats.mixture_weights([len(self.factors)], [1.0], [self.factors])
+    # Brought to a mean of 1 first: draws depend on the last bit.
+    weights = self.factors * (len(self.factors) / self.factors.sum())
     return np.cumsum(weights) / np.sum(weights)
 
 

@@ -12,9 +12,9 @@ def _one(kind, record=None, **changes):
   """A batch of one record, not mirrored, at its own size (20 x 14)."""
   spec = make_spec(kind, short_sides=(14,), flip=False, batch_size=1, **changes)
   record = record or make_record(1)
-  make = {"box": examples.box_example, "image": examples.image_example}[kind]
   image = decode_image(record)
-  return examples.collate([make(record, image, spec, np.random.default_rng(0))])
+  rng = np.random.default_rng(0)
+  return examples.collate([examples.detector_example(record, image, spec, rng)])
 
 
 def test_ids_longer_than_31_bits_keep_the_lowest():
@@ -74,8 +74,8 @@ def test_all_boxes_of_a_picture_move_with_it():
   seen = set()
   for seed in range(12):
     boxed, imaged = (
-      make(record, image, make_spec(), np.random.default_rng(seed))
-      for make in (examples.box_example, examples.image_example)
+      examples.detector_example(record, image, make_spec(kind), np.random.default_rng(seed))
+      for kind in ("box", "image")
     )
     np.testing.assert_array_equal(boxed.images, imaged.images)
     box = tuple(boxed.ground_truth.boxes[0].tolist())
@@ -124,7 +124,7 @@ def test_polygons_move_with_the_picture():
   image, seen = decode_image(record), set()
   for seed in range(12):
     spec = make_spec(max_vertices=4)
-    truth = examples.box_example(record, image, spec, np.random.default_rng(seed)).ground_truth
+    truth = examples.detector_example(record, image, spec, np.random.default_rng(seed)).ground_truth
     found = [*truth.vertices[0].min(0), *truth.vertices[0].max(0)]
     np.testing.assert_allclose(found, truth.boxes[0], rtol=1e-6)
     seen.add(tuple(truth.boxes[0].tolist()))

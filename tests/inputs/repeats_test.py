@@ -1,4 +1,4 @@
-"""Repeat factors and mixture weights against the original's numbers (tests/golden/sampler.npz)."""
+"""Repeat factors and shares of draws against the original's numbers (tests/golden/sampler.npz)."""
 
 import pathlib
 
@@ -30,11 +30,13 @@ def test_factors_equal_the_originals(source, name):
 @pytest.mark.parametrize(
   ("which", "name"), [((), "sp_w_norfs"), ((0,), "sp_w_rfs0"), ((0, 1), "sp_w_rfs01")]
 )
-def test_weights_over_two_data_sets_equal_the_originals(which, name):
-  factors = [_factors(source) if source in which else None for source in (0, 1)]
-  sizes = [int((GOLDEN["sp_source"] == source).sum()) for source in (0, 1)]
-  weights = repeats.mixture_weights(sizes, [1, 4], factors)
-  np.testing.assert_allclose(weights, GOLDEN[name], rtol=1e-6)
+def test_shares_within_a_data_set_equal_the_originals(which, name):
+  """Its mixture of two data sets draws within each as we do within a kind of batch."""
+  for source in (0, 1):
+    expected = GOLDEN[name][GOLDEN["sp_source"] == source]
+    factors = _factors(source) if source in which else np.ones(len(expected))
+    shares = np.diff(Repeats(factors, "fractional").cumulative, prepend=0)
+    np.testing.assert_allclose(shares, expected / expected.sum(), rtol=1e-6)
 
 
 def test_factors_by_hand():
