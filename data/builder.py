@@ -12,7 +12,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -23,6 +23,11 @@ from rkd_jax.files.json_checks import differences
 from rkd_jax.records import index as index_lib
 from rkd_jax.records import schema, shards
 
+_EPILOG = """\
+Everything is checked before it is stored.  What frozen teachers say of a split
+(`rkd_jax.precompute`) stays in a folder of its own, which training joins when it reads
+(`config.data.teachers`).
+"""
 # TFDS writes it last.
 _MARK = "dataset_info.json"
 
@@ -83,13 +88,10 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self._base, self._novel = tuple(base), tuple(novel)
     self._frequencies, self._ancestors = frequencies, ancestors
     self._totals = tuple(totals)
-    self._settings = {**settings, "limit": limit, "skip_bad_images": skip_bad_images}
+    # What decides the content of the records, as JSON values.
+    self.settings = {**settings, "limit": limit, "skip_bad_images": skip_bad_images}
     kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
     super().__init__(file_format="array_record", **kwargs)
-
-  def settings(self) -> dict[str, Any]:
-    """What decides the content of the records, as JSON values."""
-    return self._settings
 
   def describe(self) -> str:
     """What the splits hold, and how that compares to the official files, for people."""
@@ -115,7 +117,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._base,
         self._novel,
         self.SPLITS_WITH_ALL_BOXES,
-        self._settings,
+        self.settings,
         image_counts=self.splits["train"].image_counts() if "train" in self.splits else None,
         frequencies=self._frequencies,
         ancestors=self._ancestors,
@@ -185,21 +187,14 @@ def checksum(path: str | os.PathLike) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-_Builder = TypeVar("_Builder", bound=tfds.core.DatasetBuilder)
-
-
-def prepare(builder: _Builder) -> _Builder:
+def prepare(builder: RecordBuilder) -> RecordBuilder:
   """Stores the records, unless they are there with the same settings.
-
-  Args:
-    builder: has `settings()`, as `RecordBuilder` does, and its `data_dir` from
-      `storage.build_folder`.
 
   Raises:
     ValueError: a problem with an image, or the records are there with other settings.
     OSError: a remote data_dir cannot be written.
   """
-  settings = json.loads(json.dumps(builder.settings()))
+  settings = json.loads(json.dumps(builder.settings))
   target = place(builder)
   if not _is_stored(target, settings):
     if not _is_stored(epath.Path(builder.data_dir), settings):
@@ -211,7 +206,7 @@ def prepare(builder: _Builder) -> _Builder:
   return builder
 
 
-def place(builder: tfds.core.DatasetBuilder) -> epath.Path:
+def place(builder: RecordBuilder) -> epath.Path:
   """Where `prepare` stores the records, perhaps remote."""
   return storage.path(storage.origin(builder.data_dir))
 
@@ -234,10 +229,15 @@ def _is_stored(folder: epath.Path, settings: dict[str, Any]) -> bool:
   return True
 
 
-def argument_parser(description: str) -> argparse.ArgumentParser:
-  """A command line with the flags that all builders have."""
+def argument_parser(description: str, beam: bool = False) -> argparse.ArgumentParser:
+  """A command line with the flags that all builders have.
+
+  With `beam` also --beam, for those whose splits are small enough to be sent to Beam's workers.
+  """
   parser = argparse.ArgumentParser(
-    description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=description,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
     "--data_dir", required=True, help="root folder of built data sets, perhaps gs://..."
@@ -246,17 +246,10 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
   parser.add_argument("--skip_bad_images", action="store_true")
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
+  if beam:
+    text = "make the records on Apache Beam, as '--runner=...'"
+    parser.add_argument("--beam", type=shlex.split, metavar="FLAGS", help=text)
   return parser
-
-
-def add_beam(parser: argparse.ArgumentParser) -> None:
-  """Adds --beam, for builders whose splits are small enough to be sent to Beam's workers."""
-  parser.add_argument(
-    "--beam",
-    type=shlex.split,
-    metavar="FLAGS",
-    help="make the records on Apache Beam, as '--runner=...'",
-  )
 
 
 def run(parser: argparse.ArgumentParser, make: Callable[..., RecordBuilder]) -> None:

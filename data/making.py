@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -92,35 +92,42 @@ class Entry(NamedTuple):
     return {"image": data, "height": height, "width": width, **fields}
 
 
-class Split(Protocol):
+class Split:
   """One split, its files read and checked; the images have not been looked at.
 
+  Splits are frozen dataclasses.
+
   Attributes:
+    images: an element for each entry; a split without has a length and `first` of its own.
     source: the file or folder that it comes from, for messages.
     class_names: in the order of their numbers.
     has_polygons: whether any object has one.
     federated: whether LVIS' negative and not exhaustive classes of each image are stored.
   """
 
+  images: Sequence[Any]
   source: str
   class_names: Sequence[str]
-  has_polygons: bool
-  federated: bool
+  has_polygons = False
+  federated = False
 
   def describe(self, name: str) -> list[str]:
     """What the split `name` holds, in lines for people."""
+    raise NotImplementedError
 
   def image_counts(self) -> list[int] | None:
     """The number of images with a box that is kept, of each class; None where none has boxes."""
 
-  def first(self, limit: int) -> "Split":
+  def first(self, limit: int) -> Self:
     """The same of the first so many images."""
+    return dataclasses.replace(self, images=self.images[:limit])
 
   def __len__(self) -> int:
-    """Number of entries."""
+    return len(self.images)
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
     """The entries start, start + 1, ..., stop - 1, in the order of the files."""
+    raise NotImplementedError
 
 
 def image_counts(classes: Iterable[np.ndarray], num_classes: int) -> list[int]:
@@ -134,18 +141,6 @@ class Record(NamedTuple):
 
   data: bytes
   row: index_lib.Row
-
-
-def index_row(example: Mapping[str, Any]) -> index_lib.Row:
-  """What the index says of an example of `schema.encode_record`."""
-  return index_lib.Row(
-    height=example["image/height"],
-    width=example["image/width"],
-    classes=[int(thing["label"]) for thing in example["objects"] if not thing["is_crowd"]],
-    num_labels=len(example["labels"]),
-    image_id=example["image/id"],
-    checksum=index_lib.checksum(example["image"].getvalue()),
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +166,14 @@ class RecordMaker:
     if "polygons/vertices" not in self.features:
       arguments.pop("polygons", None)
     example = schema.encode_record(**arguments)
-    row = index_row(example)
+    row = index_lib.Row(
+      height=example["image/height"],
+      width=example["image/width"],
+      classes=[int(thing["label"]) for thing in example["objects"] if not thing["is_crowd"]],
+      num_labels=len(example["labels"]),
+      image_id=example["image/id"],
+      checksum=index_lib.checksum(example["image"].getvalue()),
+    )
     return Record(self._serializer(example), row)
 
 

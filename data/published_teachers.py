@@ -39,6 +39,7 @@ from tqdm import tqdm
 from rkd_jax.data.coco_json import annotations
 from rkd_jax.data.imagenet_lvis import synsets
 from rkd_jax.files import json_checks as checks
+from rkd_jax.files import storage
 from rkd_jax.files.torch_reader import read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
 from rkd_jax.records import class_names as category_names
@@ -124,10 +125,9 @@ def read_pseudo_box_json(
   Raises:
     ValueError: missing or malformed, an unknown image or category, or a box that is none.
   """
-  path, rows = Path(path), {}
-  for number, entry in enumerate(checks.entries(checks.read_json(path), "annotations", path)):
-    where = f"{path}: annotations[{number}]"
-    image_id, category, box = checks.required(entry, ("image_id", "category_id", "bbox"), where)
+  rows, keys = {}, ("image_id", "category_id", "bbox")
+  entries = checks.entries(checks.read_json(path), "annotations", path, keys)
+  for where, _, (image_id, category, box) in entries:
     for name, value, known in (("image", image_id, image_ids), ("category", category, class_of)):
       if value not in known:
         raise ValueError(
@@ -145,10 +145,9 @@ def read_image_labels(
   Raises:
     ValueError: missing or malformed, or an unknown category.
   """
-  path, labels = Path(path), {}
-  for number, entry in enumerate(checks.entries(checks.read_json(path), "images", path)):
-    where = f"{path}: images[{number}]"
-    image_id, categories = checks.required(entry, ("id", "pos_category_ids"), where)
+  labels, keys = {}, ("id", "pos_category_ids")
+  entries = checks.entries(checks.read_json(path), "images", path, keys)
+  for where, _, (image_id, categories) in entries:
     if unknown := sorted(set(categories) - class_of.keys()):
       raise ValueError(f"{where}: categories {unknown} are not in --annotations.")
     labels[image_id] = frozenset(class_of[category] for category in categories)
@@ -183,7 +182,7 @@ def write_regions(path: str | os.PathLike, record: Mapping[str, np.ndarray]) -> 
   """The regions of a record, as the original's training reads them."""
   embeddings = np.asarray(record["regions/clip_embeddings"], np.float32)
   regions = [(_numbers(box), row[None]) for box, row in zip(record["regions/boxes"], embeddings)]
-  _write(path, pickle_tensors(regions))
+  storage.write(path, pickle_tensors(regions))
 
 
 def write_pseudo_boxes(
@@ -196,13 +195,7 @@ def write_pseudo_boxes(
     boxes, scores = content.setdefault(int(category_ids[label]), ([], []))
     boxes.append(_numbers(box))
     scores.append(float(score))
-  _write(path, pickle.dumps(content, protocol=2))
-
-
-def _write(path: str | os.PathLike, content: bytes) -> None:
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(content)
+  storage.write(path, pickle.dumps(content, protocol=2))
 
 
 def _numbers(box: np.ndarray) -> list[int | float]:
@@ -235,8 +228,10 @@ def to_records(
   Raises:
     ValueError: a file is missing or wrong; the first one is named.
   """
-  filenames, class_of = _index(annotation_file)
-  names = category_names.load_class_names(annotation_file)
+  categories = category_names.load_categories(annotation_file)
+  names = tuple(entry["name"] for entry in categories.values())
+  class_of = {category: number for number, category in enumerate(categories)}
+  filenames = annotations.load_filenames(annotation_file)
   paths = {image_id: _pickle_path(regions, name) for image_id, name in filenames.items()}
   width = next((d for d in map(_embedding_width, paths.values()) if d), None)
   if width is None:
@@ -283,8 +278,8 @@ def to_pickles(
   Raises:
     ValueError: no such records, or none for an image of the annotations.
   """
-  filenames, class_of = _index(annotation_file)
-  category_ids = list(class_of)
+  category_ids = list(category_names.load_categories(annotation_file))
+  filenames = annotations.load_filenames(annotation_file)
   reader = TeacherReader(records, split)
   entries = []
   for image_id, name in tqdm(filenames.items(), unit=" images"):
@@ -300,7 +295,7 @@ def to_pickles(
     images = [image for image in content["images"] if image["id"] in with_boxes]
     entries = [{"id": number, **entry} for number, entry in enumerate(entries, start=1)]
     content = {"images": images, "categories": content["categories"], "annotations": entries}
-    _write(pseudo_boxes, json.dumps(content).encode())
+    storage.write(pseudo_boxes, json.dumps(content))
   return len(filenames)
 
 
@@ -323,12 +318,6 @@ def _json_entries(
 
 def _record_id(image_id: int, filename: str, imagenet: bool) -> int:
   return synsets.image_id(filename) if imagenet else image_id
-
-
-def _index(annotation_file: str | os.PathLike) -> tuple[dict[int, str], dict[int, int]]:
-  """Image id -> file name, and category id -> class."""
-  categories = category_names.load_categories(annotation_file)
-  return annotations.load_filenames(annotation_file), {c: i for i, c in enumerate(categories)}
 
 
 def _new_path(folder: str | os.PathLike, filename: str) -> Path:

@@ -20,6 +20,7 @@ from etils import epath
 
 from rkd_jax import commands
 from rkd_jax.configs import demo as demo_config
+from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.evaluation.evaluate import evaluate
 from rkd_jax.files import checksums
@@ -93,7 +94,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
   """Data, CLIP and the offline step; returns what is known about CLIP and proposals."""
   data_dir = f"{root}/data"
   with clock("scenes"):
-    shapes_ovd.build(data_dir)
+    builder.prepare(shapes_ovd.ShapesOvd(data_dir=data_dir))
   with clock("CLIP on captioned scenes"):
     quality = run_stage(root, "clip", 0)
     print("CLIP on ground-truth crops of the tuning split:", quality)

@@ -124,7 +124,7 @@ def test_synonyms_of_a_file(run, clip_run, tmp_path):
 def test_categories_without_synonyms_are_named(run, annotations, tmp_path):
   arguments = ("--clip=DIR", "--annotations", annotations, "--synonyms")
   code, _, err = run(*arguments, "--output", tmp_path / "classes.npz")
-  assert code == 1 and "category 7 (dog): 'synonyms' is None, expected a list" in err
+  assert code == 1 and "category 3 (red cat): 'synonyms' is None, expected a list" in err
 
 
 def test_an_ensemble_is_stored_with_its_templates(run, clip_run, tmp_path, monkeypatch):

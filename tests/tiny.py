@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rkd_jax.configs import demo
+from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import open_source
@@ -63,7 +64,7 @@ def get_config(root: str):
 def build_data(root: Path) -> None:
   """Scenes with random teachers' results and random class embeddings, where the config looks."""
   data = root / "data"
-  shapes_ovd.build(data, sizes=SIZES, workers=1)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=data, sizes=SIZES, workers=1))
   for split in SIZES:
     source = open_source(data, "shapes_ovd/scenes", split)
     with TeacherWriter(root / "teachers", split, EMBEDDING_DIM, {}) as writer:

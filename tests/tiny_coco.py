@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rkd_jax.configs import coco_json as config_file
+from rkd_jax.data import builder
 from rkd_jax.data.coco_json import coco_json
 from rkd_jax.vocabulary import class_embeddings
 
@@ -53,6 +54,8 @@ def build_data(root: Path) -> None:
     )
   (root / "coco.json").write_text(json.dumps(content))
   files = coco_json.Files(root / "coco.json", root / "images")
-  coco_json.build(root / "data", train=files, validation=files, novel=[NAMES[-1]])
+  builder.prepare(
+    coco_json.CocoJson(data_dir=root / "data", train=files, validation=files, novel=[NAMES[-1]])
+  )
   rows = rng.normal(size=(len(NAMES), 8)).astype(np.float32)
   class_embeddings.save(root / "class_embeddings.npz", NAMES, class_embeddings.TEMPLATE, rows)

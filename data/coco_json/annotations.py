@@ -133,10 +133,9 @@ def _objects(
   """image id -> [(box, class, annotation id, area, is_crowd, polygons), ...]."""
   objects = {image_id: [] for image_id in images}
   seen = set()
-  for number, entry in enumerate(checks.entries(content, "annotations", path)):
-    where = f"{path}: annotations[{number}]"
-    keys = ("id", "image_id", "category_id", "bbox")
-    annotation_id, image_id, category_id, bbox = checks.required(entry, keys, where)
+  keys = ("id", "image_id", "category_id", "bbox")
+  for where, entry, values in checks.entries(content, "annotations", path, keys):
+    annotation_id, image_id, category_id, bbox = values
     checks.unseen(checks.integer(annotation_id, "id", where), seen, "annotation id", path)
     seen.add(annotation_id)
     where = f"{path}: annotation {annotation_id}"
@@ -207,12 +206,11 @@ def load_annotations(
   """
   path = Path(json_path)
   content = checks.read_json(path)
-  categories = category_names.names_by_id(content, path)
+  categories = category_names.categories_by_id(content, path)
   class_of = {category_id: number for number, category_id in enumerate(categories)}
   images = {}
-  for number, entry in enumerate(checks.entries(content, "images", path)):
-    where = f"{path}: images[{number}]"
-    image_id, height, width = checks.required(entry, ("id", "height", "width"), where)
+  keys = ("id", "height", "width")
+  for where, entry, (image_id, height, width) in checks.entries(content, "images", path, keys):
     filename = _file_name(entry, lvis, where)
     checks.unseen(checks.integer(image_id, "id", where, high=_MAX_ID), images, "image id", path)
     where = f"{path}: image {image_id} ({filename})"
@@ -247,12 +245,11 @@ def load_annotations(
       **federated,
     )
     entries.append(entry)
-  by_id = {entry["id"]: entry for entry in content["categories"]}
   return Annotations(
     path,
-    tuple(categories.values()),
+    tuple(category["name"] for category in categories.values()),
     tuple(entries),
-    tuple(by_id[category_id] for category_id in categories),
+    tuple(categories.values()),
     {name: count for name, count in repairs.items() if count},
   )
 
@@ -267,9 +264,7 @@ def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
   """
   path = Path(json_path)
   filenames = {}
-  for number, entry in enumerate(checks.entries(checks.read_json(path), "images", path)):
-    where = f"{path}: images[{number}]"
-    (image_id,) = checks.required(entry, ("id",), where)
+  for where, entry, (image_id,) in checks.entries(checks.read_json(path), "images", path, ("id",)):
     checks.unseen(checks.integer(image_id, "id", where, high=_MAX_ID), filenames, "image id", path)
     filenames[image_id] = _file_name(entry, "file_name" not in entry and "coco_url" in entry, where)
   return filenames
@@ -286,9 +281,8 @@ def load_captions(
     ValueError: missing or malformed, or no caption belongs to any of the images.
   """
   captions = {image.image_id: () for image in annotations.images}
-  for number, entry in enumerate(checks.entries(checks.read_json(path), "annotations", Path(path))):
-    where = f"{path}: annotations[{number}]"
-    image_id, caption = checks.required(entry, ("image_id", "caption"), where)
+  content, keys = checks.read_json(path), ("image_id", "caption")
+  for where, _, (image_id, caption) in checks.entries(content, "annotations", path, keys):
     if not isinstance(caption, str):
       raise ValueError(f"{where}: caption is {caption!r}, expected a text.")
     if image_id in captions:

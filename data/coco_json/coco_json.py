@@ -11,10 +11,6 @@ classes; boxes of any other class are left out.  Without --base every class that
 novel is a base class.  Image-level labels are the tags (JSON: {file name: [class name, ...]})
 and the class names that occur in the captions (COCO captions JSON).  Polygons are kept where
 the JSON has them, for detectors with a mask head; run lengths are not.
-
-What frozen teachers say of `train` (`rkd_jax.precompute`) stays in a folder of its own, which
-training joins when it reads (`config.data.teachers`).
-Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
 import dataclasses
@@ -103,19 +99,6 @@ class CocoJson(builder.RecordBuilder):
       "novel": list(novel),
     }
     super().__init__(splits=splits, base=base, novel=novel, settings=settings, **kwargs)
-
-
-def build(data_dir: str | os.PathLike, **settings: Any) -> CocoJson:
-  """Builds the records under `data_dir`, unless they are there with the same settings.
-
-  Args:
-    data_dir: root folder; the records go to data_dir/coco_json/plain/<version>.
-    **settings: arguments of `CocoJson`.
-
-  Raises:
-    ValueError: a problem with the files, or it is there with other settings.
-  """
-  return builder.prepare(CocoJson(data_dir=data_dir, **settings))
 
 
 def main():

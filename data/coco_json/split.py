@@ -12,8 +12,8 @@ from rkd_jax.records import schema
 
 
 @dataclasses.dataclass(frozen=True)
-class AnnotatedSplit:
-  """A `making.Split` of images and objects of an annotation file.
+class AnnotatedSplit(making.Split):
+  """Images and objects of an annotation file.
 
   Attributes:
     content: what its JSON says.
@@ -67,10 +67,6 @@ class AnnotatedSplit:
     kept = (image.classes[self.keep(image)] for image in self.images)
     return making.image_counts(kept, len(self.class_names))
 
-  def first(self, limit: int) -> "AnnotatedSplit":
-    """As `making.Split`."""
-    return dataclasses.replace(self, images=self.images[:limit])
-
   def describe(self, name: str) -> list[str]:
     """Counts, what was repaired, and which classes the validation lacks."""
     counts = self.num_boxes()
@@ -85,9 +81,6 @@ class AnnotatedSplit:
     if name == "validation" and missing:
       lines.append(f"{name}: no box of {len(missing)} classes: {missing[:20]}")
     return lines
-
-  def __len__(self) -> int:
-    return len(self.images)
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[making.Entry]:
     """As `making.Split`; an image of another size than the JSON says is an error, too."""

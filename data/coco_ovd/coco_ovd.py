@@ -11,10 +11,6 @@ and as image-level labels the classes (of all 80) that the captions name.  `vali
 images with a box of the 65 base and novel classes, and those boxes.  The 80 classes keep their
 order.  Base and RKD train on the records with boxes (`data.box.records="boxes"`), ILS also on
 those with labels (`data.image.records`).
-
-What frozen teachers say of `train` (`rkd_jax.precompute`) stays in a folder of its own, which
-training joins when it reads (`config.data.teachers`).
-Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
 import os

@@ -26,7 +26,6 @@ The columns of the classifier are then the random classes in image steps, the ba
 classes in evaluation, and the projection learns from both.  Pseudo boxes are those that
 `rkd_jax.precompute --pseudo_box_threshold=0` wrote to FOLDER; image ids are made as in
 data.imagenet_lvis.
-Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
 import os
@@ -163,7 +162,7 @@ def _make(annotations: str | None, names: str | None, **settings: Any) -> Imagen
 
 def main():
   """Command line of the module's docstring."""
-  parser = builder.argument_parser(__doc__)
+  parser = builder.argument_parser(__doc__, beam=True)
   parser.add_argument("--imagenet", required=True, help="folder of nXXXXXXXX/ or nXXXXXXXX.tar")
   parser.add_argument("--wordnet", required=True, help="dict/data.noun of WordNet 3.0")
   vocabulary = parser.add_mutually_exclusive_group(required=True)
@@ -171,7 +170,6 @@ def main():
   vocabulary.add_argument("--names", help="the same separated by commas, or @FILE")
   parser.add_argument("--classes", type=int, help=f"default: {_TIMES} times the vocabulary")
   parser.add_argument("--seed", type=int, default=0)
-  builder.add_beam(parser)
   builder.run(parser, _make)
 
 

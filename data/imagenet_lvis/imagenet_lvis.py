@@ -16,7 +16,6 @@ boxes (`data.image.name`), which `rkd_jax.precompute --pseudo_box_threshold=0` m
 (`data.image.teachers`).  Image ids are
 the number of the synset * 10**7 + the number in the file name: n01440764_10026.JPEG is
 14407640010026.
-Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
 import os
@@ -117,11 +116,10 @@ def _missing(what: str, numbers: list[int], names: tuple[str, ...]) -> str:
 
 def main():
   """Command line of the module's docstring."""
-  parser = builder.argument_parser(__doc__)
+  parser = builder.argument_parser(__doc__, beam=True)
   parser.add_argument("--lvis", required=True, help="folder of lvis_v1_val.json")
   parser.add_argument("--imagenet", required=True, help="folder of nXXXXXXXX/ or nXXXXXXXX.tar")
   parser.add_argument("--wordnet", required=True, help="dict/index.noun of WordNet 3.0")
-  builder.add_beam(parser)
   builder.run(parser, ImagenetLvis)
 
 

@@ -6,7 +6,6 @@ of an image is the synset's number * 10**7 + NUMBER.  At no time is more than th
 one synset and one image in memory.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -20,7 +19,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from rkd_jax.data.imagenet_lvis.wordnet import wnid
-from rkd_jax.data.making import Entry, Place
+from rkd_jax.data.making import Entry, Place, Split
 
 # Of an image within its synset.
 _NUMBERS = 10**7
@@ -121,36 +120,24 @@ def _in_folder(path: Path) -> Iterator[tuple[str, Place]]:
 def _archived(path: Path) -> Iterator[tuple[str, Place]]:
   """Names and places of the files of an archive, in one walk through it."""
   end = 0
-  with contextlib.ExitStack() as stack:
-    with _named_errors(path):
-      archive = stack.enter_context(tarfile.open(path, "r:"))
-    members = iter(archive)
-    while True:
-      with _named_errors(path):
-        member = next(members, None)
-      if member is None:
-        break
-      end = member.offset_data
-      if member.isfile() and not member.issparse():
-        end += -(-member.size // _BLOCK) * _BLOCK
-        name = member.name.rpartition("/")[2]
-        if not name.startswith("."):
-          yield name, Place(path, member.offset_data, member.size)
-      elif not member.isdir():
-        raise ValueError(f"{path}: {member.name!r} is neither a file nor a folder: remove it.")
+  try:
+    with tarfile.open(path, "r:") as archive:
+      for member in archive:
+        end = member.offset_data
+        if member.isfile() and not member.issparse():
+          end += -(-member.size // _BLOCK) * _BLOCK
+          name = member.name.rpartition("/")[2]
+          if not name.startswith("."):
+            yield name, Place(path, member.offset_data, member.size)
+        elif not member.isdir():
+          raise ValueError(f"{path}: {member.name!r} is neither a file nor a folder: remove it.")
+  except (tarfile.TarError, OSError) as error:
+    raise _damaged(path, str(error)) from error
   # tarfile takes a header that is cut off or damaged for the end, which is a block of zeros.
   with path.open("rb") as file:
     file.seek(end)
     if file.read(_BLOCK) != bytes(_BLOCK):
       raise _damaged(path, f"it has no end behind its first {end} bytes")
-
-
-@contextlib.contextmanager
-def _named_errors(path: Path):
-  try:
-    yield
-  except (tarfile.TarError, OSError) as error:
-    raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
@@ -166,8 +153,8 @@ def count_images(folder: str | os.PathLike, synsets: Sequence[Synset]) -> dict[i
 
 
 @dataclasses.dataclass(frozen=True)
-class SynsetSplit:
-  """A `making.Split` of whole synsets: images with the class of their synset, no boxes.
+class SynsetSplit(Split):
+  """Whole synsets: images with the class of their synset, no boxes.
 
   Attributes:
     source: the folder of ImageNet-21K.
@@ -185,9 +172,6 @@ class SynsetSplit:
   counts: Mapping[int, int]
   limit: int | None = None
 
-  has_polygons = False
-  federated = False
-
   def checksum(self) -> str:
     """A short checksum of which synsets there are and how many images they have."""
     lines = "".join(f"{wnid(offset)} {count}\n" for offset, count in self.counts.items())
@@ -204,9 +188,6 @@ class SynsetSplit:
     if empty:
       lines.append(f"{name}: {len(empty)} synsets without images: {list(map(wnid, empty[:20]))}")
     return lines
-
-  def image_counts(self) -> None:
-    """No image has a box."""
 
   def first(self, limit: int) -> "SynsetSplit":
     """As `making.Split`."""

@@ -7,7 +7,7 @@ synsets of each lemma by sense.  The formats are those of WordNet's manual page 
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -17,19 +17,12 @@ def load_senses(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
   Raises:
     ValueError: missing, or another file.
   """
-  senses = {}
-  for number, fields in _lines(path, "index.noun"):
-    try:
-      lemma, part, count, pointers = fields[0], fields[1], int(fields[2]), int(fields[3])
-      offsets = tuple(int(field) for field in fields[6 + pointers :])
-    except (IndexError, ValueError):
-      part, count, offsets = "", 0, ()
-    if part != "n" or len(offsets) != count or not count:
-      raise _other_file(path, "index.noun", number)
-    senses[lemma] = offsets
-  if not senses:
-    raise _other_file(path, "index.noun", 1)
-  return senses
+
+  def read(fields: list[str]) -> tuple:
+    offsets = fields[6 + int(fields[3]) :]
+    return fields[0], fields[1], int(fields[2]), tuple(map(int, offsets))
+
+  return _read(path, "index.noun", read)
 
 
 def load_lemmas(path: str | os.PathLike) -> dict[int, tuple[str, ...]]:
@@ -38,19 +31,12 @@ def load_lemmas(path: str | os.PathLike) -> dict[int, tuple[str, ...]]:
   Raises:
     ValueError: missing, or another file.
   """
-  lemmas = {}
-  for number, fields in _lines(path, "data.noun"):
-    try:
-      offset, part, count = int(fields[0]), fields[2], int(fields[3], 16)
-      words = tuple(fields[4 : 4 + 2 * count : 2])
-    except (IndexError, ValueError):
-      part, count, words = "", 0, ()
-    if part != "n" or len(words) != count or not count:
-      raise _other_file(path, "data.noun", number)
-    lemmas[offset] = words
-  if not lemmas:
-    raise _other_file(path, "data.noun", 1)
-  return lemmas
+
+  def read(fields: list[str]) -> tuple:
+    count = int(fields[3], 16)
+    return int(fields[0]), fields[2], count, tuple(fields[4 : 4 + 2 * count : 2])
+
+  return _read(path, "data.noun", read)
 
 
 def offset_of(synset: str, senses: Mapping[str, tuple[int, ...]]) -> int | None:
@@ -72,8 +58,11 @@ def wnid(offset: int) -> str:
   return f"n{offset:08d}"
 
 
-def _lines(path: str | os.PathLike, name: str) -> Iterator[tuple[int, list[str]]]:
-  """Number and fields of each line behind the licence, whose lines begin with two spaces."""
+def _read(path: str | os.PathLike, name: str, read: Callable[[list[str]], tuple]) -> dict:
+  """Key -> values, from the lines behind the licence, whose lines begin with two spaces.
+
+  `read` makes of a line's fields its key, part of speech, number of values, and values.
+  """
   try:
     text = Path(path).read_text("utf-8")
   except OSError as error:
@@ -82,9 +71,20 @@ def _lines(path: str | os.PathLike, name: str) -> Iterator[tuple[int, list[str]]
     ) from error
   except UnicodeDecodeError:
     raise _other_file(path, name, 1) from None
+  found = {}
   for number, line in enumerate(text.splitlines(), start=1):
-    if line.strip() and not line.startswith("  "):
-      yield number, line.split()
+    if not line.strip() or line.startswith("  "):
+      continue
+    try:
+      key, part, count, values = read(line.split())
+    except (IndexError, ValueError):
+      raise _other_file(path, name, number) from None
+    if part != "n" or len(values) != count or not count:
+      raise _other_file(path, name, number)
+    found[key] = values
+  if not found:
+    raise _other_file(path, name, 1)
+  return found
 
 
 def _other_file(path: str | os.PathLike, name: str, number: int) -> ValueError:

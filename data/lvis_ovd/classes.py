@@ -46,7 +46,7 @@ def load_synsets(json_path: str | os.PathLike) -> tuple[LvisClasses, tuple[str, 
   Raises:
     ValueError: missing or malformed file, a category without frequency or synset.
   """
-  entries = category_names.load_category_entries(json_path)
+  entries = list(category_names.load_categories(json_path).values())
   for entry in entries:
     if not isinstance(entry.get("synset"), str):
       raise ValueError(

@@ -10,10 +10,6 @@ Split `train` keeps the boxes and polygons of the 866 frequent and common classe
 those of all 1203; the 337 rare ones are novel.  Both keep which classes LVIS looked for in vain
 in an image and which it did not annotate exhaustively, for its federated evaluation.  The number
 of training images of each class, 0 for the rare, is stored for the federated loss.
-
-What frozen teachers say of `train` (`rkd_jax.precompute`) stays in a folder of its own, which
-training joins when it reads (`config.data.teachers`).
-Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
 import os

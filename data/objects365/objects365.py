@@ -16,7 +16,6 @@ which text embeddings feel.  They are kept as they are, unless --name_fixes has 
       --config.class_embeddings=F.npz --config.evaluation.protocol=coco
 
 then evaluates a detector by text embeddings F of these classes.
-Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
 import csv

@@ -24,7 +24,6 @@ those they verified not to be there its `negative_labels`.
 
 then evaluates a detector by text embeddings F of these classes and the challenge's rules
 (`rkd_jax.evaluation.open_images`).
-Everything is checked before it is stored; --dry_run checks and stores nothing.
 """
 
 import dataclasses
@@ -46,8 +45,8 @@ LABELS_CSV = "challenge-2019-validation-detection-human-imagelabels.csv"
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenImagesSplit:
-  """A `making.Split` of images of Open Images.
+class OpenImagesSplit(making.Split):
+  """Images of Open Images.
 
   Attributes:
     folder: of the images.
@@ -61,7 +60,6 @@ class OpenImagesSplit:
   images: Sequence[files.AnnotatedImage]
   num_empty: int = 0
 
-  has_polygons = False
   federated = True
 
   def describe(self, name: str) -> list[str]:
@@ -80,17 +78,10 @@ class OpenImagesSplit:
     """As `making.Split`."""
     return making.image_counts((image.classes for image in self.images), len(self.class_names))
 
-  def first(self, limit: int) -> "OpenImagesSplit":
-    """As `making.Split`."""
-    return dataclasses.replace(self, images=self.images[:limit])
-
   @property
   def source(self) -> str:
     """The folder."""
     return str(self.folder)
-
-  def __len__(self) -> int:
-    return len(self.images)
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[making.Entry]:
     """As `making.Split`."""

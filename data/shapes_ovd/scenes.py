@@ -9,9 +9,7 @@ are.  Boxes bound the *visible* pixels, as annotators draw them.
 import dataclasses
 import functools
 import hashlib
-import io
 import math
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -90,27 +88,6 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
   mentioned = rng.permutation(nameable)[:count].astype(int)
   caption = _caption(rng, mentioned)
   return Scene(_photograph(rng, canvas), boxes, classes, visible, owners, (caption,))
-
-
-def encoded_scene(task: tuple[int, str, int]) -> dict[str, Any]:
-  """Scene (seed, split, index) as arguments of `schema.encode_record`, to pass between processes.
-
-  The image is a JPEG, `areas` are visible pixels.
-  """
-  scene = make_scene(*task)
-  buffer = io.BytesIO()
-  # As photographs are stored; a PNG of these noisy scenes takes ten times as long to write.
-  Image.fromarray(scene.image).save(buffer, format="JPEG", quality=92, subsampling=0)
-  areas = np.bincount(scene.owners.ravel(), minlength=len(scene.classes) + 1)[1:]
-  return {
-    "image": buffer.getvalue(),
-    "height": scene.image.shape[0],
-    "width": scene.image.shape[1],
-    "boxes": scene.boxes,
-    "classes": scene.classes,
-    "areas": areas.astype(np.float32),
-    "captions": scene.captions,
-  }
 
 
 def fingerprint(seed: int) -> str:

@@ -5,7 +5,7 @@ Also where two trees of it differ.
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,20 @@ def required(entry: Any, keys: Sequence[str], where: str) -> list:
   return [entry[key] for key in keys]
 
 
-def entries(content: Any, key: str, path: Path) -> list:
-  """The list that an object has under `key`."""
+def entries(
+  content: Any, key: str, path: str | os.PathLike, keys: Sequence[str]
+) -> Iterator[tuple[str, Any, list]]:
+  """The entries of the list that an object has under `key`.
+
+  Yields:
+    Where the entry stands, for messages, the entry, and its values of `keys`, which it must have.
+  """
   (value,) = required(content, (key,), f"{path}")
   if not isinstance(value, list):
     raise ValueError(f"{path}: {key!r} is a {type(value).__name__}, COCO format has a list.")
-  return value
+  for number, entry in enumerate(value):
+    where = f"{path}: {key}[{number}]"
+    yield where, entry, required(entry, keys, where)
 
 
 def integer(value: Any, name: str, where: str, low: int = 0, high: int = 2**63 - 1) -> int:

@@ -42,7 +42,10 @@ class _Loader:
     except ValueError as error:
       if not self._skip:
         raise
-      self._note_bad(index, error)
+      with self._lock:
+        if index not in self._bad:
+          self._bad.add(index)
+          logging.warning("Skipped bad image (%d so far): %s", len(self._bad), error)
       return record, None
     if self._cache is not None:
       size = self._spec.fixed_size((record.height, record.width))
@@ -51,12 +54,6 @@ class _Loader:
       record = dataclasses.replace(record, image=b"")
       self._cache[index] = record, image
     return record, image
-
-  def _note_bad(self, index: int, error: ValueError):
-    with self._lock:
-      if index not in self._bad:
-        self._bad.add(index)
-        logging.warning("Skipped bad image (%d so far): %s", len(self._bad), error)
 
   def example(
     self, index: int, spec: BatchSpec, rng: np.random.Generator | None, out: Canvas

@@ -34,10 +34,6 @@ class Repeats:
     if not (np.isfinite(self.factors).all() and (self.factors > 0).all()):
       raise ValueError("Repeat factors must be finite and positive.")
 
-  def take(self, positions: Int[np.ndarray, "k"]) -> "Repeats":
-    """Those of some of the records."""
-    return Repeats(self.factors[positions], self.form)
-
   @functools.cached_property
   def cumulative(self) -> Float[np.ndarray, "n"]:
     """Share of the draws that go to the records up to each; ends at 1."""
@@ -247,15 +243,13 @@ class Sampler:
       if kind not in self.standing:
         streams[kind] = (_Stream(self.seed, kind, self.sizes[kind][0], own),)
         continue
-      streams[kind] = tuple(
-        self._part(f"{name} {kind}", np.flatnonzero(self.standing[kind] == stands), own)
-        for name, stands in (("lying", False), ("standing", True))
-      )
+      parts = []
+      for name, stands in (("lying", False), ("standing", True)):
+        records = np.flatnonzero(self.standing[kind] == stands)
+        theirs = own and dataclasses.replace(own, factors=own.factors[records])
+        parts.append(_Stream(self.seed, f"{name} {kind}", len(records), theirs, records))
+      streams[kind] = tuple(parts)
     return streams
-
-  def _part(self, name: str, records: Int[np.ndarray, "n"], own: Repeats | None) -> _Stream:
-    own = None if own is None else own.take(records)
-    return _Stream(self.seed, name, len(records), own, records)
 
   @functools.cached_property
   def _shares(self) -> dict[str, tuple[int, int]]:

@@ -62,12 +62,6 @@ def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: int) -> Float[np.ndarray,
   return np.stack([width - x2, y1, width - x1, y2], axis=-1)
 
 
-def clip_boxes(boxes: Float[np.ndarray, "n 4"], size: Size) -> Float[np.ndarray, "n 4"]:
-  """Cuts boxes at the border of an image."""
-  height, width = size
-  return np.clip(boxes, 0, np.array([width, height, width, height]))
-
-
 def nonempty(boxes: Float[np.ndarray, "n 4"]) -> Bool[np.ndarray, "n"]:
   """Boxes with an area; as in detectron2 a side of at most 1e-5 pixels counts as none."""
   return np.all((boxes[:, 2:] - boxes[:, :2]) > 1e-5, axis=-1)
@@ -88,10 +82,11 @@ class View:
 
   def boxes(self, boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
     """Boxes of the original picture in the view, clipped to it (float64 inside, float32 out)."""
+    height, width = self.size
     moved = scale_boxes(np.asarray(boxes, np.float64).reshape(-1, 4), self.original, self.size)
     if self.flip:
-      moved = flip_boxes(moved, self.size[1])
-    return clip_boxes(moved, self.size).astype(np.float32)
+      moved = flip_boxes(moved, width)
+    return np.clip(moved, 0, np.array([width, height, width, height])).astype(np.float32)
 
   def polygons(self, polygons: Sequence[Float[np.ndarray, "_ 2"]]) -> list[np.ndarray]:
     """Polygons (XY) of the original picture in the view, not clipped (float64)."""

@@ -10,46 +10,37 @@ from typing import Any
 from rkd_jax.files import json_checks as checks
 
 
-def names_by_id(content: Any, path: Path) -> dict[int, str]:
-  """Category id -> class name, ascending, of a file's content."""
-  names = {}
-  for number, entry in enumerate(checks.entries(content, "categories", path)):
-    where = f"{path}: categories[{number}]"
-    category_id, name = checks.required(entry, ("id", "name"), where)
+def categories_by_id(content: Any, path: Path) -> dict[int, Mapping[str, Any]]:
+  """Category id -> entry of 'categories', ascending, of a file's content."""
+  found, names, keys = {}, set(), ("id", "name")
+  for where, entry, (category_id, name) in checks.entries(content, "categories", path, keys):
     if not isinstance(name, str) or not name:
       raise ValueError(f"{where}: name is {name!r}, expected a text.")
-    checks.unseen(checks.integer(category_id, "id", where), names, "category id", path)
-    checks.unseen(name, names.values(), "category name", path)
-    names[category_id] = name
-  if not names:
+    checks.unseen(checks.integer(category_id, "id", where), found, "category id", path)
+    checks.unseen(name, names, "category name", path)
+    names.add(name)
+    found[category_id] = entry
+  if not found:
     raise ValueError(f"{path}: 'categories' is empty: list at least one class.")
-  return dict(sorted(names.items()))
+  return dict(sorted(found.items()))
 
 
-def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
-  """Class names by ascending category id, of a COCO JSON or of a bare list of its categories.
+def load_categories(json_path: str | os.PathLike) -> dict[int, Mapping[str, Any]]:
+  """Category id -> entry, ascending, of a COCO JSON or of a bare list of its categories.
 
   Such lists are the category-info files of LVIS.
 
   Raises:
     ValueError: missing or malformed file, no categories, or one that occurs twice.
   """
-  return tuple(load_categories(json_path).values())
-
-
-def load_categories(json_path: str | os.PathLike) -> dict[int, str]:
-  """Category id -> class name, ascending; files and errors as for `load_class_names`."""
   path = Path(json_path)
-  return names_by_id(_category_list(path), path)
+  content = checks.read_json(path)
+  return categories_by_id({"categories": content} if isinstance(content, list) else content, path)
 
 
-def load_category_entries(json_path: str | os.PathLike) -> tuple[Mapping[str, Any], ...]:
-  """The whole entries of 'categories' by ascending id; else as for `load_class_names`."""
-  path = Path(json_path)
-  content = _category_list(path)
-  order = names_by_id(content, path)
-  by_id = {entry["id"]: entry for entry in content["categories"]}
-  return tuple(by_id[category_id] for category_id in order)
+def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
+  """Class names by ascending category id; files and errors as for `load_categories`."""
+  return tuple(entry["name"] for entry in load_categories(json_path).values())
 
 
 def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
@@ -58,20 +49,12 @@ def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
   Raises:
     ValueError: as `load_class_names`, or a category has none.
   """
-  path = Path(json_path)
-  content = _category_list(path)
-  order = list(names_by_id(content, path))
-  synonyms = {}
-  for entry in content["categories"]:
-    names = entry.get("synonyms")
-    where = f"{path}: category {entry['id']} ({entry['name']})"
-    synonyms[entry["id"]] = checks.texts(names, f"{where}: 'synonyms'")
-  return tuple(synonyms[category_id] for category_id in order)
-
-
-def _category_list(path: Path) -> Any:
-  content = checks.read_json(path)
-  return {"categories": content} if isinstance(content, list) else content
+  return tuple(
+    checks.texts(
+      entry.get("synonyms"), f"{json_path}: category {number} ({entry['name']}): 'synonyms'"
+    )
+    for number, entry in load_categories(json_path).items()
+  )
 
 
 def check_names(names: Sequence[str], class_names: Sequence[str], where: str):

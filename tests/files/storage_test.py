@@ -13,6 +13,7 @@ import tiny_coco
 from etils import epath
 from made_records import digest
 
+from rkd_jax.data import builder
 from rkd_jax.data.coco_json import coco_json
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.files import storage
@@ -196,7 +197,7 @@ def _assert_taught(folder, split, ids):
 def test_data_sets_of_both_stages_are_built_and_read(store, remote, tmp_path):
   local = tmp_path / "local"
   for root in (local, remote):
-    shapes_ovd.build(f"{root}/data", sizes=SIZES, workers=1)
+    builder.prepare(shapes_ovd.ShapesOvd(data_dir=f"{root}/data", sizes=SIZES, workers=1))
     scenes = open_source(f"{root}/data", "shapes_ovd/scenes", "train_boxes")
     ids = [record.image_id for record in scenes]
     _teach(f"{root}/teachers", "train_boxes", ids)
@@ -215,7 +216,7 @@ def test_data_sets_of_both_stages_are_built_and_read(store, remote, tmp_path):
 
 
 def test_another_machine_copies_the_split_it_reads(store, remote, tmp_path, monkeypatch):
-  shapes_ovd.build(remote, sizes=SIZES, workers=1)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=remote, sizes=SIZES, workers=1))
   monkeypatch.setenv("RKD_JAX_CACHE", str(tmp_path / "other"))
   store.opened.clear()
   assert len(open_source(remote, "shapes_ovd/scenes", "tune").index) == SIZES["tune"]
@@ -228,12 +229,12 @@ def test_another_machine_copies_the_split_it_reads(store, remote, tmp_path, monk
 
 
 def test_a_data_set_that_is_there_is_kept_or_refused(store, remote):
-  shapes_ovd.build(remote, sizes=SIZES, workers=1)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=remote, sizes=SIZES, workers=1))
   store.opened.clear()
-  shapes_ovd.build(remote, sizes=SIZES, workers=1)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=remote, sizes=SIZES, workers=1))
   assert {mode for _, mode in store.opened} == {"r"}
   with pytest.raises(ValueError, match=rf"{remote}/shapes_ovd.*seed is 0, asked for 1"):
-    shapes_ovd.build(remote, sizes=SIZES, workers=1, seed=1)
+    builder.prepare(shapes_ovd.ShapesOvd(data_dir=remote, sizes=SIZES, workers=1, seed=1))
 
 
 def test_a_build_that_could_not_be_sent_is_sent_later(store, remote, monkeypatch):
@@ -248,11 +249,11 @@ def test_a_build_that_could_not_be_sent_is_sent_later(store, remote, monkeypatch
   with monkeypatch.context() as patch:
     patch.setattr(storage, "_copy", broken)
     with pytest.raises(ConnectionError):
-      shapes_ovd.build(remote, **settings)
+      builder.prepare(shapes_ovd.ShapesOvd(data_dir=remote, **settings))
   with pytest.raises(ValueError, match="no data set"):
     open_source(remote, "shapes_ovd/scenes", "tune")
   monkeypatch.setattr(shapes_ovd.ShapesOvd, "download_and_prepare", None)  # not built again
-  shapes_ovd.build(remote, **settings)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=remote, **settings))
   assert len(open_source(remote, "shapes_ovd/scenes", "tune")) == 1
 
 
@@ -260,7 +261,7 @@ def test_training_and_evaluation_read_the_same_batches(remote, tmp_path):
   tiny_coco.build_data(tmp_path)
   files = coco_json.Files(tmp_path / "coco.json", tmp_path / "images")
   built = dict(train=files, validation=files, novel=[tiny_coco.NAMES[-1]])
-  coco_json.build(f"{remote}/data", **built)
+  builder.prepare(coco_json.CocoJson(data_dir=f"{remote}/data", **built))
   rows, names, template = class_embeddings.load(tmp_path / "class_embeddings.npz")
   for ending in ("npz", "npy"):
     class_embeddings.save(f"{remote}/classes.{ending}", names, template, rows)

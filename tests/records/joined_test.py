@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from made_results import DIM, results
 
+from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.records import index as index_lib
 from rkd_jax.records.joined import join
@@ -19,7 +20,9 @@ NAME = "shapes_ovd/scenes"
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp("data")
-  shapes_ovd.build(path, sizes={"train_images": 6, "tune": 2}, workers=1)
+  builder.prepare(
+    shapes_ovd.ShapesOvd(data_dir=path, sizes={"train_images": 6, "tune": 2}, workers=1)
+  )
   return path
 
 
@@ -112,7 +115,9 @@ def test_results_of_other_image_ids_are_foreign(source, data_dir, tmp_path, skip
 
 @pytest.mark.parametrize("skip_missing", [False, True])
 def test_results_of_other_images_with_the_same_ids_are_foreign(source, tmp_path, skip_missing):
-  shapes_ovd.build(tmp_path / "data", sizes={"train_images": 4}, seed=1, workers=1)
+  builder.prepare(
+    shapes_ovd.ShapesOvd(data_dir=tmp_path / "data", sizes={"train_images": 4}, seed=1, workers=1)
+  )
   other = open_source(tmp_path / "data", NAME, "train_images")
   with pytest.raises(
     ValueError,
@@ -153,7 +158,9 @@ def test_results_that_are_not_there_or_not_complete_are_named(source, tmp_path):
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_an_index_of_an_earlier_version_gets_image_ids_once(tmp_path, monkeypatch, writable):
-  shapes_ovd.build(tmp_path / "data", sizes={"train_images": 3}, workers=1)
+  builder.prepare(
+    shapes_ovd.ShapesOvd(data_dir=tmp_path / "data", sizes={"train_images": 3}, workers=1)
+  )
   source = open_source(tmp_path / "data", NAME, "train_images")
   folder = _teach(tmp_path / "teachers", source)
   (built,) = tmp_path.glob("data/shapes_ovd/scenes/*")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.records import sources
 
@@ -15,7 +16,7 @@ from rkd_jax.records import sources
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp("data")
-  shapes_ovd.build(path, sizes={"tune": 12, "clip": 2})
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=path, sizes={"tune": 12, "clip": 2}))
   return path
 
 

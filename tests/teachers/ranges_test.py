@@ -8,6 +8,7 @@ import pytest
 import tiny_clip
 
 from rkd_jax import precompute, records
+from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
@@ -69,7 +70,9 @@ def test_a_part_of_a_larger_size_replaces_none_of_those_before(tmp_path):
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
   root = tmp_path_factory.mktemp("data")
-  shapes_ovd.build(root / "data", sizes={"train_images": IMAGES}, workers=1)
+  builder.prepare(
+    shapes_ovd.ShapesOvd(data_dir=root / "data", sizes={"train_images": IMAGES}, workers=1)
+  )
   source = open_source(root / "data", "shapes_ovd/scenes", "train_images")
   texts = [f"a photo of a {name}" for name in source.class_names]
   clip = tiny_clip.write_run(tmp_path_factory.mktemp("clip"), texts)

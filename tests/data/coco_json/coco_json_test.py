@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from coco_files import CONTENT, HEIGHT, SQUARE, WIDTH, jpeg, write_segmentations
 
+from rkd_jax.data import builder
 from rkd_jax.data.coco_json import coco_json
 from rkd_jax.data.coco_json.coco_json import Files
 from rkd_jax.records import index as index_lib
@@ -27,7 +28,7 @@ def _files(folder, **more):
 def _build(folder, **settings):
   both = {"train": _files(folder), "validation": _files(folder)}
   lists = {"base": ("cat", "dog"), "novel": ("red fox",)}
-  return coco_json.build(folder / "built", **(both | lists | settings))
+  return builder.prepare(coco_json.CocoJson(data_dir=folder / "built", **(both | lists | settings)))
 
 
 def test_training_keeps_base_boxes_and_validation_keeps_novel_ones_too(folder):

@@ -48,8 +48,8 @@ def test_the_draw_depends_on_the_seed(root):
     return _make(root, vocabulary=("emu",), classes=3, seed=seed)
 
   draws = [draw(seed) for seed in range(20)]
-  synsets = [made.settings()["synsets"] for made in draws]
-  assert synsets == [draw(seed).settings()["synsets"] for seed in range(20)]
+  synsets = [made.settings["synsets"] for made in draws]
+  assert synsets == [draw(seed).settings["synsets"] for seed in range(20)]
   assert all(own == sorted(own) for own in synsets)
   # Of both bats one has no images; both cranes are drawn, but never together.
   sets = {frozenset(made.splits["train"].class_names) for made in draws}

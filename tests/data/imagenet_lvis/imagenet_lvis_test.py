@@ -207,7 +207,7 @@ def test_labels_become_pseudo_boxes_and_they_become_image_batches(root):
   rng = np.random.default_rng(0)
   batch = examples.collate(
     [
-      examples.image_example(r, decode_image(r), spec, rng)
+      examples.detector_example(r, decode_image(r), spec, rng)
       for r in map(source.__getitem__, range(5))
     ]
   )

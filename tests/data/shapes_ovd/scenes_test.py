@@ -1,8 +1,5 @@
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from rkd_jax.data.shapes_ovd import scenes, vocabulary
 
@@ -102,17 +99,6 @@ def test_clip_captions_name_the_subjects_of_all_80_classes(clip_scenes):
     for c in scene.classes:
       assert vocabulary.CLASS_NAMES[c] in scene.captions[0]
   assert classes == set(range(80))
-
-
-def test_encoded_scene_keeps_the_pixels_and_the_visible_areas():
-  scene = scenes.make_scene(0, "tune", 1)
-  encoded = scenes.encoded_scene((0, "tune", 1))
-  stored = np.asarray(Image.open(io.BytesIO(encoded["image"]))).astype(float)
-  assert stored.shape == scene.image.shape
-  assert np.abs(stored - scene.image).mean() < 4
-  np.testing.assert_array_equal(
-    encoded["areas"], [np.sum(scene.owners == k + 1) for k in range(len(scene.classes))]
-  )
 
 
 def test_fingerprint_depends_on_the_seed():

@@ -1,7 +1,10 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from rkd_jax.data import making
+from rkd_jax.data import builder, making
 from rkd_jax.data.shapes_ovd import scenes, shapes_ovd, vocabulary
 from rkd_jax.records import sources
 
@@ -11,7 +14,7 @@ SIZES = {"clip": 6, "train_boxes": 12, "train_images": 10, "tune": 4, "validatio
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   path = tmp_path_factory.mktemp("data")
-  shapes_ovd.build(path, sizes=SIZES, workers=1)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=path, sizes=SIZES, workers=1))
   return path
 
 
@@ -38,6 +41,17 @@ def test_records_come_back_as_the_scenes_were_made(data_dir):
 
 def _class_name(c):
   return vocabulary.CLASS_NAMES[c]
+
+
+def test_a_scene_keeps_its_pixels_and_the_visible_areas():
+  scene = scenes.make_scene(0, "tune", 1)
+  fields = shapes_ovd.SceneEntry(0, "tune", 1).load()
+  stored = np.asarray(Image.open(io.BytesIO(fields["image"]))).astype(float)
+  assert stored.shape == scene.image.shape
+  assert np.abs(stored - scene.image).mean() < 4
+  seen = [np.sum(scene.owners == k + 1) for k in range(len(scene.classes))]
+  annotated = [name not in vocabulary.OTHER for name in map(_class_name, scene.classes)]
+  np.testing.assert_array_equal(fields["areas"], np.array(seen)[annotated])
 
 
 def test_image_ids_are_unique_over_all_splits(data_dir):
@@ -74,7 +88,7 @@ def test_metadata_reaches_the_reader(data_dir):
 
 def test_number_of_workers_changes_nothing(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(making, "WORTH_A_POOL", 1)
-  shapes_ovd.build(tmp_path, sizes=SIZES, workers=2)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=tmp_path, sizes=SIZES, workers=2))
   for split in SIZES:
     for one, many in zip(_records(data_dir, split), _records(tmp_path, split), strict=True):
       assert one.image == many.image
@@ -84,7 +98,7 @@ def test_number_of_workers_changes_nothing(data_dir, tmp_path, monkeypatch):
 def test_building_twice_with_the_same_settings_reuses(data_dir):
   (shard,) = data_dir.glob("shapes_ovd/scenes/*/*tune.array_record*")
   before = shard.stat().st_mtime_ns
-  shapes_ovd.build(data_dir, sizes=SIZES)
+  builder.prepare(shapes_ovd.ShapesOvd(data_dir=data_dir, sizes=SIZES))
   assert shard.stat().st_mtime_ns == before
 
 
@@ -97,13 +111,13 @@ def test_building_twice_with_the_same_settings_reuses(data_dir):
 )
 def test_other_settings_are_refused_and_named(data_dir, change, message):
   with pytest.raises(ValueError, match=message):
-    shapes_ovd.build(data_dir, **{"sizes": SIZES, **change})
+    builder.prepare(shapes_ovd.ShapesOvd(data_dir=data_dir, **{"sizes": SIZES, **change}))
 
 
 @pytest.mark.parametrize("sizes", [{"train": 5}, {"tune": 0}])
 def test_wrong_sizes_are_refused(tmp_path, sizes):
   with pytest.raises(ValueError, match=r"sizes: .* positive number of scenes .*train_boxes"):
-    shapes_ovd.build(tmp_path, sizes=sizes)
+    builder.prepare(shapes_ovd.ShapesOvd(data_dir=tmp_path, sizes=sizes))
 
 
 def test_sizes_at_scales_every_split():
