@@ -281,7 +281,8 @@ def detector_example(
   if spec.kind == "eval":
     return batch
   box = spec.kind == "box"
-  return batch.replace(
+  return dataclasses.replace(
+    batch,
     ground_truth=_ground_truth(record, view, spec) if box else None,
     regions=_regions(record, view, spec),
     pseudo_boxes=None if box else _pseudo_boxes(record, view, spec.max_labels),
