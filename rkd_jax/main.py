@@ -10,7 +10,6 @@ line.  Training resumes from the newest checkpoint in the workdir by itself.
 
 import json
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -20,13 +19,10 @@ from rkd_jax.train.train import train
 
 
 def main(given: flags.FlagValues) -> None:
-  config = given.config
-  if config.compilation_cache:
-    jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
   if given.mode == "train":
-    train(config, given.workdir)
+    train(given.config, given.workdir)
   else:
-    print(json.dumps(evaluate(config, given.workdir), indent=2))
+    print(json.dumps(evaluate(given.config, given.workdir), indent=2))
 
 
 def define_flags() -> None:
