@@ -55,7 +55,6 @@ METHODS = {
 DEMO_STAGES = ("base", "rkd", "rkd_ils_weight_transfer")
 ABLATION_STAGES = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_longer")
 RKD_SPLITS = ("train_boxes", "train_images")
-METRICS = ("AP50_novel", "AP50_base", "AP50_all")
 CURVES = ("loss", "cls", "box", "rpn_cls", "rkd_l1", "rkd_irm", "pms")
 NUM_PICTURES = 6
 
@@ -215,12 +214,12 @@ def write_results(root: str, results: dict[str, list[dict]], ablation: bool) -> 
           "spread": float(np.std([run[metric] for run in runs], ddof=1)) if len(runs) > 1 else None,
           "median": float(np.median([run[metric] for run in runs])),
         }
-        for metric in METRICS
+        for metric in report.METRICS
       }
       for stage, runs in results.items()
     }
   else:
-    content = {stage: {m: runs[0][m] for m in METRICS} for stage, runs in results.items()}
+    content = {stage: {m: runs[0][m] for m in report.METRICS} for stage, runs in results.items()}
   file = epath.Path(root) / ("ablation.json" if ablation else "results.json")
   file.write_text(json.dumps(content, indent=2) + "\n")
   return rows
@@ -237,7 +236,7 @@ def main(given: flags.FlagValues) -> None:
     for stage in stages:
       with clock(f"{METHODS[stage]}, seed {seed}"):
         results[stage].append(run_stage(root, stage, seed))
-        print({m: round(results[stage][-1][m], 1) for m in METRICS})
+        print({m: round(results[stage][-1][m], 1) for m in report.METRICS})
   with clock("report"):
     rows = write_results(root, results, given.ablation)
     source = open_source(f"{root}/data", "shapes_ovd/scenes", "validation")

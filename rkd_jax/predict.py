@@ -22,6 +22,7 @@ Names that are not among the base classes (of --base, or else of the config's da
 built here) are drawn in the colour of novel classes.
 """
 
+import collections
 import dataclasses
 import glob
 import json
@@ -176,9 +177,8 @@ def _decoded(
 
 def _summary(labels: Sequence[str]) -> str:
   """'2 person, 1 dog', most frequent first."""
-  counts = {label: list(labels).count(label) for label in dict.fromkeys(labels)}
-  ranked = sorted(counts, key=counts.__getitem__, reverse=True)
-  return ", ".join(f"{counts[label]} {label}" for label in ranked) or "nothing found"
+  ranked = collections.Counter(labels).most_common()
+  return ", ".join(f"{count} {label}" for label, count in ranked) or "nothing found"
 
 
 def main(given: flags.FlagValues) -> None:

@@ -151,8 +151,9 @@ def _caption(rng: np.random.Generator, classes: list[int]) -> str:
   return templates[rng.integers(len(templates))].format(*names)
 
 
-def _upsample(grid: np.ndarray, size: int) -> np.ndarray:
-  """A coarse random grid [g, g] as a smooth field [size, size]."""
+def _noise(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
+  """A coarse random grid [cells, cells] as a smooth field [size, size]."""
+  grid = rng.standard_normal((cells, cells), dtype=np.float32)
   return np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -167,22 +168,18 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
   y = x[:, None]
   angle = rng.uniform(0, 2 * math.pi)
   blend = 0.5 + math.cos(angle) * x + math.sin(angle) * y
-  blend += rng.uniform(0.1, 0.5) * _upsample(_normal(rng, rng.integers(3, 7)), size)
+  blend += rng.uniform(0.1, 0.5) * _noise(rng, rng.integers(3, 7), size)
   first = _muted_colour(rng)
   second = first + rng.uniform(-55, 55) + rng.uniform(-15, 15, 3)
   mix = np.clip(blend, 0, 1)[..., None]
   canvas = first.astype(np.float32) + mix * (second - first).astype(np.float32)
-  texture = rng.uniform(2, 14) * _upsample(_normal(rng, rng.integers(size // 8, size // 3)), size)
+  texture = rng.uniform(2, 14) * _noise(rng, rng.integers(size // 8, size // 3), size)
   if rng.random() < 0.3:
     pitch = rng.uniform(4, 14) / size
     phase = 2 * math.pi / pitch * (math.sin(angle) * x + y)
     texture = texture + rng.uniform(4, 10) * np.sin(phase)
   canvas += texture[..., None]
   return _strokes(rng, np.clip(canvas, 0, 255).astype(np.uint8))
-
-
-def _normal(rng: np.random.Generator, side: int) -> np.ndarray:
-  return rng.standard_normal((side, side), dtype=np.float32)
 
 
 def _strokes(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:

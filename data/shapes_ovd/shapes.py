@@ -17,11 +17,9 @@ _EXTENT = 1.45
 Points = list[tuple[float, float]]
 
 
-def _ellipse(cx: float, cy: float, rx: float, ry: float | None = None, turn: float = 0.0) -> Points:
+def _ellipse(cx: float, cy: float, rx: float, ry: float | None = None) -> Points:
   t = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-  x, y = rx * np.cos(t), (rx if ry is None else ry) * np.sin(t)
-  c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
-  return list(zip(cx + c * x - s * y, cy + s * x + c * y))
+  return list(zip(cx + rx * np.cos(t), cy + (rx if ry is None else ry) * np.sin(t)))
 
 
 def _box(x0: float, y0: float, x1: float, y1: float) -> Points:

@@ -74,8 +74,6 @@ def photograph(rng: np.random.Generator) -> bytes:
 
 def _record(number: int, picture: bytes, dim: int, rng: np.random.Generator) -> Record:
   boxes = synthetic.random_boxes(rng, (synthetic.OBJECTS,), (_HEIGHT, _WIDTH))
-  angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-  circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
   zeros = np.zeros(len(boxes), np.int32)
   return Record(
     image=picture,
@@ -96,9 +94,7 @@ def _record(number: int, picture: bytes, dim: int, rng: np.random.Generator) -> 
     pseudo_boxes=boxes[:1],
     pseudo_labels=zeros[:1],
     pseudo_scores=np.ones(1, np.float32),
-    polygons=tuple(
-      ((box[:2] + box[2:] + circle * (box[2:] - box[:2])) / 2,) for box in boxes.astype(np.float64)
-    ),
+    polygons=tuple((corners,) for corners in synthetic.ellipses(boxes)),
   )
 
 

@@ -75,6 +75,14 @@ def random_boxes(
   return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
 
 
+def ellipses(boxes: np.ndarray) -> np.ndarray:
+  """A polygon [..., 24, 2] of XY corners that fills each box."""
+  angles = np.linspace(0, 2 * np.pi, _POLYGON_CORNERS, endpoint=False)
+  circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+  low, high = boxes[..., None, :2], boxes[..., None, 2:]
+  return (low + high) / 2 + circle * (high - low) / 2
+
+
 def batch(
   config: ml_collections.ConfigDict,
   kind: str,
@@ -126,11 +134,8 @@ def _ground_truth(config, size, canvas, num_classes, rng) -> GroundTruth:
   )
   if not config.model.mask_head.layers:
     return truth
-  angles = np.linspace(0, 2 * np.pi, _POLYGON_CORNERS, endpoint=False)
-  circle = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
-  low, high = truth.boxes[..., None, :2], truth.boxes[..., None, 2:]
   capacity = max(config.data.box.max_vertices, _POLYGON_CORNERS)
   vertices = np.zeros((size, rows, capacity, 2), np.float32)
-  vertices[:, :, :_POLYGON_CORNERS] = (low + high) / 2 + circle * (high - low) / 2
+  vertices[:, :, :_POLYGON_CORNERS] = ellipses(truth.boxes)
   owners = np.where(np.arange(capacity) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
   return dataclasses.replace(truth, vertices=vertices, owners=np.tile(owners, (size, rows, 1)))

@@ -126,8 +126,7 @@ def train_batches(
   specs, sampler = plan.specs, plan.sampler
   loaders, rows = {}, {}
   for kind in set(plan.schedule):
-    size = specs[kind].batch_size
-    rows[kind] = range(size)[host_rows(size, host_index, host_count)]
+    rows[kind] = host_rows(specs[kind].batch_size, host_index, host_count)
     loaders[kind] = _Loader(plan.sources[kind], specs[kind], cache, skip_bad_images)
 
   def load(step: int) -> tuple[int, str, Example]:
@@ -150,8 +149,6 @@ def eval_batches(
   source: Source,
   spec: BatchSpec,
   *,
-  host_index: int = 0,
-  host_count: int = 1,
   threads: int = 2,
   skip_bad_images: bool = False,
 ) -> Iterator[structures.Batch]:
@@ -164,7 +161,6 @@ def eval_batches(
   """
   if spec.kind != "eval":
     raise ValueError(f"eval_batches needs a BatchSpec of kind 'eval', not {spec.kind!r}.")
-  rows = range(spec.batch_size)[host_rows(spec.batch_size, host_index, host_count)]
   loader = _Loader(source, spec, False, skip_bad_images)
   filler = structures.Batch(
     images=None,
@@ -175,11 +171,10 @@ def eval_batches(
   )
 
   def load(number: int) -> structures.Batch:
-    images = np.zeros((len(rows), *spec.canvas, 3), np.uint8)
-    indices = [int(number) * spec.batch_size + row for row in rows]
+    images = np.zeros((spec.batch_size, *spec.canvas, 3), np.uint8)
     examples = [
       loader.example(index, spec, None, out) if index < len(source) else None
-      for index, out in zip(indices, images, strict=True)
+      for index, out in enumerate(images, start=int(number) * spec.batch_size)
     ]
     return collate([filler if example is None else example for example in examples], images)  # pyright: ignore[reportReturnType]
 

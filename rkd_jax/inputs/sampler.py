@@ -126,7 +126,7 @@ class _Stream:
     return _rounded_epoch(seed, name, epoch, own), position - _epoch_start(seed, name, epoch, own)
 
 
-def host_rows(batch_size: int, host_index: int, host_count: int) -> slice:
+def host_rows(batch_size: int, host_index: int, host_count: int) -> range:
   """Rows of a global batch that one host reads.
 
   Raises:
@@ -140,7 +140,7 @@ def host_rows(batch_size: int, host_index: int, host_count: int) -> slice:
       "choose a batch size that is a multiple of the number of hosts."
     )
   rows = batch_size // host_count
-  return slice(host_index * rows, (host_index + 1) * rows)
+  return range(host_index * rows, (host_index + 1) * rows)
 
 
 @dataclasses.dataclass(frozen=True)

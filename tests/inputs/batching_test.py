@@ -171,24 +171,14 @@ def test_small_images_assemble_quickly_with_the_cache():
 
 
 def test_evaluation_covers_every_record_once():
-  for hosts in (1, 2):
-    shares = [
-      list(
-        batching.eval_batches(make_source(), make_spec("eval"), host_index=host, host_count=hosts)
-      )
-      for host in range(hosts)
-    ]
-    batches = [
-      jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-      for parts in zip(*shares, strict=True)
-    ]
-    assert [batch.images.shape for batch in batches] == [(4, 44, 44, 3)] * 2
-    ids = np.concatenate([batch.image_ids[batch.valid] for batch in batches])
-    assert ids.tolist() == list(range(100, 106))
-    assert batches[-1].valid.tolist() == [True, True, False, False]
-    assert batches[0].sizes.tolist() == [[24, 36], [34, 24]] * 2
-    assert batches[0].original_sizes.tolist() == [[20, 30], [20, 14]] * 2
-    assert batches[0].ground_truth is batches[0].regions is batches[0].pseudo_boxes is None
+  batches = list(batching.eval_batches(make_source(), make_spec("eval")))
+  assert [batch.images.shape for batch in batches] == [(4, 44, 44, 3)] * 2
+  ids = np.concatenate([batch.image_ids[batch.valid] for batch in batches])
+  assert ids.tolist() == list(range(100, 106))
+  assert batches[-1].valid.tolist() == [True, True, False, False]
+  assert batches[0].sizes.tolist() == [[24, 36], [34, 24]] * 2
+  assert batches[0].original_sizes.tolist() == [[20, 30], [20, 14]] * 2
+  assert batches[0].ground_truth is batches[0].regions is batches[0].pseudo_boxes is None
 
 
 def _with_bad(*bad, count=6):

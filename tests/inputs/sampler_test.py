@@ -157,7 +157,7 @@ def test_grouped_steps_depend_on_nothing_read_before(form):
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_host_rows_cover_the_batch_once(hosts):
-  rows = [list(range(8))[host_rows(8, host, hosts)] for host in range(hosts)]
+  rows = [host_rows(8, host, hosts) for host in range(hosts)]
   assert [row for share in rows for row in share] == list(range(8))
   assert {len(share) for share in rows} == {8 // hosts}
 
