@@ -49,13 +49,13 @@ class OpenImagesSplit(making.Split):
   """Images of Open Images.
 
   Attributes:
-    folder: of the images.
+    source: the folder of the images.
     class_names: in the order of their numbers.
     images: their annotations.
     num_empty: boxes without area that were left out.
   """
 
-  folder: Path
+  source: str
   class_names: Sequence[str]
   images: Sequence[files.AnnotatedImage]
   num_empty: int = 0
@@ -78,15 +78,10 @@ class OpenImagesSplit(making.Split):
     """As `making.Split`."""
     return making.image_counts((image.classes for image in self.images), len(self.class_names))
 
-  @property
-  def source(self) -> str:
-    """The folder."""
-    return str(self.folder)
-
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[making.Entry]:
     """As `making.Split`."""
     for number, image in enumerate(self.images[start:stop], start=start + 1):
-      path = self.folder / f"{image.name}.jpg"
+      path = Path(self.source) / f"{image.name}.jpg"
       fields = {
         "image_id": number,
         "filename": path.name,
@@ -129,7 +124,7 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
       folder / BOXES_CSV, folder / LABELS_CSV, list(classes), ancestors
     )
     names = list(classes.values())
-    split = OpenImagesSplit(Path(images), names, found, num_empty)
+    split = OpenImagesSplit(str(images), names, found, num_empty)
     used = (CLASSES_CSV, HIERARCHY_JSON, BOXES_CSV, LABELS_CSV)
     settings = {name: builder.checksum(folder / name) for name in used}
     super().__init__(
