@@ -2,7 +2,7 @@
 
 A box is scaled to the feature map and shifted by -0.5 (pixel centres), cut into `output_size`
 bins per axis, and each bin averages bilinear samples on a regular grid.  The grid is adaptive:
-ceil(box side / output_size) samples per bin, box and axis (`sampling_ratio` 0).  Samples beyond
+ceil(box side / output_size) samples per bin, box and axis (its `sampling_ratio` 0).  Samples beyond
 [-1, size] count as zero, those between the edge and that limit read the edge.
 
 Everything about an axis is separable, so a bin is a weighted sum of cells with weight
@@ -52,7 +52,6 @@ class _Place(NamedTuple):
 
 class _Static(NamedTuple):
   bins: tuple[int, ...]  # computed along each axis
-  sampling_ratio: int
   height: int  # of the map; for `gather` of the flattened maps, whose width is then 1
   width: int
   roi_chunk: int
@@ -68,7 +67,6 @@ def multilevel_roi_align(
   *,
   cells: Int[Arr, "l 2"] | None = None,
   bin_step: int = 1,
-  sampling_ratio: int = 0,
   method: str = "auto",
   roi_chunk: int = 64,
   batch_axis: str | None = None,
@@ -85,7 +83,6 @@ def multilevel_roi_align(
       None is the whole map.
     bin_step: only every so-many-th bin is computed along both axes, for heads that begin with a
       strided 1x1 convolution.
-    sampling_ratio: samples per bin and axis; 0 is adaptive.
     method: 'einsum', 'gather', or 'auto' to choose by the size of the maps.
     roi_chunk: RoIs pooled at a time by einsum, which bounds its memory to about
       roi_chunk * output_size * w * c floats.
@@ -101,11 +98,10 @@ def multilevel_roi_align(
   """
   if method not in _METHODS:
     raise ValueError(f"roi_align: unknown method {method!r}; expected one of {_METHODS}.")
-  if min(output_size, bin_step, roi_chunk) < 1 or sampling_ratio < 0:
+  if min(output_size, bin_step, roi_chunk) < 1:
     raise ValueError(
-      f"roi_align: output_size={output_size}, bin_step={bin_step}, roi_chunk={roi_chunk}, "
-      f"sampling_ratio={sampling_ratio}; expected positive sizes, and a ratio of 0 (adaptive) or "
-      "more."
+      f"roi_align: output_size={output_size}, bin_step={bin_step}, roi_chunk={roi_chunk}; "
+      "expected positive sizes."
     )
   if len(features) != len(spatial_scales):
     raise ValueError(
@@ -122,8 +118,8 @@ def multilevel_roi_align(
     cells = jnp.array([f.shape[:2] for f in features])
   sizes = cells.astype(jnp.float32)[levels]
   scaled = boxes * jnp.array(spatial_scales, jnp.float32)[levels][:, None] - 0.5
-  y = _axis(scaled[:, 1], scaled[:, 3], sizes[:, 0], output_size, sampling_ratio)
-  x = _axis(scaled[:, 0], scaled[:, 2], sizes[:, 1], output_size, sampling_ratio)
+  y = _axis(scaled[:, 1], scaled[:, 3], sizes[:, 0], output_size)
+  x = _axis(scaled[:, 0], scaled[:, 2], sizes[:, 1], output_size)
 
   if method == "gather":
     lengths = [f.shape[0] * f.shape[1] for f in features]
@@ -132,7 +128,7 @@ def multilevel_roi_align(
       offset=jnp.array([sum(lengths[:i]) for i in range(len(lengths))], jnp.int32)[levels],
       width=jnp.array([f.shape[1] for f in features], jnp.int32)[levels],
     )
-    static = _Static(bins, sampling_ratio, sum(lengths), 1, roi_chunk, batch_axis)
+    static = _Static(bins, sum(lengths), 1, roi_chunk, batch_axis)
     return _gather_pool(static, flat, y, x, place)
 
   pooled = 0
@@ -141,7 +137,7 @@ def multilevel_roi_align(
     here = levels == level
     y_here = y._replace(samples=jnp.where(here, y.samples, 0))
     height, width = feature.shape[:2]
-    static = _Static(bins, sampling_ratio, height, width, roi_chunk, batch_axis)
+    static = _Static(bins, height, width, roi_chunk, batch_axis)
     pooled = pooled + _einsum_pool(static, feature, y_here, x)  # pyright: ignore[reportOperatorIssue]
   return pooled  # pyright: ignore[reportReturnType]
 
@@ -152,10 +148,9 @@ def _choose_method(features, bins):
   return "einsum" if cells <= 16 * bins**2 else "gather"
 
 
-def _axis(low, high, size, output_size, sampling_ratio):
+def _axis(low, high, size, output_size):
   bin_size = (high - low) / output_size
-  samples = jnp.full_like(bin_size, sampling_ratio) if sampling_ratio else jnp.ceil(bin_size)
-  samples = jnp.where(bin_size > 0, samples, 0.0)
+  samples = jnp.where(bin_size > 0, jnp.ceil(bin_size), 0.0)
   return _Axis(low, bin_size, samples, size)
 
 
@@ -170,14 +165,11 @@ def _cell_weights(static, axis, cells):
   axis = jax.tree.map(lambda a: a[:, None, None, None], axis)
   bins = jnp.array(static.bins, jnp.float32)[None, :, None, None]
   cells = cells[..., None]
-  if static.sampling_ratio:
-    sample = jnp.arange(static.sampling_ratio, dtype=jnp.float32)
-  else:
-    # The first sample that can reach the cell, i.e. lies at or above cell - 1.
-    step = axis.bin_size / jnp.maximum(axis.samples, 1.0)
-    distance = cells - 1 - _position(axis, bins, 0.0)
-    first = jnp.ceil(distance / jnp.where(step > 0, step, 1.0) - 1e-3)
-    sample = jnp.maximum(first, 0.0) + jnp.arange(_MAX_SAMPLES_PER_CELL, dtype=jnp.float32)
+  # The first sample that can reach the cell, i.e. lies at or above cell - 1.
+  step = axis.bin_size / jnp.maximum(axis.samples, 1.0)
+  distance = cells - 1 - _position(axis, bins, 0.0)
+  first = jnp.ceil(distance / jnp.where(step > 0, step, 1.0) - 1e-3)
+  sample = jnp.maximum(first, 0.0) + jnp.arange(_MAX_SAMPLES_PER_CELL, dtype=jnp.float32)
   position = _position(axis, bins, sample)
   counts = (sample < axis.samples) & (position >= -1) & (position <= axis.size)
   hat = jnp.maximum(1 - jnp.abs(jnp.clip(position, 0, axis.size - 1) - cells), 0.0)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import traverse_util
 
 from rkd_jax.runs.state import TrainState
 
@@ -147,30 +148,15 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
     stored = _stored(manager, step)
     wanted = _paths(expected)
     present = {p: leaf for p, leaf in wanted.items() if p in stored}
+    empty = {"params": {}, "model_state": {}}
     # Without a sharding Orbax insists on the devices that wrote the checkpoint.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = _nest(
-      {
-        p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or here)
-        for p, v in present.items()
-      }
-    )
-    for key in ("params", "model_state"):
-      target.setdefault(key, {})
+    target = {
+      p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or here)
+      for p, v in present.items()
+    }
+    target = empty | traverse_util.unflatten_dict(target, sep="/")
     restored = manager.restore(
       step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target))
     ).variables
-  return _nest(wanted | _paths(restored)) | {
-    key: {} for key in ("params", "model_state") if not expected[key]
-  }
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-  tree: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *parents, name = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
+  return empty | traverse_util.unflatten_dict(wanted | _paths(restored), sep="/")

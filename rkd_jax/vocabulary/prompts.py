@@ -3,6 +3,8 @@
 A template has {} for the name, and may have {article} for the "a" or "an" that belongs to it.
 """
 
+from collections.abc import Iterator
+
 SINGLE = "a photo of a {}"
 
 # The 80 prompts for ImageNet that CLIP's authors selected (arXiv 2103.00020, section 3.1.4).
@@ -90,80 +92,50 @@ a tattoo of the {}.
 """
 
 # The 63 prompts of ViLD (arXiv 2104.13921, appendix), less the "This is " of its published code.
+# Each line is a template and the words that stand in its <>, in the order of the prompts.
 _VILD = """\
-There is {article} {} in the scene.
-There is the {} in the scene.
-a photo of {article} {} in the scene.
-a photo of the {} in the scene.
-a photo of one {} in the scene.
-itap of {article} {}.
-itap of my {}.
-itap of the {}.
-a photo of {article} {}.
-a photo of my {}.
-a photo of the {}.
-a photo of one {}.
-a photo of many {}.
-a good photo of {article} {}.
-a good photo of the {}.
-a bad photo of {article} {}.
-a bad photo of the {}.
-a photo of a nice {}.
-a photo of the nice {}.
-a photo of a cool {}.
-a photo of the cool {}.
-a photo of a weird {}.
-a photo of the weird {}.
-a photo of a small {}.
-a photo of the small {}.
-a photo of a large {}.
-a photo of the large {}.
-a photo of a clean {}.
-a photo of the clean {}.
-a photo of a dirty {}.
-a photo of the dirty {}.
-a bright photo of {article} {}.
-a bright photo of the {}.
-a dark photo of {article} {}.
-a dark photo of the {}.
-a photo of a hard to see {}.
-a photo of the hard to see {}.
-a low resolution photo of {article} {}.
-a low resolution photo of the {}.
-a cropped photo of {article} {}.
-a cropped photo of the {}.
-a close-up photo of {article} {}.
-a close-up photo of the {}.
-a jpeg corrupted photo of {article} {}.
-a jpeg corrupted photo of the {}.
-a blurry photo of {article} {}.
-a blurry photo of the {}.
-a pixelated photo of {article} {}.
-a pixelated photo of the {}.
-a black and white photo of the {}.
-a black and white photo of {article} {}.
-a plastic {}.
-the plastic {}.
-a toy {}.
-the toy {}.
-a plushie {}.
-the plushie {}.
-a cartoon {}.
-the cartoon {}.
-an embroidered {}.
-the embroidered {}.
-a painting of the {}.
-a painting of a {}.
+There is <> {} in the scene.: {article}, the
+a photo of <> {} in the scene.: {article}, the, one
+itap of <> {}.: {article}, my, the
+a photo of <> {}.: {article}, my, the, one, many
+a good photo of <> {}.: {article}, the
+a bad photo of <> {}.: {article}, the
+a photo of <> nice {}.: a, the
+a photo of <> cool {}.: a, the
+a photo of <> weird {}.: a, the
+a photo of <> small {}.: a, the
+a photo of <> large {}.: a, the
+a photo of <> clean {}.: a, the
+a photo of <> dirty {}.: a, the
+a bright photo of <> {}.: {article}, the
+a dark photo of <> {}.: {article}, the
+a photo of <> hard to see {}.: a, the
+a low resolution photo of <> {}.: {article}, the
+a cropped photo of <> {}.: {article}, the
+a close-up photo of <> {}.: {article}, the
+a jpeg corrupted photo of <> {}.: {article}, the
+a blurry photo of <> {}.: {article}, the
+a pixelated photo of <> {}.: {article}, the
+a black and white photo of <> {}.: the, {article}
+<> plastic {}.: a, the
+<> toy {}.: a, the
+<> plushie {}.: a, the
+<> cartoon {}.: a, the
+<> embroidered {}.: an, the
+a painting of <> {}.: the, a
 """
 
-ENSEMBLES = {
-  "imagenet80": tuple(_IMAGENET_80.splitlines()),
-  # As ViLD's published code embeds them: what is no sentence becomes one.
-  "vild": tuple(
-    f"This is {line}" if line.startswith(("a ", "an ", "the ")) else line
-    for line in _VILD.splitlines()
-  ),
-}
+
+def _vild() -> Iterator[str]:
+  for line in _VILD.splitlines():
+    template, words = line.split(": ")
+    for word in words.split(", "):
+      prompt = template.replace("<>", word)
+      # As ViLD's published code embeds them: what is no sentence becomes one.
+      yield prompt if prompt.startswith(("There ", "itap ")) else f"This is {prompt}"
+
+
+ENSEMBLES = {"imagenet80": tuple(_IMAGENET_80.splitlines()), "vild": tuple(_vild())}
 
 
 def fill(template: str, name: str) -> str:

@@ -12,7 +12,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_ops.npz")
 FEATURES = np.moveaxis(GOLDEN["ra_feat"], 1, -1)
 METHODS = ["einsum", "gather"]
 
-STATIC = ("sampling_ratio", "method", "roi_chunk")
+STATIC = ("method", "roi_chunk")
 multilevel_roi_align = jax.jit(
   roi_align_module.multilevel_roi_align,
   static_argnames=("output_size", "spatial_scales", "bin_step", *STATIC),
@@ -90,15 +90,6 @@ def test_golden_and_its_gradients(method):
   expected = np.moveaxis(GOLDEN["ra_featgrad_s16_o7"], 1, -1)
   np.testing.assert_allclose(to_features, expected, atol=1e-5)
   np.testing.assert_array_equal(to_boxes, np.zeros_like(rois[:, 1:]))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_fixed_sampling_ratio(method):
-  # Samples at 0.5 and 2.5 of a row of four cells: only the second sees half of cell 3.
-  spike = jnp.zeros((1, 4, 1)).at[0, 3].set(1.0)
-  box = jnp.array([[0.0, 0.0, 4.0, 1.0]])
-  pooled = roi_align(spike, box, 1, 1.0, sampling_ratio=2, method=method)
-  np.testing.assert_allclose(pooled, [[[[0.25]]]], atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
