@@ -57,6 +57,7 @@ class CocoEvaluator:
     self._evaluated = sorted(self._index[name] for name in (*base, *novel))
     self._engine = engine
     self._max_detections = max_detections
+    self._num_gt = np.zeros(len(class_names), np.int64)  # without crowds
     # Height, width, annotated objects and detections.
     self._images: dict[int, tuple[int, int, dict, dict]] = {}
 
@@ -75,6 +76,7 @@ class CocoEvaluator:
     columns = len(self._class_names)
     image_id, truth, found = check_image(record, found, self._images, columns, fields)
     self._images[image_id] = int(record.height), int(record.width), truth, found
+    np.add.at(self._num_gt, truth["classes"][~truth["is_crowd"]], 1)
 
   def compute(self) -> dict[str, Any]:
     """AP at IoU 0.5 and averaged over 0.5:0.95, in percent.
@@ -91,7 +93,6 @@ class CocoEvaluator:
     if not self._images:
       raise ValueError("no image was added; nothing to evaluate")
     precision = self._precision()
-    num_gt = self._count_ground_truth()
     per_class = {}
     for column, index in enumerate(self._evaluated):
       values = precision[:, :, column]
@@ -99,7 +100,7 @@ class CocoEvaluator:
       per_class[self._class_names[index]] = {
         "AP50": 100.0 * float(values[0].mean()) if counted else None,
         "AP": 100.0 * float(values.mean()) if counted else None,
-        "num_gt": num_gt[index],
+        "num_gt": int(self._num_gt[index]),
       }
     groups = {"novel": self._novel, "base": self._base, "all": (*self._base, *self._novel)}
     means = {
@@ -132,13 +133,6 @@ class CocoEvaluator:
       evaluation.evaluate()
       evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
-
-  def _count_ground_truth(self) -> list[int]:
-    """Boxes per class of the vocabulary, without crowds."""
-    counts = np.zeros(len(self._class_names), np.int64)
-    for _, _, truth, _ in self._images.values():
-      np.add.at(counts, truth["classes"][~truth["is_crowd"]], 1)
-    return counts.tolist()
 
 
 def coco_annotations(

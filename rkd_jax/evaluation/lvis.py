@@ -148,10 +148,10 @@ class LvisEvaluator:
       name: {"frequency": frequency, "num_gt": int(count)}
       for name, frequency, count in zip(self._class_names, self._frequencies, self._num_gt)
     }
-    means = {}
+    means, columns = {}, range(len(self._class_names))
     for name, stream in self._streams.items():
       precision = _precision(stream)
-      aps = [self._ap(precision, column) for column in range(len(self._class_names))]
+      aps = [self._ap(precision, column) for column in columns]
       for entry, ap in zip(per_class.values(), aps):
         entry[f"{name}_AP"] = ap
       means[f"{name}_AP"] = mean_of_counted(aps)
@@ -159,7 +159,6 @@ class LvisEvaluator:
         own = [ap for ap, frequency in zip(aps, self._frequencies) if frequency == group]
         means[f"{name}_AP{group}"] = mean_of_counted(own)
       for percent, threshold in ((50, 0), (75, 5)):
-        columns = range(len(self._class_names))
         at_one = [self._ap(precision[threshold : threshold + 1], column) for column in columns]
         means[f"{name}_AP{percent}"] = mean_of_counted(at_one)
     return {**means, "per_class": per_class}

@@ -144,11 +144,11 @@ def _read_zip(path: str) -> dict[str, np.ndarray]:
       if names and all(name.endswith(".npy") for name in names):
         with np.load(path, allow_pickle=False) as arrays:
           return dict(arrays)
+  except ReadError:
+    raise
   except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
     raise ReadError(f"{path} is truncated or corrupt ({error}). Fetch it again.") from error
   except ValueError as error:
-    if isinstance(error, ReadError):
-      raise
     raise ReadError(f"{path}: {error}. Expected plain numeric arrays.") from error
   raise ReadError(
     f"{path} is a zip file with neither one data.pkl (torch.save) nor .npy entries (numpy.savez)."

@@ -95,16 +95,13 @@ def similarity_figure(
 
 
 def curves_figure(
-  runs: Mapping[str, Sequence[Mapping[str, Any]]],
-  keys: Sequence[str] | None = None,
-  columns: int = 3,
+  runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str] | None = None
 ) -> Picture:
   """Training curves: one panel per kind and metric, one line per run.
 
   Args:
     runs: name of the run (stage) to its records, as `read_metrics` gives them.
     keys: the metrics to draw; by default every number in the records.
-    columns: panels per row.
 
   Raises:
     ValueError: no record has such a metric.
@@ -112,7 +109,7 @@ def curves_figure(
   curves = _collect_curves(runs, keys)
   if not curves:
     raise ValueError(f"no record of {list(runs)} has a metric to draw among {keys or 'all'}")
-  columns = min(columns, len(curves))
+  columns = min(3, len(curves))
   rows = math.ceil(len(curves) / columns)
   figure = Figure(figsize=(4.2 * columns, 2.8 * rows + 0.6))
   figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))

@@ -34,37 +34,29 @@ class Checkpointer:
 
   def save(self, state: TrainState) -> None:
     """Starts an asynchronous save; a killed save leaves the earlier steps intact."""
-    variables = {"params": state.params, "model_state": state.model_state}
-    optimizer = {"opt_state": state.opt_state, "step": state.step}
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        variables=ocp.args.StandardSave(variables), optimizer=ocp.args.StandardSave(optimizer)
-      ),
-    )
+    items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+    self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
   def restore(self, step: int, state: TrainState) -> TrainState:
     """Restores onto the shapes and shardings of an abstract or concrete state."""
-    variables = {"params": state.params, "model_state": state.model_state}
-    optimizer = {"opt_state": state.opt_state, "step": state.step}
-    _check(self._manager, step, variables, str(self.directory), ())
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        variables=ocp.args.StandardRestore(variables),
-        optimizer=ocp.args.StandardRestore(optimizer),
-      ),
-    )
-    return TrainState(
-      step=restored["optimizer"]["step"],
-      opt_state=restored["optimizer"]["opt_state"],
-      **restored["variables"],
-    )
+    items = _items(state)
+    _check(self._manager, step, items["variables"], str(self.directory), ())
+    items = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    return TrainState(**restored["variables"], **restored["optimizer"])
 
   def close(self) -> None:
     """Waits for a save in progress."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _items(state: TrainState) -> dict[str, dict[str, Any]]:
+  """What a state is stored as: the trees of a checkpoint's two folders."""
+  return {
+    "variables": {"params": state.params, "model_state": state.model_state},
+    "optimizer": {"opt_state": state.opt_state, "step": state.step},
+  }
 
 
 def latest_step(workdir: str) -> int | None:

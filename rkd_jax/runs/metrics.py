@@ -5,6 +5,7 @@
 that two runs can be compared to the last bit.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 _TENSORBOARD_FLUSH_S = 30
 
 
-class MetricWriter:
+class MetricWriter(contextlib.AbstractContextManager):
   """Writes scalars to `workdir/metrics.jsonl` and `workdir/tensorboard`.
 
   Every line reaches the operating system at once, so that a killed process
@@ -49,7 +50,10 @@ class MetricWriter:
     storage.local_copy(workdir, lambda name: name == METRICS_FILE, missing_ok=True)
     path = folder / METRICS_FILE
     if path.exists():
-      _rewrite_before(path, math.inf if start_step is None else start_step)
+      end = math.inf if start_step is None else start_step
+      kept = [record for record in read_metrics(path) if record["step"] < end]
+      # A kill in the middle leaves the old file.
+      storage.write(path, "".join(json.dumps(record) + "\n" for record in kept))
     self._path = path
     self._lines = path.open("a", buffering=1, encoding="utf-8")
     self._events = storage.work_folder(self._workdir / TENSORBOARD_FOLDER)
@@ -91,9 +95,6 @@ class MetricWriter:
     for file in (self._path, *self._events.iterdir()):
       storage.put(file, self._workdir / file.relative_to(self._path.parent))
 
-  def __enter__(self) -> "MetricWriter":
-    return self
-
   def __exit__(self, *exception: object) -> None:
     self.close()
 
@@ -123,12 +124,6 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
   return records
 
 
-def _rewrite_before(path: Path, step: float) -> None:
-  """Keeps the records before `step`; a kill in the middle leaves the old file."""
-  kept = [record for record in read_metrics(path) if record["step"] < step]
-  storage.write(path, "".join(json.dumps(record) + "\n" for record in kept))
-
-
 def _number(value: Any, what: str) -> int | float | None:
   if value is None or isinstance(value, int):
     return value
@@ -143,7 +138,7 @@ def _number(value: Any, what: str) -> int | float | None:
   return number
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
   """Progress of a loop: losses, images per second and time left.
 
   A bar on a terminal; elsewhere (a log file) one line every `every_s` seconds
@@ -233,9 +228,6 @@ class Progress:
       file=self._stream,
       flush=True,
     )
-
-  def __enter__(self) -> "Progress":
-    return self
 
   def __exit__(self, *exception: object) -> None:
     self.close()

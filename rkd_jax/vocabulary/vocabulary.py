@@ -59,17 +59,14 @@ def _check_same_classes(first: Source, second: Source) -> None:
   pairs = itertools.zip_longest(first.class_names, second.class_names)
   for number, (a, b) in enumerate(pairs):
     if a != b:
+      in_first, in_second = ("missing" if name is None else repr(name) for name in (a, b))
       raise ValueError(
         f"{first.name} and {second.name} have different classes: class {number} is "
-        f"{_named(a)} in the one and {_named(b)} in the other "
+        f"{in_first} in the one and {in_second} in the other "
         f"({len(first.class_names)} and {len(second.class_names)} classes). Build them from the "
         "same list of classes, or give the image steps embeddings of their own classes: "
         "data.image.class_embeddings."
       )
-
-
-def _named(name: str | None) -> str:
-  return "missing" if name is None else repr(name)
 
 
 def _image_counts(path: str, source: Source) -> np.ndarray | None:

@@ -40,12 +40,6 @@ Norm = Callable[..., nn.Module]
 Crop = Callable[[Array, int], Array]
 
 
-def _whole(x: Array, stride: int) -> Array:
-  """The `Crop` for images that fill the canvas, as CLIP's do."""
-  del stride
-  return x
-
-
 class Bottleneck(nn.Module):
   """1×1, 3×3, average pool, 1×1 to 4 × `features`; no ReLU between the last norm and the sum."""
 
@@ -78,13 +72,13 @@ def trunk(
   width: int,
   norm: Norm,
   dtype: jnp.dtype,
-  crop: Crop = _whole,
+  crop: Crop = lambda x, stride: x,
 ) -> list[Float[Array, "b _h _w _c"]]:
   """The map leaving each stage; to be called inside the compact method of a module, which then
   holds the layers under the names of the published checkpoints.
 
   `layers` gives the blocks per stage; the map of stage i (from 0) has stride 2^(i + 2) and
-  width · 2^(i + 2) channels.
+  width · 2^(i + 2) channels.  By default images fill the canvas, as CLIP's do.
   """
   x = crop(images.astype(dtype), 1)
   for i, features in enumerate((width // 2, width // 2, width), start=1):

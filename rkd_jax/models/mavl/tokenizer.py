@@ -64,12 +64,10 @@ class Tokenizer:
         f"{os.fspath(vocabulary)} has the special tokens {ids}; expected all of them, and <pad> "
         f"with id {PADDING}: give vocab.json of roberta-base."
       )
-    self._encoder.add_special_tokens([token for token in _SPECIAL if self._knows(token)])
+    known = [token for token in _SPECIAL if self._encoder.token_to_id(token) is not None]
+    self._encoder.add_special_tokens(known)
     self._marks = ids[START], ids[END]
     self._max_length = max_length
-
-  def _knows(self, token: str) -> bool:
-    return self._encoder.token_to_id(token) is not None
 
   def __call__(self, texts: Sequence[str]) -> Tokens:
     """Token rows: start mark, ids, end mark, padding.
