@@ -137,13 +137,16 @@ def test_mavl_proposes_and_answers(command, source, monkeypatch, tmp_path):
   On two devices, as alone on one.
   """
   # More would take more compiling.
-  monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:2])
+  monkeypatch.setattr(jax, "local_devices", lambda **_: jax.devices()[:2])
   write_pth(tmp_path / "mavl.pth", tiny_mvit.state_dict())
   for name in ("vocab.json", "merges.txt"):
     (tmp_path / name).write_text(name)
   monkeypatch.setattr(infer, "Tokenizer", lambda *_: tiny_mvit.tokenize)
   small = functools.partial(MvitProposer, short_side=64, config=tiny_mvit.CONFIG)
-  monkeypatch.setattr(teachers, "MvitProposer", small)
+  opened = teachers.SOURCES["mvit"]._replace(
+    open=functools.partial(MvitProposer.load.__func__, small)
+  )
+  monkeypatch.setitem(teachers.SOURCES, "mvit", opened)
   arguments = [
     f"--clip={ARCHIVE}",
     "--proposals=mvit",
