@@ -5,6 +5,7 @@ pickled, and so can the `RecordMaker` that turns them into bytes: the same two a
 process, in worker processes and on Beam (`data/beam.py`), and give the same bytes.
 """
 
+import abc
 import dataclasses
 import functools
 import os
@@ -92,7 +93,7 @@ class Entry(NamedTuple):
     return {"image": data, "height": height, "width": width, **fields}
 
 
-class Split:
+class Split(abc.ABC):
   """One split, its files read and checked; the images have not been looked at.
 
   Splits are frozen dataclasses.
@@ -111,12 +112,13 @@ class Split:
   has_polygons = False
   federated = False
 
+  @abc.abstractmethod
   def describe(self, name: str) -> list[str]:
     """What the split `name` holds, in lines for people."""
-    raise NotImplementedError
 
   def image_counts(self) -> list[int] | None:
     """The number of images with a box that is kept, of each class; None where none has boxes."""
+    return None
 
   def first(self, limit: int) -> Self:
     """The same of the first so many images."""
@@ -125,9 +127,9 @@ class Split:
   def __len__(self) -> int:
     return len(self.images)
 
+  @abc.abstractmethod
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
     """The entries start, start + 1, ..., stop - 1, in the order of the files."""
-    raise NotImplementedError
 
 
 def image_counts(classes: Iterable[np.ndarray], num_classes: int) -> list[int]:
