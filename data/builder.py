@@ -246,10 +246,20 @@ def argument_parser(description: str, beam: bool = False) -> argparse.ArgumentPa
   parser.add_argument("--skip_bad_images", action="store_true")
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
+  for flag in ("--config", "--teachers"):
+    parser.add_argument(flag, type=_gone, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
   if beam:
     text = "make the records on Apache Beam, as '--runner=...'"
     parser.add_argument("--beam", type=shlex.split, metavar="FLAGS", help=text)
   return parser
+
+
+def _gone(value: str) -> None:
+  """Refuses the flags of earlier versions, which built the records a second time."""
+  raise argparse.ArgumentTypeError(
+    "records are built once, without the teachers' results. Leave the flag out; train with "
+    "--config.data.teachers=FOLDER, the --output of `python -m rkd_jax.precompute`."
+  )
 
 
 def run(parser: argparse.ArgumentParser, make: Callable[..., RecordBuilder]) -> None:

@@ -63,7 +63,7 @@ PUBLISHED_CROPS = {"crop_mode": "clip", "context": 0.0}
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-  """The flags that every way of running the offline step has."""
+  """The flags of the offline step."""
   parser = argparse.ArgumentParser(
     description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -89,6 +89,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
       f"--{field.name}", type=type(field.default), help=f"default {field.default}"
     )
+  parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
+  parser.add_argument("--process_index", type=int, help="default: that of jax.distributed, or 0")
+  parser.add_argument("--process_count", type=int, help="default: that of jax.distributed, or 1")
+  parser.add_argument(
+    "--beam", type=shlex.split, metavar="FLAGS", help="run on Apache Beam, as '--runner=...'"
+  )
   return parser
 
 
@@ -139,12 +145,6 @@ def write_report(teachers: Teachers, args: argparse.Namespace, split: str) -> No
 def main(arguments: Sequence[str] | None = None):
   """Command line of the module's docstring."""
   parser = make_parser(__doc__)
-  parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
-  parser.add_argument("--process_index", type=int, help="default: that of jax.distributed, or 0")
-  parser.add_argument("--process_count", type=int, help="default: that of jax.distributed, or 1")
-  parser.add_argument(
-    "--beam", type=shlex.split, metavar="FLAGS", help="run on Apache Beam, as '--runner=...'"
-  )
   args = parser.parse_args(arguments)
   return_memory_after_compiling()
   try:

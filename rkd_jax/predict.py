@@ -32,7 +32,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Float
@@ -183,8 +182,6 @@ def _summary(labels: Sequence[str]) -> str:
 
 def main(given: flags.FlagValues) -> None:
   config = given.config
-  if config.compilation_cache:
-    jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
   try:
     files = find_images(given.images)
     classes = None if given.classes is None else parse_names(given.classes)

@@ -37,7 +37,8 @@ def detections_of(
 ) -> Found:
   """Yields (record index, {'boxes', 'scores', 'classes'}) for every record of a source.
 
-  Detectors with a mask head also give 'masks', in the frames of the boxes (`coco.encode_masks`).
+  Detectors with a mask head also give 'masks', in the frames of the boxes; see
+  `frozen.detector.encode_masks`.
   """
   spec = detector_specs(config)["eval"]
   batches = eval_batches(

@@ -1,5 +1,7 @@
 """What the builders share."""
 
+import pytest
+
 from rkd_jax.data import builder
 
 
@@ -9,3 +11,12 @@ def test_official_totals_are_recognised():
     "a.json has the official totals: 3 images",
     "b.json is not the official file, or cut: 5 images (official: 4)",
   ]
+
+
+@pytest.mark.parametrize("flag", ["--config=rkd", "--teachers=FOLDER"])
+def test_flags_of_the_second_build_say_how_it_is_done_now(flag, capsys):
+  parser = builder.argument_parser("A builder.")
+  assert "teachers" not in vars(parser.parse_args(["--data_dir=data"]))
+  with pytest.raises(SystemExit):
+    parser.parse_args(["--data_dir=data", flag])
+  assert "--config.data.teachers=FOLDER" in capsys.readouterr().err
