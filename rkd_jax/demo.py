@@ -11,6 +11,7 @@ its result is there, and training resumes, so an interrupted run goes on.
 import contextlib
 import json
 import time
+from collections.abc import Iterable
 
 import jax
 import ml_collections
@@ -55,8 +56,7 @@ METHODS = {
 DEMO_STAGES = ("base", "rkd", "rkd_ils_weight_transfer")
 ABLATION_STAGES = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_longer")
 RKD_SPLITS = ("train_boxes", "train_images")
-CURVES = ("loss", "cls", "box", "rpn_cls", "rkd_l1", "rkd_irm", "pms")
-NUM_PICTURES = 6
+NUM_PICTURES, SIMILARITY_IMAGES = 6, 128
 
 
 class Clock:
@@ -125,7 +125,15 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
   return {**quality, "top5_recall_base": recall}
 
 
-def picture_rows(root: str, stages, seed: int, source: Source) -> list[dict[str, np.ndarray]]:
+def _opened(root: str, stage: str, seed: int, source: Source, indices: Iterable[int]):
+  """A stage's config and detector, and a batch of some images."""
+  config = stage_config(root, stage, seed)
+  records, spec = [source[i] for i in indices], detector_specs(config)["eval"]
+  batch = examples.collate([examples.detector_example(r, decode_image(r), spec) for r in records])
+  return config, Detector(config, demo_config.workdir(root, stage, seed)), batch
+
+
+def picture_rows(root: str, seed: int, source: Source) -> list[dict[str, report.Picture]]:
   """Ground truth and each stage's predictions on the same validation images."""
   # Images that show both a base and a novel class, evenly spread over the split.
   novel = {source.class_names.index(name) for name in source.novel}
@@ -135,53 +143,34 @@ def picture_rows(root: str, stages, seed: int, source: Source) -> list[dict[str,
     if classes & novel and classes - novel:
       indices.append(index)
   indices = indices[:NUM_PICTURES]
-  found = {METHODS[stage]: _predict(root, stage, seed, source, indices) for stage in stages}
+  found = {}
+  for stage in DEMO_STAGES:
+    config, detector, batch = _opened(root, stage, seed, source, indices)
+    found[METHODS[stage]] = detector.detect(batch, load_vocabulary(config, source).embeddings)
   rows = []
-  for position, index in enumerate(indices):
-    record = source[index]
-    rows.append(
-      report.prediction_row(
-        decode_image(record),
-        record.boxes,
-        record.classes,
-        {name: predictions[position] for name, predictions in found.items()},
-        source.class_names,
-        source.novel,
-        min_score=0.5,
-      )
-    )
+  for row, record in enumerate(source[index] for index in indices):
+    stages = {
+      name: tuple(own[row][d.valid[row]] for own in (d.boxes, d.scores, d.classes))
+      for name, d in found.items()
+    }
+    names = source.class_names, source.novel
+    image = decode_image(record)
+    rows.append(report.prediction_row(image, record.boxes, record.classes, stages, *names))
   return rows
 
 
-def _batch(source: Source, indices, spec) -> examples.Example:
-  records = [source[i] for i in indices]
-  return examples.collate([examples.detector_example(r, decode_image(r), spec) for r in records])
-
-
-def _predict(root, stage, seed, source, indices) -> list[report.Prediction]:
-  config = stage_config(root, stage, seed)
-  detector = Detector(config, demo_config.workdir(root, stage, seed))
-  batch = _batch(source, indices, detector_specs(config)["eval"])
-  found = detector.detect(batch, load_vocabulary(config, source).embeddings)
-  return [
-    report.Prediction(found.boxes[i][v], found.scores[i][v], found.classes[i][v])
-    for i, v in enumerate(found.valid)
-  ]
-
-
-def similarity_matrices(root: str, seed: int, source: Source, images: int = 128) -> dict:
+def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.ndarray]:
   """Similarity of class-mean region embeddings of novel classes: CLIP, base, RKD.
 
   Regions are the validation boxes of novel classes, the same for all three.
   """
   novel = [source.class_names.index(name) for name in source.novel]
-  width = max(len(source[i].boxes) for i in range(images))
-  boxes = np.zeros((images, width, 4), np.float32)
-  classes = np.full((images, width), -1)
+  records = [source[i] for i in range(SIMILARITY_IMAGES)]
+  boxes = np.zeros((len(records), max(len(r.boxes) for r in records), 4), np.float32)
+  classes = np.full(boxes.shape[:2], -1)
   clip = load_clip(f"{root}/clip")
   crops = []
-  for i in range(images):
-    record = source[i]
+  for i, record in enumerate(records):
     keep = np.isin(record.classes, novel)
     boxes[i, : keep.sum()] = record.boxes[keep]
     classes[i, : keep.sum()] = record.classes[keep]
@@ -189,9 +178,7 @@ def similarity_matrices(root: str, seed: int, source: Source, images: int = 128)
   shown = classes >= 0
   embeddings = {"CLIP": clip.region_encoder(320).embed(np.concatenate(crops))}
   for stage in ("base", "rkd"):
-    config = stage_config(root, stage, seed)
-    detector = Detector(config, demo_config.workdir(root, stage, seed))
-    batch = _batch(source, range(images), detector_specs(config)["eval"])
+    _, detector, batch = _opened(root, stage, seed, source, range(SIMILARITY_IMAGES))
     embeddings[METHODS[stage]] = detector.embed_regions(batch, boxes)[shown]
   return {
     name: figures.class_similarities(rows, classes[shown], novel)
@@ -201,28 +188,28 @@ def similarity_matrices(root: str, seed: int, source: Source, images: int = 128)
 
 def write_results(root: str, results: dict[str, list[dict]], ablation: bool) -> list[report.Row]:
   """results.json of the demo, or ablation.json with every seed, mean and spread."""
-  rows = [
-    report.Row(METHODS[stage], runs, control=stage == "rkd_longer")
-    for stage, runs in results.items()
-  ]
   if ablation:
     content = {
-      stage: {
-        metric: {
-          "seeds": [run[metric] for run in runs],
-          "mean": float(np.mean([run[metric] for run in runs])),
-          "spread": float(np.std([run[metric] for run in runs], ddof=1)) if len(runs) > 1 else None,
-          "median": float(np.median([run[metric] for run in runs])),
-        }
-        for metric in report.METRICS
-      }
+      stage: {metric: _over_seeds([run[metric] for run in runs]) for metric in report.METRICS}
       for stage, runs in results.items()
     }
   else:
     content = {stage: {m: runs[0][m] for m in report.METRICS} for stage, runs in results.items()}
   file = epath.Path(root) / ("ablation.json" if ablation else "results.json")
   file.write_text(json.dumps(content, indent=2) + "\n")
-  return rows
+  return [
+    report.Row(METHODS[stage], runs, control=stage == "rkd_longer")
+    for stage, runs in results.items()
+  ]
+
+
+def _over_seeds(values: list[float]) -> dict:
+  return {
+    "seeds": values,
+    "mean": float(np.mean(values)),
+    "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    "median": float(np.median(values)),
+  }
 
 
 def main(given: flags.FlagValues) -> None:
@@ -250,11 +237,10 @@ def main(given: flags.FlagValues) -> None:
       "rkd_jax on shapes_ovd",
       rows,
       curves,
-      picture_rows(root, DEMO_STAGES, seeds[0], source),
+      picture_rows(root, seeds[0], source),
       similarity_matrices(root, seeds[0], source),
       source.novel,
-      notes=_notes(facts, clock, len(source)),
-      curve_keys=CURVES,
+      _notes(facts, clock, len(source)),
     )
   print("\n" + report.format_table(rows))
   print(f"\n{file}: open it in a browser.  {time.monotonic() - clock.begin:.0f} s in all.")

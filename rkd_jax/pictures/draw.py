@@ -1,19 +1,20 @@
-"""Pictures: boxes and masks on images.
+"""Boxes and masks on pictures: RGB uint8 arrays in and out.
 
-Everything takes and gives RGB uint8 arrays and is a pure function of its arguments.
 Novel classes are orange, base classes blue.
 """
 
-import functools
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from rkd_jax.ops.host import covered
 
 BASE_COLOUR = "#1f6fd6"
 NOVEL_COLOUR = "#d9480f"
@@ -33,22 +34,9 @@ def draw_detections(
   scores: Float[np.ndarray, "n"],
   names: Sequence[str],
   novel: Bool[np.ndarray, "n"] | Sequence[bool],
-  min_score: float = 0.0,
-  max_boxes: int | None = None,
-  min_side: int = 384,
   segmentations: Sequence[Mapping[str, Any]] | None = None,
 ) -> Picture:
-  """Draws detections with class name and score, the best on top; see `draw_boxes`.
-
-  Args:
-    image: RGB.
-    boxes: XYXY in pixels of `image`.
-    scores: in [0, 1].
-    names: class name of each box.
-    novel: whether the class is novel (orange) or base (blue).
-    min_score: boxes below it are left out.
-    max_boxes: at most so many, best first; None for all.
-    min_side, segmentations: as for `draw_boxes`.
+  """Draws detections with class name and score, the best on top; the rest is as in `draw_boxes`.
 
   Raises:
     ValueError: as `draw_boxes`, or a score is not finite.
@@ -58,14 +46,12 @@ def draw_detections(
   if not np.isfinite(scores).all():
     raise ValueError(f"scores {scores} are not all finite; check the checkpoint")
   order = np.argsort(-scores, kind="stable")
-  order = order[scores[order] >= min_score][:max_boxes]
   return draw_boxes(
     image,
     np.asarray(boxes)[order],
     [f"{names[i]} {scores[i]:.2f}" for i in order],
     novel_colours([novel[i] for i in order]),
-    min_side,
-    None if segmentations is None else [segmentations[i] for i in order],
+    segmentations=segmentations and [segmentations[i] for i in order],
   )
 
 
@@ -88,37 +74,44 @@ def draw_boxes(
     labels: text at each box.
     colours: of each box, as '#2b8a3e'.
     min_side: see above.
-    segmentations: mask of each box as COCO run lengths (`evaluation.coco.encode_masks`).
+    segmentations: mask of each box as COCO run lengths (`frozen.detector.encode_masks`).
 
   Raises:
     ValueError: not an RGB uint8 image, lengths differ, a box not finite, a mask of another size
       than the image.
   """
-  _check_image(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(
+      f"image has shape {image.shape} and type {image.dtype}, expected (height, width, 3) uint8"
+    )
   boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
   _check_lengths(boxes=boxes, names=labels, colours=colours, masks=segmentations)
   if not np.isfinite(boxes).all():
     raise ValueError(f"boxes {boxes.tolist()} are not all finite; check the checkpoint")
+  for segmentation in segmentations or ():
+    if tuple(segmentation["size"]) != image.shape[:2]:
+      raise ValueError(
+        f"a mask is {tuple(segmentation['size'])} and the image {image.shape[:2]} (height, width); "
+        "paste masks at the size of the image"
+      )
   factor = max(1, math.ceil(min_side / min(image.shape[:2])))
   height, width = image.shape[0] * factor, image.shape[1] * factor
   picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
   short = min(height, width)
   line = max(2, round(short / 128))
   font = ImageFont.load_default(max(13, round(short / 26)))
-  if segmentations is not None:
-    masks = _masks(segmentations[::-1], image.shape[:2])
-    picture = _paint_masks(picture, masks, colours[::-1], factor, max(1, line // 2))
+  if segmentations:
+    picture = _paint_masks(picture, segmentations[::-1], colours[::-1], factor, max(1, line // 2))
   draw = ImageDraw.Draw(picture)
   corners = np.clip(boxes * factor, 0, [width - 1, height - 1] * 2)
   for box, colour in zip(corners[::-1].tolist(), colours[::-1], strict=True):
     draw.rectangle(box, outline=colour, width=line)
   # The first get the place they want; labels lie above all boxes.
-  taken: list[tuple[float, float, float, float]] = []
+  taken: list[tuple[float, ...]] = []
   for box, label, colour in zip(corners, labels, colours, strict=True):
     text = _fit(draw, label, font, width - 6)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    size = (right - left + 6, bottom - top + 6)
-    place = _place_label(box, size, (width, height), taken)
+    place = _place_label(box, (right - left + 6, bottom - top + 6), (width, height), taken)
     taken.append(place)
     draw.rectangle(place, fill=colour)
     draw.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="white", font=font)
@@ -132,40 +125,24 @@ def _check_lengths(**columns: Sequence | None) -> None:
     raise ValueError(f"{found}; give one of each")
 
 
-def _masks(
-  segmentations: Sequence[Mapping[str, Any]], size: tuple[int, int]
-) -> Iterator[Bool[np.ndarray, "h w"]]:
-  """The masks, one at a time; all of them are checked first."""
-  for segmentation in segmentations:
-    if tuple(segmentation["size"]) != tuple(size):
-      raise ValueError(
-        f"a mask is {tuple(segmentation['size'])} and the image {tuple(size)} (height, width); "
-        "paste masks at the size of the image"
-      )
-  return (coco_mask.decode(own).astype(bool) for own in segmentations)
-
-
 def _paint_masks(
   picture: Image.Image,
-  masks: Iterable[Bool[np.ndarray, "h w"]],
+  segmentations: Sequence[Mapping[str, Any]],
   colours: Sequence[str],
   factor: int,
   line: int,
 ) -> Image.Image:
   """Masks as translucent areas with an opaque edge, the last on top."""
   pixels = np.array(picture)
-  for mask, colour in zip(masks, colours, strict=True):
+  for segmentation, colour in zip(segmentations, colours, strict=True):
+    mask = coco_mask.decode(segmentation).astype(bool)
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
       continue
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    inside = mask[window].repeat(factor, axis=0).repeat(factor, axis=1)
-    height, width = inside.shape
-    core = np.pad(inside, line)
-    core = functools.reduce(np.logical_and, (core[k : k + height] for k in range(2 * line + 1)))
-    core = functools.reduce(np.logical_and, (core[:, k : k + width] for k in range(2 * line + 1)))
-    top, left = rows[0] * factor, columns[0] * factor
-    area = pixels[top : top + height, left : left + width]
+    (top, bottom), (left, right) = (rows[[0, -1]] + [0, 1]), (columns[[0, -1]] + [0, 1])
+    inside = mask[top:bottom, left:right].repeat(factor, axis=0).repeat(factor, axis=1)
+    core = ndimage.minimum_filter(inside, 2 * line + 1, mode="constant")
+    area = pixels[top * factor : bottom * factor, left * factor : right * factor]
     ink = np.array(ImageColor.getrgb(colour))
     area[inside] = (area[inside] * (1 - _MASK_OPACITY) + ink * _MASK_OPACITY).astype(np.uint8)
     area[inside & ~core] = ink
@@ -187,48 +164,23 @@ def _place_label(
   box: Float[np.ndarray, "4"],
   size: tuple[float, float],
   canvas: tuple[int, int],
-  taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
+  taken: Sequence[tuple[float, ...]],
+) -> tuple[float, ...]:
   """Where a label goes: above the box, below or inside; the first place that is free.
 
   Always within the canvas.  Where no place is free, the one that hides least.
   """
   (x1, y1, x2, y2), (w, h) = box.tolist(), size
-  places = []
-  for x, y in (
-    (x1, y1 - h),
-    (x1, y2),
-    (x1, y1),
-    (x2 - w, y1 - h),
-    (x2 - w, y2),
-    (x1, y2 - h),
-    (x1, y1 - 2 * h),
-    (x1, y2 + h),
-  ):
-    x = min(max(x, 0.0), canvas[0] - 1 - w)
-    y = min(max(y, 0.0), canvas[1] - 1 - h)
-    places.append((x, y, x + w, y + h))
-
-  def hidden(place: tuple[float, float, float, float]) -> float:
-    return sum(
-      max(0.0, min(place[2], other[2]) - max(place[0], other[0]))
-      * max(0.0, min(place[3], other[3]) - max(place[1], other[1]))
-      for other in taken
-    )
-
-  return min(places, key=hidden)
+  wanted = [(x1, y1 - h), (x1, y2), (x1, y1), (x2 - w, y1 - h), (x2 - w, y2)]
+  wanted += [(x1, y2 - h), (x1, y1 - 2 * h), (x1, y2 + h)]
+  corners = np.clip(wanted, 0, np.array(canvas) - 1 - size)
+  places = np.concatenate([corners, corners + size], axis=1)
+  hidden = covered(places, np.reshape(taken, (-1, 4))).sum(axis=1)
+  return tuple(places[hidden.argmin()].tolist())
 
 
 def png_bytes(image: Picture) -> bytes:
   """The image as a PNG file."""
-  _check_image(image)
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, "PNG")
   return buffer.getvalue()
-
-
-def _check_image(image: Picture) -> None:
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(
-      f"image has shape {image.shape} and type {image.dtype}, expected (height, width, 3) uint8"
-    )

@@ -1,7 +1,6 @@
 """Figures of the report: similarity matrices of region embeddings and training curves.
 
-Everything is a pure function of its arguments, gives RGB uint8 arrays and uses no global
-plotting state.
+They are RGB uint8 arrays, made without global plotting state.
 """
 
 import math
@@ -18,6 +17,7 @@ from matplotlib.lines import Line2D
 from rkd_jax.ops.host import unit
 from rkd_jax.pictures.draw import Picture
 
+CURVES = ("loss", "cls", "box", "rpn_cls", "rkd_l1", "rkd_irm", "pms")
 _RUN_COLOURS = ("#495057", "#1f6fd6", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285")
 _INK = "#212529"
 _DPI = 110
@@ -68,8 +68,6 @@ def similarity_figure(
   The first matrix is the reference (CLIP); the others' titles say how well they
   agree with it (`agreement`).
   """
-  if not matrices:
-    raise ValueError("there is no similarity matrix to draw")
   for title, matrix in matrices.items():
     if np.shape(matrix) != (len(names), len(names)):
       raise ValueError(f"{title}: matrix {np.shape(matrix)} for {len(names)} class names")
@@ -77,15 +75,14 @@ def similarity_figure(
   figure = Figure(figsize=(side * len(matrices) + 2.2, side + 1.7), layout="constrained")
   axes = figure.subplots(1, len(matrices), squeeze=False)[0]
   off_diagonal = ~np.eye(len(names), dtype=bool)
-  values = np.concatenate([np.asarray(matrix)[off_diagonal] for matrix in matrices.values()])
-  values = values[np.isfinite(values)]
-  low = float(values.min()) if len(values) else 0.0
-  reference = next(iter(matrices.values()))
+  values = np.concatenate([matrix[off_diagonal] for matrix in matrices.values()])
+  low = min([0.99, *values[np.isfinite(values)]])
+  reference, expected = next(iter(matrices.items()))
   for column, (axis, (title, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
     axis.set_facecolor("#ced4da")
-    heat = axis.imshow(np.asarray(matrix), cmap="viridis", vmin=min(low, 0.99), vmax=1.0)
-    shared = agreement(reference, matrix) if column else None
-    note = "" if shared is None else f"agreement with {next(iter(matrices))}: r = {shared:.2f}"
+    heat = axis.imshow(matrix, cmap="viridis", vmin=low, vmax=1.0)
+    shared = agreement(expected, matrix) if column else None
+    note = "" if shared is None else f"agreement with {reference}: r = {shared:.2f}"
     axis.set_title(f"{title}\n{note}", fontsize=10, color=_INK)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axis.set_yticks(range(len(names)), names if column == 0 else [""] * len(names), fontsize=7)
@@ -94,21 +91,18 @@ def similarity_figure(
   return _render(figure)
 
 
-def curves_figure(
-  runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str] | None = None
-) -> Picture:
-  """Training curves: one panel per kind and metric, one line per run.
+def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
+  """Training curves: one panel per kind and metric of `CURVES`, one line per run.
 
   Args:
     runs: name of the run (stage) to its records, as `read_metrics` gives them.
-    keys: the metrics to draw; by default every number in the records.
 
   Raises:
     ValueError: no record has such a metric.
   """
-  curves = _collect_curves(runs, keys)
+  curves = _collect_curves(runs)
   if not curves:
-    raise ValueError(f"no record of {list(runs)} has a metric to draw among {keys or 'all'}")
+    raise ValueError(f"no record of {list(runs)} has a metric to draw among {CURVES}")
   columns = min(3, len(curves))
   rows = math.ceil(len(curves) / columns)
   figure = Figure(figsize=(4.2 * columns, 2.8 * rows + 0.6))
@@ -144,15 +138,14 @@ def curves_figure(
 
 
 def _collect_curves(
-  runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str] | None
+  runs: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[tuple[str, str], dict[str, list[tuple[int, float]]]]:
   """(kind, metric) to run to its (step, value) points, the panels of a kind together."""
   curves: dict[tuple[str, str], dict[str, list[tuple[int, float]]]] = {}
   for run, records in runs.items():
     for record in records:
       for key, value in record.items():
-        is_number = isinstance(value, int | float) and key != "step"
-        if is_number and (keys is None or key in keys):
+        if key in CURVES:
           panel = curves.setdefault((record.get("kind", ""), key), {})
           panel.setdefault(run, []).append((record["step"], value))
   kinds = list(dict.fromkeys(kind for kind, _ in curves))
@@ -161,11 +154,9 @@ def _collect_curves(
 
 def _smooth(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
   """Mean over a window of a 30th of the curve on each side, shorter at its ends."""
-  reach = max(1, len(values) // 30)
-  sums = np.concatenate([[0.0], np.cumsum(values)])
-  index = np.arange(len(values))
-  low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
-  return (sums[high] - sums[low]) / (high - low)
+  window = np.ones(1 + 2 * max(1, len(values) // 30))
+  counts = np.convolve(np.ones(len(values)), window, "same")
+  return np.convolve(values, window, "same") / counts
 
 
 def _render(figure: Figure) -> Picture:

@@ -1,7 +1,6 @@
 """The result on one page: component table, predictions, similarities, curves.
 
-The page is one HTML file with everything inside it (pictures as PNG data URIs,
-inline CSS, no scripts), so that it can be mailed or archived as it is.
+It is one HTML file with everything inside (pictures as PNG data URIs, inline CSS, no scripts).
 """
 
 import base64
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int
 
 from rkd_jax.pictures import draw, figures
 
@@ -22,6 +21,12 @@ _PAGE = Path(__file__).with_suffix(".html")
 
 METRICS = ("AP50_novel", "AP50_base", "AP50_all")
 _HEADINGS = ("novel", "base", "all")
+# Of a stage's detections on an image, those that are drawn.
+_MIN_SCORE, _MOST = 0.5, 12
+
+Picture = draw.Picture
+# Boxes (XYXY in pixels of the image), scores and classes, best first.
+Found = tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, "n"], Int[np.ndarray, "n"]]
 
 
 @dataclass(frozen=True)
@@ -51,59 +56,41 @@ class Row:
     return [float(run[metric]) for run in self.runs if run[metric] is not None]
 
 
-@dataclass(frozen=True)
-class Prediction:
-  """Detections of one stage on one image: XYXY in its pixels, class columns."""
-
-  boxes: Float[np.ndarray, "n 4"]
-  scores: Float[np.ndarray, "n"]
-  classes: Sequence[int]
-
-
 def format_table(rows: Sequence[Row]) -> str:
   """The component table for the terminal; `*` marks the best of a column."""
   best = _best(rows)
-  lines = [("method", *(f"{heading} " for heading in _HEADINGS))]
+  lines = [["method", *(f"{heading} " for heading in _HEADINGS)]]
   for row in rows:
-    cells = [
-      _cell(row, metric) + ("*" if (row.method, metric) in best else " ") for metric in METRICS
-    ]
-    lines.append((row.method + (" (control)" if row.control else ""), *cells))
-  widths = [max(len(line[column]) for line in lines) for column in range(1 + len(METRICS))]
-  text = [
-    "  ".join(
-      [line[0].ljust(widths[0])]
-      + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-    ).rstrip()
-    for line in lines
-  ]
-  rule = "-" * (sum(widths) + 2 * len(METRICS))
-  return "\n".join([f"AP50 (%) {_spread_note(rows)}".strip(), rule, text[0], rule, *text[1:], rule])
+    marks = ["*" if (row.method, metric) in best else " " for metric in METRICS]
+    cells = [_cell(row, metric) + mark for metric, mark in zip(METRICS, marks, strict=True)]
+    lines.append([row.method + (" (control)" if row.control else ""), *cells])
+  first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+  layout = f"{{:{first}}}" + "".join(f"  {{:>{width}}}" for width in others)
+  head, *body = (layout.format(*line).rstrip() for line in lines)
+  rule = "-" * len(layout.format(*lines[0]))
+  return "\n".join([f"AP50 (%) {_spread_note(rows)}".strip(), rule, head, rule, *body, rule])
 
 
 def prediction_row(
-  image: UInt8[np.ndarray, "h w 3"],
+  image: Picture,
   gt_boxes: Float[np.ndarray, "g 4"],
-  gt_classes: Sequence[int],
-  stages: Mapping[str, Prediction],
+  gt_classes: Int[np.ndarray, "g"],
+  stages: Mapping[str, Found],
   class_names: Sequence[str],
   novel: Sequence[str],
-  min_score: float = 0.3,
-  max_boxes: int = 12,
-) -> dict[str, UInt8[np.ndarray, "h2 w2 3"]]:
-  """Pictures of one image for the report: the ground truth, then each stage."""
-  is_novel = [name in set(novel) for name in class_names]
+) -> dict[str, Picture]:
+  """Pictures of one image for the report: the ground truth, then the best of each stage."""
 
-  def described(classes: Sequence[int]) -> tuple[list[str], list[bool]]:
-    return [class_names[c] for c in classes], [is_novel[c] for c in classes]
+  def described(classes: Int[np.ndarray, "n"]) -> tuple[list[str], list[bool]]:
+    names = [class_names[number] for number in classes]
+    return names, [name in novel for name in names]
 
   names, flags = described(gt_classes)
   pictures = {"Ground truth": draw.draw_boxes(image, gt_boxes, names, draw.novel_colours(flags))}
-  for stage, found in stages.items():
-    names, flags = described(found.classes)
-    pictures[stage] = draw.draw_detections(
-      image, found.boxes, found.scores, names, flags, min_score=min_score, max_boxes=max_boxes
-    )
+  for stage, (boxes, scores, classes) in stages.items():
+    shown = np.flatnonzero(scores >= _MIN_SCORE)[:_MOST]
+    names, flags = described(classes[shown])
+    pictures[stage] = draw.draw_detections(image, boxes[shown], scores[shown], names, flags)
   return pictures
 
 
@@ -111,14 +98,13 @@ def write_report(
   path: str | os.PathLike,
   title: str,
   rows: Sequence[Row],
-  curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-  predictions: Sequence[Mapping[str, UInt8[np.ndarray, "h w 3"]]] = (),
-  similarities: Mapping[str, Float[np.ndarray, "c c"]] | None = None,
-  similarity_names: Sequence[str] = (),
-  notes: Sequence[str] = (),
-  curve_keys: Sequence[str] | None = None,
+  curves: Mapping[str, Sequence[Mapping[str, Any]]],
+  predictions: Sequence[Mapping[str, Picture]],
+  similarities: Mapping[str, Float[np.ndarray, "c c"]],
+  similarity_names: Sequence[str],
+  notes: Sequence[str],
 ) -> None:
-  """Writes the page; sections without content are left out.
+  """Writes the page.
 
   Args:
     path: the HTML file; its folder is made if absent.
@@ -130,26 +116,21 @@ def write_report(
       (`figures.class_similarities`), CLIP first.
     similarity_names: the classes of these matrices.
     notes: plain-text paragraphs under the table: data, seeds, time.
-    curve_keys: the metrics to draw; by default all.
 
   Raises:
     ValueError: there are no rows, two rows have the same name, or a result
       lacks a metric.
   """
-  sections = [_table_section(rows, notes)]
-  if predictions:
-    sections.append(_predictions_section(predictions))
-  if similarities:
-    sections.append(_similarities_section(similarities, similarity_names))
-  if curves:
-    figure = figures.curves_figure(curves, curve_keys)
-    sections.append(
-      _section(
-        "Training curves",
-        "Faint lines are single steps, strong lines their running mean.",
-        _image(figure, "training curves", "wide"),
-      )
-    )
+  sections = [
+    _table_section(rows, notes),
+    _predictions_section(predictions),
+    _similarities_section(similarities, similarity_names),
+    _section(
+      "Training curves",
+      "Faint lines are single steps, strong lines their running mean.",
+      _image(figures.curves_figure(curves), "training curves", "wide"),
+    ),
+  ]
   page = string.Template(_PAGE.read_text("utf-8")).substitute(
     title=html.escape(title),
     novel=draw.NOVEL_COLOUR,
@@ -194,7 +175,7 @@ def _table_section(rows: Sequence[Row], notes: Sequence[str]) -> str:
   return _section("Components", summary, f'{table}<div class="notes">{paragraphs}</div>')
 
 
-def _predictions_section(predictions: Sequence[Mapping[str, np.ndarray]]) -> str:
+def _predictions_section(predictions: Sequence[Mapping[str, Picture]]) -> str:
   grids = []
   for number, pictures in enumerate(predictions, start=1):
     figures = "".join(
@@ -231,7 +212,7 @@ def _section(heading: str, summary: str, content: str) -> str:
   )
 
 
-def _image(picture: UInt8[np.ndarray, "h w 3"], alt: str, kind: str = "") -> str:
+def _image(picture: Picture, alt: str, kind: str = "") -> str:
   data = base64.b64encode(draw.png_bytes(picture)).decode("ascii")
   height, width = picture.shape[:2]
   image = (

@@ -23,8 +23,8 @@ def draw_one(box=ONE_BOX, name="red star", novel=True, **options):
 
 def test_small_pictures_grow_by_a_whole_factor():
   assert draw_one().shape == (384, 480, 3)
-  assert draw_one(min_side=100).shape == GREY.shape
-  assert draw_one(min_side=129).shape == (256, 320, 3)
+  for min_side, shape in ((100, GREY.shape), (129, (256, 320, 3))):
+    assert visualize.draw_boxes(GREY, ONE_BOX, ["a"], ["#000000"], min_side).shape == shape
 
 
 def test_box_is_drawn_at_its_scaled_corners_in_the_colour_of_its_kind():
@@ -78,7 +78,8 @@ def test_a_mask_is_a_translucent_area_with_an_edge():
   """A rectangle within the box; at twice the size its edge is a pixel wide."""
   mask = np.zeros(GREY.shape[:2], bool)
   mask[60:90, 50:70] = True
-  picture = draw_one(min_side=129, segmentations=[run_lengths(mask)])
+  colour, masks = [visualize.NOVEL_COLOUR], [run_lengths(mask)]
+  picture = visualize.draw_boxes(GREY, ONE_BOX, ["star"], colour, 129, masks)
   edge = colour_mask(picture, visualize.NOVEL_COLOUR)
   assert edge[120:180, 100].all() and edge[179, 100:140].all()
   assert not edge[121:179, 101:139].any()
@@ -87,36 +88,23 @@ def test_a_mask_is_a_translucent_area_with_an_edge():
   assert (picture[182:198, 90:150] == 90).all()  # in the box, but not in the mask
 
 
-def test_masks_are_drawn_best_on_top_and_only_of_what_is_drawn():
+def test_masks_are_drawn_best_on_top():
   mask = run_lengths(np.ones(GREY.shape[:2], bool))
   empty = run_lengths(np.zeros(GREY.shape[:2], bool))
   boxes = np.array([[1, 60, 20, 80], [30, 60, 60, 80]], np.float32)
 
-  def corner(scores, segmentations, **options):
+  def corner(scores, segmentations):
     names, novel = ["a", "b"], [False, True]
     picture = visualize.draw_detections(
-      GREY, boxes, np.array(scores), names, novel, segmentations=segmentations, **options
+      GREY, boxes, np.array(scores), names, novel, segmentations=segmentations
     )
     return tuple(picture[0, 0].tolist())
 
   base, novel = (ImageColor.getrgb(c) for c in (visualize.BASE_COLOUR, visualize.NOVEL_COLOUR))
   assert corner([0.9, 0.5], [mask, mask]) == base
   assert corner([0.5, 0.9], [mask, mask]) == novel
-  assert corner([0.5, 0.9], [mask, mask], min_score=0.6) == novel
-  assert corner([0.5, 0.9], [mask, empty], min_score=0.6) == (90, 90, 90)
-
-
-def test_score_threshold_and_number_of_boxes():
-  boxes = np.array([[10, 60, 30, 80], [60, 60, 80, 80], [110, 60, 130, 80]], np.float32)
-  scores, flags = np.array([0.2, 0.9, 0.6]), [False] * 3
-
-  def drawn(**options):
-    picture = visualize.draw_detections(GREY, boxes, scores, ["a", "b", "c"], flags, **options)
-    return colour_mask(picture, visualize.BASE_COLOUR)[210, [30, 180, 330]].tolist()
-
-  assert drawn() == [True, True, True]
-  assert drawn(min_score=0.5) == [False, True, True]
-  assert drawn(max_boxes=1) == [False, True, False]
+  assert corner([0.9, 0.5], [empty, mask]) == novel
+  assert corner([0.5, 0.9], [empty, empty]) == (90, 90, 90)
 
 
 def test_no_boxes_is_only_the_picture():

@@ -41,19 +41,19 @@ def test_curves_have_a_panel_per_kind_and_metric():
   records = [
     {"step": 0, "kind": "box", "loss": 2.0, "note": "text"},
     {"step": 1, "kind": "image", "loss": 3.0},
-    {"step": 2, "kind": "box", "loss": 1.0, "irm": 0.5, "AP": None},
+    {"step": 2, "kind": "box", "loss": 1.0, "rkd_irm": 0.5, "AP": None, "learning_rate": 0.1},
   ]
-  curves = figures._collect_curves({"rkd": records}, None)
+  curves = figures._collect_curves({"rkd": records})
   assert curves == {
     ("box", "loss"): {"rkd": [(0, 2.0), (2, 1.0)]},
-    ("box", "irm"): {"rkd": [(2, 0.5)]},
+    ("box", "rkd_irm"): {"rkd": [(2, 0.5)]},
     ("image", "loss"): {"rkd": [(1, 3.0)]},
   }
-  assert list(curves) == [("box", "loss"), ("box", "irm"), ("image", "loss")]
+  assert list(curves) == [("box", "loss"), ("box", "rkd_irm"), ("image", "loss")]
   picture = figures.curves_figure({"rkd": records, "base": records[:1]})
   assert picture.ndim == 3 and picture.std() > 0
   with pytest.raises(ValueError, match=r"no record of .'rkd'. has a metric"):
-    figures.curves_figure({"rkd": records}, keys=["lost"])
+    figures.curves_figure({"rkd": [{"step": 0, "lost": 1.0}]})
 
 
 def test_smoothing_keeps_a_line_and_its_length():

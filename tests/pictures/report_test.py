@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from rkd_jax.pictures import report
-from rkd_jax.pictures.report import Prediction, Row
+from rkd_jax.pictures.draw import BASE_COLOUR
+from rkd_jax.pictures.report import Row
 
 
 def result(novel, base, whole):
@@ -55,7 +56,16 @@ class Page(HTMLParser):
 
 def write(tmp_path, **options):
   path = tmp_path / "new" / "report.html"
-  report.write_report(path, **{"title": "Demo", "rows": ROWS, **options})
+  content = {
+    "title": "Demo",
+    "rows": ROWS,
+    "curves": {"base": [{"step": 0, "kind": "box", "loss": 1.0}]},
+    "predictions": [],
+    "similarities": {"CLIP": np.eye(2), "RKD": np.eye(2)},
+    "similarity_names": ["cat", "owl"],
+    "notes": [],
+  }
+  report.write_report(path, **{**content, **options})
   return path.read_text(encoding="utf-8")
 
 
@@ -94,26 +104,17 @@ def test_page_is_self_contained_and_marks_the_best(tmp_path):
   assert page.strong == ["94.0", "70.0", "70.0", "86.5"]
   assert "script" not in page.tags and "link" not in page.tags
   assert not re.search(r"https?://|url\(|@import", text)
-  assert [heading for heading in ("Predictions", "curves") if heading in page.text] == []
 
 
 def test_page_shows_every_section(tmp_path):
   image = np.full((16, 24, 3), 200, np.uint8)
-  found = Prediction(np.array([[2, 2, 9, 9], [0, 0, 5, 5]]), np.array([0.8, 0.1]), [1, 0])
+  boxes = np.array([[2, 2, 9, 9], [0, 0, 5, 5]])
+  found = boxes, np.array([0.8, 0.1]), np.array([1, 0])
   pictures = report.prediction_row(
     image, np.array([[2, 2, 10, 10]]), [1], {"RKD <x>": found}, ["cat", "owl"], novel=["owl"]
   )
   assert list(pictures) == ["Ground truth", "RKD <x>"]
-  page = Page(
-    write(
-      tmp_path,
-      predictions=[pictures, pictures],
-      similarities={"CLIP": np.eye(2), "RKD": np.eye(2)},
-      similarity_names=["cat", "owl"],
-      curves={"base": [{"step": 0, "kind": "box", "loss": 1.0}]},
-      notes=["5 < 6 & more"],
-    )
-  )
+  page = Page(write(tmp_path, predictions=[pictures, pictures], notes=["5 < 6 & more"]))
   assert len(page.sources) == 4 + 1 + 1
   for source in page.sources:
     header, data = source.split(",")
@@ -125,13 +126,19 @@ def test_page_shows_every_section(tmp_path):
     assert text in page.text
 
 
-def test_predictions_below_the_threshold_are_not_drawn():
-  image = np.full((64, 64, 3), 200, np.uint8)
-  boxes, none = np.array([[8, 30, 50, 50]]), np.zeros((0, 4))
-  low, high = (Prediction(boxes, np.array([score]), [0]) for score in (0.2, 0.4))
-  pictures = report.prediction_row(image, none, [], {"low": low, "high": high}, ["cat"], [])
-  np.testing.assert_array_equal(pictures["low"], pictures["Ground truth"])
-  assert (pictures["high"] != pictures["low"]).any()
+def test_the_best_predictions_above_the_threshold_are_drawn():
+  """13 of 14 beside each other are sure enough; the first 12 of them are drawn."""
+  image = np.full((64, 300, 3), 200, np.uint8)
+  left = np.arange(14) * 20
+  boxes = np.stack([left, np.full(14, 40), left + 15, np.full(14, 60)], axis=1)
+  found = boxes, np.array([0.9] * 13 + [0.4]), np.zeros(14, int)
+  none = np.zeros((0, 4)), np.zeros(0, int)
+  pictures = report.prediction_row(image, *none, {"RKD": found}, ["cat"], [])
+  assert (pictures["Ground truth"] == 200).all()
+  factor = pictures["RKD"].shape[1] // 300
+  bottom = pictures["RKD"][60 * factor, left * factor + 7 * factor]
+  drawn = (bottom == np.array(ImageColor.getrgb(BASE_COLOUR))).all(-1)
+  assert drawn.tolist() == [True] * 12 + [False] * 2
 
 
 def test_names_are_escaped(tmp_path):
