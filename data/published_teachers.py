@@ -29,7 +29,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,10 @@ _SALIENT = "salient"
 _Row = tuple[np.ndarray, int, float]
 
 
-def read_regions(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_regions(path: str | os.PathLike, width: int = 0) -> dict[str, np.ndarray]:
   """The regions of one image; their scores are 0, since the original keeps the order alone.
+
+  `width` is that of the embeddings, for an image without regions.
 
   Raises:
     ValueError: the pickle is damaged or holds something else; the file is named.
@@ -69,26 +71,20 @@ def read_regions(path: str | os.PathLike) -> dict[str, np.ndarray]:
       raise ValueError(f"{path}: region {number} is {_short(entry)}, expected (box, embedding).")
     boxes.append(_box(entry[0], f"{path}: region {number}"))
     embeddings.append(np.asarray(entry[1], np.float32).reshape(-1))
-  if len({len(row) for row in embeddings}) > 1:
+  widths = {len(row) for row in embeddings} or {width}
+  if len(widths) > 1:
     raise ValueError(f"{path}: its embeddings differ in width; make the file again.")
   return {
     "regions/boxes": np.array(boxes, np.float32).reshape(-1, 4),
     "regions/scores": np.zeros(len(boxes), np.float32),
-    "regions/clip_embeddings": np.array(embeddings, np.float32).reshape(len(boxes), -1)
-    if boxes
-    else np.zeros((0, 0), np.float32),
+    "regions/clip_embeddings": np.array(embeddings, np.float32).reshape(len(boxes), *widths),
   }
 
 
-def read_pseudo_boxes(
-  path: str | os.PathLike, class_of: Mapping[int, int]
-) -> dict[str, np.ndarray]:
-  """The pseudo boxes of one image; labels without a box and the class-less "salient" box are
-  left out.
+def read_pseudo_boxes(path: str | os.PathLike, class_of: Mapping[int, int]) -> list[_Row]:
+  """The pseudo boxes of one image, without the class-less "salient" box.
 
-  Args:
-    path: the pickle.
-    class_of: category id -> class.
+  `class_of` gives the class of a category id.
 
   Raises:
     ValueError: the pickle is damaged, holds something else, or names an unknown category.
@@ -109,21 +105,17 @@ def read_pseudo_boxes(
     if len(entry[0]) != len(entry[1]):
       raise ValueError(f"{where} has {len(entry[0])} boxes and {len(entry[1])} scores.")
     rows += [(_box(box, where), class_of[category], float(score)) for box, score in zip(*entry)]
-  return _columns(rows)
+  return rows
 
 
 def read_pseudo_box_json(
   path: str | os.PathLike, image_ids: Container[int], class_of: Mapping[int, int]
 ) -> dict[int, list[_Row]]:
-  """Image id -> (box, class, score) from one JSON for all images; it has no scores, so they are 1.
-
-  Args:
-    path: the JSON.
-    image_ids: those of the annotations.
-    class_of: category id -> class.
+  """Image id -> pseudo boxes from one JSON for all images; it has no scores, so they are 1.
 
   Raises:
-    ValueError: missing or malformed, an unknown image or category, or a box that is none.
+    ValueError: missing or malformed, an image not in `image_ids`, an unknown category, or a box
+      that is none.
   """
   rows, keys = {}, ("image_id", "category_id", "bbox")
   entries = checks.entries(checks.read_json(path), "annotations", path, keys)
@@ -154,7 +146,8 @@ def read_image_labels(
   return labels
 
 
-def _columns(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
+def columns(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
+  """Pseudo boxes as records have them."""
   boxes, labels, scores = zip(*rows) if rows else ((), (), ())
   return {
     "pseudo_boxes/boxes": np.array(boxes, np.float32).reshape(-1, 4),
@@ -190,12 +183,21 @@ def write_pseudo_boxes(
 ) -> None:
   """The pseudo boxes of a record; `category_ids` are those of the classes, in order."""
   content = {}
-  rows = zip(*(record[f"pseudo_boxes/{key}"] for key in ("boxes", "labels", "scores")))
-  for box, label, score in rows:
-    boxes, scores = content.setdefault(int(category_ids[label]), ([], []))
-    boxes.append(_numbers(box))
-    scores.append(float(score))
+  for category, box, score in _pseudo_boxes(record, category_ids):
+    boxes, scores = content.setdefault(category, ([], []))
+    boxes.append(box)
+    scores.append(score)
   storage.write(path, pickle.dumps(content, protocol=2))
+
+
+def _pseudo_boxes(
+  record: Mapping[str, np.ndarray], category_ids: Sequence[int]
+) -> Iterator[tuple[int, list[int | float], float]]:
+  """Category id, box and score of each."""
+  for box, label, score in zip(
+    *(record[f"pseudo_boxes/{k}"] for k in ("boxes", "labels", "scores"))
+  ):
+    yield int(category_ids[label]), _numbers(box), float(score)
 
 
 def _numbers(box: np.ndarray) -> list[int | float]:
@@ -233,34 +235,33 @@ def to_records(
   class_of = {category: number for number, category in enumerate(categories)}
   filenames = annotations.load_filenames(annotation_file)
   paths = {image_id: _pickle_path(regions, name) for image_id, name in filenames.items()}
-  width = next((d for d in map(_embedding_width, paths.values()) if d), None)
+  widths = (read_regions(path)["regions/clip_embeddings"].shape[1] for path in paths.values())
+  width = next(filter(None, widths), None)
   if width is None:
     raise ValueError(f"{regions}: no image of {annotation_file} has a region.")
-  per_image = pseudo_boxes is not None and not _is_json(pseudo_boxes)
-  rows = {}
-  if pseudo_boxes is not None and not per_image:
-    rows = read_pseudo_box_json(pseudo_boxes, filenames, class_of)
+  pseudo_boxes_of = _pseudo_box_reader(pseudo_boxes, filenames, class_of)
   labels = None if image_labels is None else read_image_labels(image_labels, class_of)
   sources = {"regions": regions, "pseudo_boxes": pseudo_boxes, "image_labels": image_labels}
   metadata = {"imported": {name: str(path or "") for name, path in sources.items()}}
   with TeacherWriter(output, split, width, metadata, class_names=names) as writer:
     for image_id, path in tqdm(paths.items(), unit=" images"):
-      name = filenames[image_id]
-      record_id = _record_id(image_id, name, imagenet)
-      if record_id in writer:
-        continue
-      record = read_regions(path)
-      if not len(record["regions/boxes"]):
-        record["regions/clip_embeddings"] = np.zeros((0, width), np.float32)
-      if per_image:
-        found = read_pseudo_boxes(_pickle_path(pseudo_boxes, name), class_of)
-      else:
-        found = _columns(rows.get(image_id, ()))
-      if labels is not None:
-        kept = np.isin(found["pseudo_boxes/labels"], list(labels.get(image_id, ())))
-        found = {key: column[kept] for key, column in found.items()}
-      writer.write(record_id, record | found)
+      record_id = _record_id(image_id, filenames[image_id], imagenet)
+      if record_id not in writer:
+        rows = pseudo_boxes_of(image_id)
+        if labels is not None:
+          rows = [row for row in rows if row[1] in labels.get(image_id, ())]
+        writer.write(record_id, read_regions(path, width) | columns(rows))
   return len(paths)
+
+
+def _pseudo_box_reader(
+  path: str | os.PathLike | None, filenames: Mapping[int, str], class_of: Mapping[int, int]
+) -> Callable[[int], list[_Row]]:
+  """What gives the pseudo boxes of an image id: from a folder of pickles, a JSON, or none."""
+  if path is not None and not _is_json(path):
+    return lambda image_id: read_pseudo_boxes(_pickle_path(path, filenames[image_id]), class_of)
+  rows = {} if path is None else read_pseudo_box_json(path, filenames, class_of)
+  return lambda image_id: rows.get(image_id, [])
 
 
 def to_pickles(
@@ -281,39 +282,28 @@ def to_pickles(
   category_ids = list(category_names.load_categories(annotation_file))
   filenames = annotations.load_filenames(annotation_file)
   reader = TeacherReader(records, split)
-  entries = []
+  as_json, entries = _is_json(pseudo_boxes), []
   for image_id, name in tqdm(filenames.items(), unit=" images"):
     record = reader[_record_id(image_id, name, imagenet)]
     write_regions(_new_path(regions, name), record)
-    if pseudo_boxes is not None and _is_json(pseudo_boxes):
-      entries += _json_entries(image_id, record, category_ids)
+    if as_json:
+      for category, box, _ in _pseudo_boxes(record, category_ids):
+        entry = {"id": len(entries) + 1, "image_id": image_id, "category_id": category}
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        entries.append({**entry, "bbox": box, "area": area})
     elif pseudo_boxes is not None:
       write_pseudo_boxes(_new_path(pseudo_boxes, name), record, category_ids)
-  if pseudo_boxes is not None and _is_json(pseudo_boxes):
+  if as_json:
     content = checks.read_json(annotation_file)
     with_boxes = {entry["image_id"] for entry in entries}
     images = [image for image in content["images"] if image["id"] in with_boxes]
-    entries = [{"id": number, **entry} for number, entry in enumerate(entries, start=1)]
     content = {"images": images, "categories": content["categories"], "annotations": entries}
     storage.write(pseudo_boxes, json.dumps(content))
   return len(filenames)
 
 
-def _is_json(path: str | os.PathLike) -> bool:
-  return Path(path).suffix == ".json"
-
-
-def _json_entries(
-  image_id: int, record: Mapping[str, np.ndarray], category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-  """The pseudo boxes of an image as the original's JSON has them."""
-  entries = []
-  for box, label in zip(record["pseudo_boxes/boxes"], record["pseudo_boxes/labels"]):
-    left, top, right, bottom = numbers = _numbers(box)
-    area = (right - left) * (bottom - top)
-    category = int(category_ids[label])
-    entries.append({"image_id": image_id, "category_id": category, "bbox": numbers, "area": area})
-  return entries
+def _is_json(path: str | os.PathLike | None) -> bool:
+  return path is not None and Path(path).suffix == ".json"
 
 
 def _record_id(image_id: int, filename: str, imagenet: bool) -> int:
@@ -332,10 +322,6 @@ def _pickle_path(folder: str | os.PathLike, filename: str) -> Path:
   if not path.exists():
     raise ValueError(f"There is no {path}, the pickle of {filename}. Check the folder.")
   return path
-
-
-def _embedding_width(path: Path) -> int:
-  return read_regions(path)["regions/clip_embeddings"].shape[1]
 
 
 def main():

@@ -9,7 +9,7 @@ import ml_collections
 from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.repeats import repeat_factors
 from rkd_jax.inputs.sampler import Repeats, Sampler
-from rkd_jax.records.joined import Joined, join
+from rkd_jax.records.joined import join
 from rkd_jax.records.sources import Selection, Source, open_source, select
 
 # The fields of a kind of batch in the config that say which records it takes, not their shapes.
@@ -25,8 +25,8 @@ _SELECTION = (
 )
 
 
-# Records of a split, some of them, or those joined with the results of teachers.
-AnySource = Source | Selection | Joined
+# Records of a split, or some of them, perhaps joined with the results of teachers.
+AnySource = Source | Selection
 
 
 @dataclasses.dataclass(frozen=True)

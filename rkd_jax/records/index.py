@@ -18,8 +18,6 @@ from jaxtyping import Bool, Int
 
 from rkd_jax.files import storage
 
-RULES = ("", "boxes", "labels", "pseudo_boxes")
-
 
 class Row(NamedTuple):
   """One record: `classes` are those of boxes that are no crowds, -1 stands for unknown."""
@@ -64,15 +62,9 @@ class Index:
     Raises:
       ValueError: an unknown rule.
     """
-    if rule == "":
-      return np.ones(len(self), bool)
-    if rule == "boxes":
-      return np.diff(self.starts) > 0
-    if rule == "labels":
-      return self.num_labels > 0
-    if rule == "pseudo_boxes":
-      return self.num_pseudo_boxes > 0
-    raise ValueError(f"records is {rule!r}; expected one of {', '.join(map(repr, RULES))}.")
+    if rule not in _RULES:
+      raise ValueError(f"records is {rule!r}; expected one of {', '.join(map(repr, _RULES))}.")
+    return _RULES[rule](self)
 
   def take(self, positions: Int[np.ndarray, "k"]) -> "Index":
     """The index of these records alone."""
@@ -87,6 +79,14 @@ class Index:
   def image_counts(self, num_classes: int) -> Int[np.ndarray, "c"]:
     """The number of records with a box of each class."""
     return np.bincount(self.classes, minlength=num_classes)
+
+
+_RULES = {
+  "": lambda index: np.ones(len(index), bool),
+  "boxes": lambda index: np.diff(index.starts) > 0,
+  "labels": lambda index: index.num_labels > 0,
+  "pseudo_boxes": lambda index: index.num_pseudo_boxes > 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +113,19 @@ def make(rows: Iterable[Sequence]) -> Index:
   """The index of records, each with the values of `Row`."""
   rows = [Row(*row) for row in rows]
   classes = [sorted({int(number) for number in row.classes}) for row in rows]
-  columns = list(zip(*rows)) or [()] * len(Row._fields)
-  columns = dict(zip(Row._fields, columns))
+
+  def column(name: str, dtype: type = np.int32) -> np.ndarray:
+    return np.array([getattr(row, name) for row in rows], dtype)
+
   return Index(
-    heights=np.array(columns["height"], np.int32),
-    widths=np.array(columns["width"], np.int32),
-    classes=np.array([number for own in classes for number in own], np.int32),
-    starts=np.cumsum([0, *map(len, classes)], dtype=np.int64),
-    num_labels=np.array(columns["num_labels"], np.int32),
-    num_pseudo_boxes=np.array(columns["num_pseudo_boxes"], np.int32),
-    image_ids=np.array(columns["image_id"], np.int64),
-    checksums=np.array(columns["checksum"], np.int64),
+    column("height"),
+    column("width"),
+    np.array([number for own in classes for number in own], np.int32),
+    np.cumsum([0, *map(len, classes)], dtype=np.int64),
+    column("num_labels"),
+    column("num_pseudo_boxes"),
+    column("image_id", np.int64),
+    column("checksum", np.int64),
   )
 
 

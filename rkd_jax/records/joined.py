@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 import os
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -18,38 +17,31 @@ from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.sources import Record, Selection, Source, with_results
 
 
-class Joined:
-  """The records of a source, each with its result, as a source."""
+class Joined(Selection):
+  """Some records of a source, each with its result, as a source."""
 
   has_results = True
 
   def __init__(
-    self, source: Source | Selection, results: TeacherReader, rows: Int[np.ndarray, "n"]
+    self,
+    source: Source,
+    positions: Int[np.ndarray, "n"],
+    results: TeacherReader,
+    rows: Int[np.ndarray, "n"],
   ):
-    """`rows` says where the result of each record is; see `join`."""
-    self._source, self._results, self._rows = source, results, rows
-
-  def __len__(self) -> int:
-    return len(self._source)
+    """The records at `positions` with the results in `rows`; see `join`."""
+    super().__init__(source, positions)
+    self._results, self._rows = results, rows
 
   def __getitem__(self, index: int) -> Record:
-    """As `Source`.
-
-    Raises:
-      IndexError: there is no such position.
-      ValueError: the record or the result is damaged.
-    """
-    record = self._source[index]
-    return with_results(record, self._results.at(self._rows[index]))
+    """As `Source`; ValueError also where the result is damaged."""
+    return with_results(super().__getitem__(index), self._results.at(self._rows[index]))
 
   @functools.cached_property
   def index(self) -> Index:
     """That of the records, with the number of pseudo boxes of their results."""
     counts = self._results.num_pseudo_boxes[self._rows]
-    return dataclasses.replace(self._source.index, num_pseudo_boxes=counts)
-
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._source, name)
+    return dataclasses.replace(self._source.index.take(self._positions), num_pseudo_boxes=counts)
 
 
 def join(
@@ -78,62 +70,54 @@ def join(
     f"--splits={source.split} --clip=CLIP --output={folder}"
   )
   results = TeacherReader(folder, source.split, command)
+  elsewhere = f"{command.rpartition('=')[0]}=FOLDER"
   index = source.index_with_ids()
   rows = results.rows(index.image_ids)
   there = rows >= 0
-  _check_images(source, index, results, rows, command)
+  if foreign := _foreign(source, index, results, rows):
+    raise ValueError(
+      f"{results.folder} was made for another data set: {foreign}. Set config.data.teachers (or "
+      f"config.data.KIND.teachers) to the results of these images, or make them in another folder: "
+      f"{elsewhere}"
+    )
   if embedding_dim not in (None, results.embedding_dim):
     raise ValueError(
       f"{results.folder}: embeddings are {results.embedding_dim} wide, "
       f"model.classifier.embedding_dim is {embedding_dim}: take results of the CLIP whose class "
-      f"embeddings are used, or make them in another folder: {command.rpartition('=')[0]}=FOLDER"
+      f"embeddings are used, or make them in another folder: {elsewhere}"
     )
   if labels:
     _check_classes(source, results)
-  if there.all():
-    return Joined(source, results, rows)
-  missing = int((~there).sum())
-  if not skip_missing:
-    raise ValueError(
-      f"{results.folder} has no results for {missing:,} of the {len(source):,} images of "
-      f"{source.name}, such as image {index.image_ids[~there][0]}. Make them: {command} (or leave "
-      "these images out: --config.data.skip_missing_results=True)"
-    )
-  logging.warning(
-    "Left out %d of %d images of %s, which have no results in %s.",
-    missing,
-    len(source),
-    source.name,
-    results.folder,
-  )
-  return Joined(Selection(source, np.flatnonzero(there)), results, rows[there])
+  if missing := int((~there).sum()):
+    if not skip_missing:
+      raise ValueError(
+        f"{results.folder} has no results for {missing:,} of the {len(source):,} images of "
+        f"{source.name}, such as image {index.image_ids[~there][0]}. Make them: {command} (or "
+        "leave these images out: --config.data.skip_missing_results=True)"
+      )
+    counted = missing, len(source), source.name, results.folder
+    logging.warning("Left out %d of %d images of %s, which have no results in %s.", *counted)
+  return Joined(source, np.flatnonzero(there), results, rows[there])
 
 
-def _check_images(
-  source: Source, index: Index, results: TeacherReader, rows: Int[np.ndarray, "n"], command: str
-) -> None:
-  """Raises ValueError for results of other images, or of none of the source's."""
+def _foreign(
+  source: Source, index: Index, results: TeacherReader, rows: Int[np.ndarray, "n"]
+) -> str | None:
+  """Why the results are those of other images, if they are."""
   there = rows >= 0
-  seen, now = results.checksums[rows[there]], index.checksums[there]
-  others = (seen >= 0) & (now >= 0) & (seen != now)
-  if there.any() and not others.any():
-    return
-  if there.any():
-    number = index.image_ids[there][others][0]
-    found = (
-      f"of its {len(results):,} results {int(there.sum()):,} have an image id of {source.name} "
-      f"({len(source):,} images), but {int(others.sum()):,} were made for another image of that "
-      f"id, such as {number}"
-    )
-  else:
-    found = (
+  if not there.any():
+    return (
       f"none of its {len(results):,} results is for one of the {len(source):,} images of "
       f"{source.name}"
     )
-  raise ValueError(
-    f"{results.folder} was made for another data set: {found}. Set config.data.teachers (or "
-    "config.data.KIND.teachers) to the results of these images, or make them in another folder: "
-    f"{command.rpartition('=')[0]}=FOLDER"
+  seen, now = results.checksums[rows[there]], index.checksums[there]
+  others = (seen >= 0) & (now >= 0) & (seen != now)
+  if not others.any():
+    return None
+  return (
+    f"of its {len(results):,} results {int(there.sum()):,} have an image id of {source.name} "
+    f"({len(source):,} images), but {int(others.sum()):,} were made for another image of that id, "
+    f"such as {index.image_ids[there][others][0]}"
   )
 
 

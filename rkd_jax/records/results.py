@@ -10,7 +10,7 @@ it reads (`records.joined`).  A folder holds, per split, a TFDS data set of that
     FOLDER/SPLIT/features.json, dataset_info.json
 
 and while it is being made (`results_writer`), parts of that.  dataset_info.json is written last.
-Folders of earlier versions are read, too (`legacy_results`).
+Complete folders of earlier versions are read, too.
 
 A folder may be remote (gs://...): it is copied to this machine (`rkd_jax.files.storage`).
 """
@@ -18,20 +18,21 @@ A folder may be remote (gs://...): it is copied to this machine (`rkd_jax.files.
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
-from google.protobuf import json_format
+from flax import serialization
 from jaxtyping import Int
 
 from rkd_jax.files import storage
 from rkd_jax.records import index as index_lib
-from rkd_jax.records import legacy_results
-from rkd_jax.records.shards import read_parts
+from rkd_jax.records.shards import damage_named, open_shard, read_parts
 
 NAME = "teachers"
 METADATA, MARK, NOTES = "metadata.json", "dataset_info.json", "notes.json"
@@ -39,6 +40,9 @@ PART = "part-"
 DTYPES = ("float32", "float16")
 # What makes the results, for messages.
 COMMAND = "python -m rkd_jax.precompute ..."
+# Of earlier versions, in place of METADATA and MARK.
+_MANIFEST = "manifest.json"
+_LEGACY_REMEDY = f"bring back a copy, or make the results anew in another folder, with `{COMMAND}`."
 
 # Every array of a result: its type, and its shape behind the number of rows (-1: embedding width).
 FIELDS = {
@@ -91,37 +95,15 @@ def checked(record: Mapping[str, Any], embedding_dim: int, where: str) -> dict[s
   return arrays
 
 
-class _Stored:
-  """A complete split; what `legacy_results.LegacyResults` is for folders of earlier versions."""
+class _Stored(NamedTuple):
+  """The files of a complete split; `read` gives the result of a row."""
 
-  def __init__(self, folder: Path, split: str):
-    """Raises ValueError where a file is missing or damaged."""
-    self._folder = folder
-    try:
-      builder = tfds.builder_from_directory(os.fspath(folder))
-      content = json.loads((folder / METADATA).read_text())
-      self.metadata: dict[str, Any] = content["settings"]
-      self.embedding_dim: int = content["embedding_dim"]
-      self.class_names: tuple[str, ...] = tuple(content["class_names"])
-      self._records = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
-      notes = json.loads((folder / NOTES).read_text())
-    except (ValueError, KeyError, OSError, RuntimeError, json_format.ParseError) as error:
-      raise self._damaged(error) from error
-    self.notes: dict[int, dict[str, Any]] = {int(key): note for key, note in notes.items()}
-    self.index = index_lib.load(folder, split, index_lib.ResultIndex)
-    if len(self.index.image_ids) != len(self._records):
-      raise self._damaged(f"{len(self._records)} results, {len(self.index.image_ids)} in the index")
-
-  def read(self, row: int) -> dict[str, Any]:
-    try:
-      return self._records[row]
-    except (RuntimeError, ValueError, IndexError) as error:
-      raise self._damaged(f"{error}, result {row}") from error
-
-  def _damaged(self, reason: Exception | str) -> ValueError:
-    return ValueError(
-      f"{self._folder} is damaged or cut off ({reason}): remove it and run `{COMMAND}` again."
-    )
+  metadata: dict[str, Any]
+  embedding_dim: int
+  class_names: tuple[str, ...]
+  notes: dict[int, dict[str, Any]]
+  index: index_lib.ResultIndex
+  read: Callable[[int], dict[str, Any]]
 
 
 class TeacherReader:
@@ -149,22 +131,16 @@ class TeacherReader:
       OSError: of a remote folder, see `storage.local_copy`.
     """
     self.folder = storage.path(folder) / split
-    if legacy_results.is_legacy(self.folder):
-      self._stored = legacy_results.LegacyResults(self.folder)
+    if is_legacy(self.folder):
+      self._stored = _open_legacy(self.folder)
     else:
-      self._stored = _Stored(_complete(self.folder, command), split)
-    self.metadata, self.notes = self._stored.metadata, self._stored.notes
-    self.class_names = self._stored.class_names
-    self.embedding_dim = self._stored.embedding_dim
-    self.image_ids = self._stored.index.image_ids
-    self.checksums = self._stored.index.checksums
+      self._stored = _open(_complete(self.folder, command), split)
+    self.metadata, self.embedding_dim, self.class_names, self.notes, index, _ = self._stored
+    self.image_ids, self.checksums = index.image_ids, index.checksums
     self._order = np.argsort(self.image_ids, kind="stable")
 
   def __len__(self) -> int:
     return len(self.image_ids)
-
-  def __contains__(self, image_id: int) -> bool:
-    return self.rows([image_id])[0] >= 0
 
   def __getitem__(self, image_id: int) -> dict[str, np.ndarray]:
     """The arrays of `FIELDS` for one image.
@@ -220,3 +196,78 @@ def _complete(folder: epath.Path, command: str) -> Path:
       f"it again, it carries on: `{command}`."
     )
   return storage.local_copy(folder, lambda name: not name.startswith(PART))
+
+
+def _open(folder: Path, split: str) -> _Stored:
+  damage = functools.partial(damage_named, folder, f"remove it and run `{COMMAND}` again.")
+  index = index_lib.load(folder, split, index_lib.ResultIndex)
+  with damage():
+    records = tfds.builder_from_directory(os.fspath(folder)).as_data_source(split)  # pyright: ignore[reportCallIssue]
+    if len(records) != len(index.image_ids):
+      raise ValueError(f"{len(records)} results, {len(index.image_ids)} in the index")
+    content = json.loads((folder / METADATA).read_text())
+    settings, embedding_dim = content["settings"], content["embedding_dim"]
+    names = tuple(content["class_names"])
+    notes = {int(key): note for key, note in json.loads((folder / NOTES).read_text()).items()}
+
+  def read(row: int) -> dict[str, Any]:
+    with damage(f", result {row}"):
+      return records[row]
+
+  return _Stored(settings, embedding_dim, names, notes, index, read)
+
+
+def is_legacy(folder: epath.Path) -> bool:
+  """Whether an earlier version wrote to the folder of a split, and this one has not."""
+  return (folder / _MANIFEST).exists() and not (folder / METADATA).exists()
+
+
+def _open_legacy(folder: epath.Path) -> _Stored:
+  """What earlier versions wrote: shards of msgpack dicts, and a manifest.
+
+  The last record of a shard says what the others are: image ids, positions in the source (-1: not
+  said), and notes about images.
+  """
+  path = folder / _MANIFEST
+  with damage_named(path, _LEGACY_REMEDY):
+    manifest = json.loads(path.read_text())
+    metadata, embedding_dim = manifest["metadata"], manifest["embedding_dim"]
+    count, complete = manifest["count"], manifest["complete"]
+  if not complete:
+    raise ValueError(
+      f"{folder} holds results that an earlier version did not finish: go on with that version, "
+      f"or make them anew in another folder, with `{COMMAND}`."
+    )
+  places, ids, positions, notes = [], [], [], {}
+  for file in sorted(storage.local_copy(folder).glob("*.arrayrecord")):
+    with damage_named(file, _LEGACY_REMEDY):
+      shard = open_shard(file)
+      # A shard that was cut off may seem to be empty.
+      last = _unpack(shard, max(shard.num_records() - 1, 0))
+      if "image_ids" not in last:
+        raise ValueError("its last record does not say whose results it holds")
+    own = last["image_ids"].tolist()
+    places += [(file, shard, row) for row in range(len(own))]
+    ids += own
+    positions += np.asarray(last.get("positions", [-1] * len(own))).tolist()
+    notes |= {int(key): note for key, note in json.loads(last.get("notes", "{}")).items()}
+  if len(ids) != count:
+    raise ValueError(
+      f"{path} says {count} records, but the shards beside it hold {len(ids)}: bring back what "
+      "is missing, or make them anew in another folder."
+    )
+  lock = threading.Lock()
+
+  def read(row: int) -> dict[str, Any]:
+    file, shard, place = places[row]
+    with lock, damage_named(file, _LEGACY_REMEDY):
+      record = _unpack(shard, place)
+      return {"image/id": record.pop("image_id"), **record}
+
+  columns = ids, positions, [-1] * count
+  index = index_lib.ResultIndex(*(np.array(column, np.int64) for column in columns))
+  return _Stored(metadata, embedding_dim, (), notes, index, read)
+
+
+def _unpack(shard: ArrayRecordReader, row: int) -> Any:
+  return serialization.msgpack_restore(shard.read([row])[0])

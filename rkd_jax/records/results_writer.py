@@ -21,17 +21,7 @@ from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from rkd_jax.files import json_checks, storage
 from rkd_jax.records import index as index_lib
-from rkd_jax.records import legacy_results, shards
-from rkd_jax.records.results import (
-  DTYPES,
-  MARK,
-  METADATA,
-  NAME,
-  NOTES,
-  PART,
-  checked,
-  features,
-)
+from rkd_jax.records import results, shards
 
 # Parts that are held open while they are brought into order.
 _OPEN_PARTS = 64
@@ -49,13 +39,12 @@ class ResultPart(shards.PartWriter):
     name: str,
     partial: str,
     embedding_dim: int,
-    embedding_dtype: str = "float32",
+    embedding_dtype: str,
   ):
     """`folder` is that of the split; no other writer may have the name `partial`."""
-    super().__init__(folder, f"{PART}{name}", partial)
-    self._folder, self._embedding_dim = folder, embedding_dim
-    self._embedding_dtype = embedding_dtype
-    self._serializer = _serializer(embedding_dim, embedding_dtype)
+    super().__init__(folder, f"{results.PART}{name}", partial)
+    self._embedding_dim, self._embedding_dtype = embedding_dim, embedding_dtype
+    self._serializer = shards.Serializer(results.features(embedding_dim, embedding_dtype))
 
   def add(
     self,
@@ -66,8 +55,8 @@ class ResultPart(shards.PartWriter):
     checksum: int = -1,
   ) -> None:
     """Adds the results of one image; see `TeacherWriter.write`."""
-    where = f"Teacher record of image {image_id} for {self._folder}"
-    arrays = checked(record, self._embedding_dim, where)
+    where = f"Teacher record of image {image_id} for {self._target.parent}"
+    arrays = results.checked(record, self._embedding_dim, where)
     key = "regions/clip_embeddings"
     with np.errstate(over="ignore"):
       arrays[key] = arrays[key].astype(self._embedding_dtype)
@@ -76,11 +65,6 @@ class ResultPart(shards.PartWriter):
     counts = (len(arrays["regions/boxes"]), len(arrays["pseudo_boxes/boxes"]))
     row = (int(image_id), int(position), int(checksum), *counts, dict(notes or {}))
     self.write(self._serializer({"image/id": int(image_id), **arrays}), row)
-
-
-@functools.lru_cache
-def _serializer(embedding_dim: int, embedding_dtype: str) -> shards.Serializer:
-  return shards.Serializer(features(embedding_dim, embedding_dtype))
 
 
 class TeacherWriter:
@@ -124,8 +108,8 @@ class TeacherWriter:
         thresholds, code version).
       records_per_shard: at most this many records are lost when a run is killed.
       total: number of records of all processes; needed where there are several.
-      process_index, process_count: which of how many processes this one is; each has its own
-        parts, and their number may change from run to run.
+      process_index, process_count: each process has its own parts, and their number may change
+        from run to run.
       class_names: those that pseudo labels are numbers of.
       embedding_dtype: that of the stored embeddings, see `results.features`.
 
@@ -138,12 +122,12 @@ class TeacherWriter:
         f"process {process_index} of {process_count}, total={total}: expected an index from 0 to "
         "the count less 1, and with several processes the total number of records."
       )
-    if embedding_dtype not in DTYPES:
-      raise ValueError(f"embedding_dtype is {embedding_dtype!r}; expected one of {DTYPES}.")
+    if embedding_dtype not in results.DTYPES:
+      raise ValueError(f"embedding_dtype is {embedding_dtype!r}; expected one of {results.DTYPES}.")
     self.process_index, self.process_count = process_index, process_count
     self._split, self._total = split, total
     self._target = storage.path(folder) / split
-    if legacy_results.is_legacy(self._target):
+    if results.is_legacy(self._target):
       raise ValueError(
         f"{self._target} holds results of an earlier version. They can be trained on as they are, "
         "but not carried on: give another --output, or remove that folder."
@@ -169,7 +153,7 @@ class TeacherWriter:
 
   def _check_metadata(self) -> None:
     """Stores the metadata, or compares it with what is there."""
-    path = self._target / METADATA
+    path = self._target / results.METADATA
     if not path.exists():
       storage.write(path, json.dumps(self._content, indent=1) + "\n")
       return
@@ -204,7 +188,8 @@ class TeacherWriter:
       self._finish()
     except (ValueError, OSError):
       # Of two processes that see the last part at the same time one is faster, and removes it.
-      if self.process_count == 1 or not self._is_finished():
+      index = self._index() if self.process_count > 1 else None
+      if index is None or not self._done <= set(index.image_ids.tolist()):
         raise
 
   def write(
@@ -215,11 +200,11 @@ class TeacherWriter:
     notes: Mapping[str, Any] | None = None,
     checksum: int = -1,
   ) -> None:
-    """Adds the results of one image; arrays as in `FIELDS`.
+    """Adds the results of one image.
 
     Args:
       image_id: of the image.
-      record: the arrays.
+      record: arrays as in `results.FIELDS`.
       position: of the image in the source, so that a later run need not read it to skip it.
       notes: JSON values by name that are no results, such as why there are none.
       checksum: of the image, see `index.checksum`; -1 if it is not known.
@@ -235,9 +220,9 @@ class TeacherWriter:
         "ask `image_id in writer` first."
       )
     if self._part is None:
-      names = {path.stem for path in self._target.glob(f"{PART}*.json")}
+      names = {path.stem for path in self._target.glob(f"{results.PART}*.json")}
       numbered = (f"{self._prefix}{n:05d}" for n in itertools.count())
-      name = next(name for name in numbered if f"{PART}{name}" not in names)
+      name = next(name for name in numbered if f"{results.PART}{name}" not in names)
       self._part = ResultPart(self._target, name, f"{self._prefix}part", *self._embeddings)
     self._part.add(image_id, record, position, notes, checksum)
     self._done.add(image_id)
@@ -254,45 +239,44 @@ class TeacherWriter:
   def _local(self, *endings: str) -> Path:
     return storage.local_copy(self._target, lambda name: name.endswith(endings), missing_ok=True)
 
+  def _index(self) -> index_lib.ResultIndex | None:
+    """That of the complete split, if it is there."""
+    if not (self._target / results.MARK).exists():
+      return None
+    return index_lib.load(self._local(".npz"), self._split, index_lib.ResultIndex)
+
+  def _parts(self) -> list[shards.Part]:
+    return shards.read_parts(self._local(".json"), results.PART)
+
   def _written(self) -> tuple[set[int], dict[int, int]]:
     """Image ids in all complete parts, and those by position."""
-    local = self._local(".json", ".npz")
-    rows = [row[:2] for part in shards.read_parts(local, PART) for row in part.rows]
-    if (self._target / MARK).exists():
-      index = index_lib.load(local, self._split, index_lib.ResultIndex)
+    rows = [row[:2] for part in self._parts() for row in part.rows]
+    if (index := self._index()) is not None:
       rows.extend(zip(index.image_ids.tolist(), index.positions.tolist()))
     return {i for i, _ in rows}, {position: i for i, position in rows if position >= 0}
-
-  def _is_finished(self) -> bool:
-    if not (self._target / MARK).exists():
-      return False
-    index = index_lib.load(self._local(".npz"), self._split, index_lib.ResultIndex)
-    return self._done <= set(index.image_ids.tolist())
 
   def _finish(self) -> None:
     """Makes one data set of all parts, unless it is there.
 
     At any moment a kill leaves either the mark of a complete split or all parts.
     """
-    local = self._local("")
-    parts = shards.read_parts(local, PART)
-    if (self._target / MARK).exists():
-      index = index_lib.load(local, self._split, index_lib.ResultIndex)
-      if not {row[0] for part in parts for row in part.rows} - set(index.image_ids.tolist()):
+    self._local("")
+    parts, index = self._parts(), self._index()
+    if index is not None:
+      if {row[0] for part in parts for row in part.rows} <= set(index.image_ids.tolist()):
         return self._remove(parts)
-      self._reopen(local, index)
-      local = self._local("")
-      parts = shards.read_parts(local, PART)
+      self._reopen(index)
+      parts = self._parts()
     folder = self._folder / f"{self._prefix}finish.partial"
     folder.mkdir()
     try:
       self._make(folder, parts)
-      names = sorted(path.name for path in folder.iterdir() if path.name != MARK)
-      for name in (*names, MARK):
+      names = sorted(path.name for path in folder.iterdir() if path.name != results.MARK)
+      for name in (*names, results.MARK):
         storage.put(folder / name, self._target / name)
     finally:
       shutil.rmtree(folder)
-    for path in self._target.glob(f"{NAME}-{self._split}.array_record-*"):
+    for path in self._target.glob(f"{results.NAME}-{self._split}.array_record-*"):
       if path.name not in names:
         path.unlink()
     self._remove(parts)
@@ -306,43 +290,46 @@ class TeacherWriter:
     # Those without a position stay behind the others, in the order in which they were written.
     order = sorted(entries.values(), key=lambda entry: entry[0][1] % 2**63)
     opened = functools.lru_cache(_OPEN_PARTS)(shards.open_shard)
-    records = (shards.read_record(opened(path), number, path) for _, path, number in order)
+
+    def records() -> Iterator[bytes]:
+      for _, path, number in order:
+        with shards.part_damage_named(path):
+          (record,) = opened(path).read([number])
+        yield record
+
     template = ShardedFileTemplate(
       data_dir=epath.Path(folder),
-      dataset_name=NAME,
+      dataset_name=results.NAME,
       split=self._split,
       filetype_suffix="array_record",
     )
-    info = shards.write_shards(records, template)
+    info = shards.write_shards(records(), template)
     tfds.folder_dataset.write_metadata(
       data_dir=folder,
-      features=features(*self._embeddings),
+      features=results.features(*self._embeddings),
       split_infos=[info],
       check_data=False,
       description="Regions, their CLIP embeddings and pseudo boxes of frozen teachers.",
       metadata=tfds.core.MetadataDict(self._content),
     )
     rows = [row for row, *_ in order]
-    columns = (np.array(column, np.int64) for column in itertools.islice(zip(*rows), 5))
+    columns = np.array([row[:5] for row in rows], np.int64).T
     index_lib.save(folder, self._split, index_lib.ResultIndex(*columns))
     notes = {str(row[0]): row[5] for row in rows if row[5]}
-    (folder / NOTES).write_text(json.dumps(notes, indent=1) + "\n")
+    (folder / results.NOTES).write_text(json.dumps(notes, indent=1) + "\n")
 
-  def _reopen(self, local: Path, index: index_lib.ResultIndex) -> None:
+  def _reopen(self, index: index_lib.ResultIndex) -> None:
     """Makes a part of a complete split, which then is none, to be joined by further parts."""
-    notes = json.loads((local / NOTES).read_text())
-    part = shards.PartWriter(self._target, f"{PART}complete", f"{self._prefix}complete")
-    for record, *row in zip(self._raw(local), *vars(index).values()):
-      row = [int(value) for value in row]
-      part.write(record, (*row, notes.get(str(row[0]), {})))
-    part.close()
-    (self._target / MARK).unlink()
-
-  def _raw(self, local: Path) -> Iterator[bytes]:
-    method = tfds.decode.DeserializeMethod.RAW_BYTES
+    local, raw = self._local(""), tfds.decode.DeserializeMethod.RAW_BYTES
     builder = tfds.builder_from_directory(os.fspath(local))
-    records = builder.as_data_source(self._split, deserialize_method=method)  # pyright: ignore[reportCallIssue]
-    return iter(records)
+    records = builder.as_data_source(self._split, deserialize_method=raw)  # pyright: ignore[reportCallIssue]
+    notes = json.loads((local / results.NOTES).read_text())
+    part = shards.PartWriter(self._target, f"{results.PART}complete", f"{self._prefix}complete")
+    columns = (column.tolist() for column in vars(index).values())
+    for record, image_id, *row in zip(records, *columns):
+      part.write(record, (image_id, *row, notes.get(str(image_id), {})))
+    part.close()
+    (self._target / results.MARK).unlink()
 
   def _remove(self, parts: Sequence[shards.Part]) -> None:
     for part in parts:

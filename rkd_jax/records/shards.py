@@ -4,21 +4,43 @@ TFDS' own writer sorts by key: all records of a split go through memory, and bey
 files that need TensorFlow.
 """
 
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from google.protobuf import json_format
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from rkd_jax.files import storage
 
 # As few files as readers can hold open, but small enough to move around.
-_SHARD_BYTES = 512 << 20
+SHARD_BYTES = 512 << 20
+# Whatever reading a file raises that is damaged, cut off or missing.
+_DAMAGE = (
+  RuntimeError,
+  ValueError,
+  KeyError,
+  TypeError,
+  IndexError,
+  OSError,
+  json_format.ParseError,
+)
+
+
+@contextlib.contextmanager
+def damage_named(place: str | os.PathLike, remedy: str, detail: str = "") -> Iterator[None]:
+  """Turns what the block raises over a damaged file into a ValueError with the place and remedy."""
+  try:
+    yield
+  except _DAMAGE as error:
+    raise ValueError(f"{place} is damaged or cut off ({error}{detail}): {remedy}") from error
 
 
 class Serializer:
@@ -34,44 +56,48 @@ class Serializer:
     return message.SerializeToString(deterministic=True)
 
 
-def write_shards(
-  records: Iterable[bytes],
-  template: ShardedFileTemplate,
-  shard_bytes: int = _SHARD_BYTES,
-) -> tfds.core.SplitInfo:
-  """Stores the records of a split; memory holds one of them.
+def open_shard(path: Path) -> ArrayRecordReader:
+  """A shard to read from, record by record; RuntimeError if it is damaged or missing."""
+  return ArrayRecordReader(os.fspath(path), options="readahead_buffer_size:0")
+
+
+def write_shards(records: Iterable[bytes], template: ShardedFileTemplate) -> tfds.core.SplitInfo:
+  """Stores the records of a split, in shards of SHARD_BYTES; memory holds one record.
 
   Args:
     records: at least one.
     template: of the shards' names; these know their number, so they are given at the end.
-    shard_bytes: a shard is closed when so many bytes of records are in it.
 
   Raises:
     ValueError: there is no record.
   """
-  writer, paths, lengths = None, [], []
-  written = total = 0
-  for record in records:
-    if writer is None:
-      paths.append(Path(template.data_dir) / f"{template.split}-{len(paths)}.partial")
-      writer = ArrayRecordWriter(os.fspath(paths[-1]), "group_size:1")
-      lengths.append(0)
-      written = 0
-    writer.write(record)
-    lengths[-1] += 1
-    written += len(record)
-    total += len(record)
-    if written >= shard_bytes:
-      writer.close()
-      writer = None
+  records, paths, lengths, total = iter(records), [], [], 0
+  for first in records:
+    paths.append(Path(template.data_dir) / f"{template.split}-{len(paths)}.partial")
+    writer = ArrayRecordWriter(os.fspath(paths[-1]), "group_size:1")
+    length = written = 0
+    for record in itertools.chain([first], records):
+      writer.write(record)
+      length += 1
+      written += len(record)
+      if written >= SHARD_BYTES:
+        break
+    writer.close()
+    lengths.append(length)
+    total += written
   if not paths:
     raise ValueError(f"Split {template.split!r} has no records: there is nothing to build.")
-  if writer is not None:
-    writer.close()
+  return named_shards(template, paths, lengths, total)
+
+
+def named_shards(
+  template: ShardedFileTemplate, paths: Sequence[Path], lengths: list[int], num_bytes: int
+) -> tfds.core.SplitInfo:
+  """Gives the shards of a split their names; `lengths` are their numbers of records."""
   for number, path in enumerate(paths):
     path.rename(template.sharded_filepath(shard_index=number, num_shards=len(paths)))
   return tfds.core.SplitInfo(
-    name=template.split, shard_lengths=lengths, num_bytes=total, filename_template=template
+    name=template.split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template
   )
 
 
@@ -121,32 +147,15 @@ def read_parts(folder: Path, prefix: str = "") -> list[Part]:
   """
   parts = []
   for file in sorted(folder.glob(f"{prefix}*.json")):
-    try:
+    with part_damage_named(file):
       content = json.loads(file.read_text())
       parts.append(Part(file.with_suffix(".array_record"), content["rows"], content["num_bytes"]))
-    except (ValueError, KeyError, TypeError) as error:
-      raise _damaged(file, error) from error
   return parts
 
 
-def read_record(reader: ArrayRecordReader, row: int, path: Path) -> bytes:
-  """One record of a shard; ValueError where that is damaged."""
-  try:
-    return reader.read([row])[0]
-  except (RuntimeError, ValueError, IndexError) as error:
-    raise _damaged(path, error) from error
-
-
-def open_shard(path: Path) -> ArrayRecordReader:
-  """A shard to read from; ValueError if it is damaged or missing."""
-  try:
-    return ArrayRecordReader(os.fspath(path), options="readahead_buffer_size:0")
-  except RuntimeError as error:
-    raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, reason: Exception) -> ValueError:
-  return ValueError(
-    f"{path} is damaged or cut off ({reason}): remove {path.with_suffix('')}.* and run the command "
-    "again, which makes what is missing."
+def part_damage_named(path: Path) -> contextlib.AbstractContextManager[None]:
+  """`damage_named` for a file of a part."""
+  remedy = (
+    f"remove {path.with_suffix('')}.* and run the command again, which makes what is missing."
   )
+  return damage_named(path, remedy)

@@ -169,9 +169,7 @@ class Selection:
 
   def __init__(self, source: Source, positions: Int[np.ndarray, "k"]):
     """The records at `positions`, in that order."""
-    self._source = source
-    self._positions = positions
-    self.index = source.index.take(positions)
+    self._source, self._positions = source, positions
 
   def __len__(self) -> int:
     return len(self._positions)
@@ -181,6 +179,11 @@ class Selection:
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {len(self)} selected ones of {self.name}")
     return self._source[int(self._positions[index])]
+
+  @functools.cached_property
+  def index(self) -> index_lib.Index:
+    """That of these records."""
+    return self._source.index.take(self._positions)
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self._source, name)

@@ -53,7 +53,7 @@ def test_pseudo_boxes_of_numpy_numbers(tmp_path):
     17: ([], []),
     "salient": ([np.array([0, 0, 9, 9])], [np.float64(0.5)]),
   }
-  record = teachers.read_pseudo_boxes(dump(tmp_path / "a.pkl", content), CLASS_OF)
+  record = teachers.columns(teachers.read_pseudo_boxes(dump(tmp_path / "a.pkl", content), CLASS_OF))
   assert record["pseudo_boxes/boxes"].tolist() == [[1, 2, 3, 4]]
   assert record["pseudo_boxes/labels"].tolist() == [1]
   assert record["pseudo_boxes/scores"].tolist() == [np.float32(0.97)]

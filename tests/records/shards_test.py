@@ -1,7 +1,5 @@
 """Records to shards: in order, readable by position, without TFDS' sorting writer."""
 
-import functools
-
 import numpy as np
 import official_files
 import pytest
@@ -21,9 +19,10 @@ def _template(folder):
 
 
 @pytest.mark.parametrize("count, lengths", [(1, [1]), (4, [2, 2]), (7, [2, 2, 2, 1])])
-def test_a_shard_is_closed_when_it_is_full(tmp_path, count, lengths):
+def test_a_shard_is_closed_when_it_is_full(tmp_path, monkeypatch, count, lengths):
+  monkeypatch.setattr(shards, "SHARD_BYTES", 100)
   records = (b"x" * 60 for _ in range(count))
-  info = shards.write_shards(records, _template(tmp_path), shard_bytes=100)
+  info = shards.write_shards(records, _template(tmp_path))
   assert info.shard_lengths == lengths and info.num_examples == count
   assert info.num_bytes == 60 * count
   assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -31,7 +30,8 @@ def test_a_shard_is_closed_when_it_is_full(tmp_path, count, lengths):
   ]
 
 
-def test_a_record_is_stored_before_the_next_is_made(tmp_path):
+def test_a_record_is_stored_before_the_next_is_made(tmp_path, monkeypatch):
+  monkeypatch.setattr(shards, "SHARD_BYTES", 1)
   stored = []
 
   def records():
@@ -39,7 +39,7 @@ def test_a_record_is_stored_before_the_next_is_made(tmp_path):
       stored.append(len([path for path in tmp_path.iterdir() if path.stat().st_size > 500]))
       yield np.random.default_rng(i).bytes(1000)
 
-  shards.write_shards(records(), _template(tmp_path), shard_bytes=1)
+  shards.write_shards(records(), _template(tmp_path))
   assert stored == [0, 1, 2, 3]
 
 
@@ -51,8 +51,7 @@ def test_no_records_are_an_error(tmp_path):
 def test_builders_need_no_tensorflow_for_many_records(tmp_path, monkeypatch):
   # Beyond this size TFDS' writer goes through files that it opens with TensorFlow.
   monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1)
-  small = functools.partial(shards.write_shards, shard_bytes=1)
-  monkeypatch.setattr(shards, "write_shards", small)
+  monkeypatch.setattr(shards, "SHARD_BYTES", 1)
   official_files.write_coco(tmp_path / "coco")
   builder.prepare(CocoOvd(data_dir=tmp_path / "built", coco=tmp_path / "coco"))
   train = open_source(tmp_path / "built", "coco_ovd/plain", "train")
