@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from rkd_jax.data.making import Record, RecordMaker, Split, records
+from rkd_jax.data.making import Record, RecordMaker, Split, records, write_on_beam
 from rkd_jax.files import storage
 from rkd_jax.files.json_checks import differences
 from rkd_jax.records import index as index_lib
@@ -59,35 +59,30 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Takes splits that have been read; images are read by `download_and_prepare`.
 
     Args:
-      splits: `train`, `validation`, or both; of the same classes.
-      base: classes to train on.
-      novel: classes that are only evaluated.
+      splits: by name, of the same classes.
+      base, novel, frequencies, ancestors: of the classes, see `schema.metadata`.
       settings: what the splits were made from, as JSON values.
-      frequencies: LVIS' 'r', 'c' or 'f' of each class.
-      ancestors: the classes above each class, where they form a hierarchy.
       totals: lines of the description, see `compared`.
       limit: only the first so many images of each split.
       skip_bad_images: leave out images that cannot be decoded, with a counted warning.
       workers: processes that make the records, by default one per CPU; these do not depend on it.
       beam: flags of Apache Beam, which then makes them.
-      **kwargs: those of every TFDS builder (`data_dir`, ...).  What is for a remote `data_dir`
-        is built in a local folder; `prepare` takes it there.
+      **kwargs: those of every TFDS builder.  What is for a remote `data_dir` is built in a local
+        folder; `prepare` takes it there.
 
     Raises:
       ValueError: a limit of less than one image.
     """
     if limit is not None and limit < 1:
       raise ValueError(f"limit is {limit}, expected at least 1 image.")
+    # Files of boxes alone must not look like objects whose masks are empty.
+    self._polygons = any(split.has_polygons for split in splits.values())
     self.splits = {
       name: split if limit is None else split.first(limit) for name, split in splits.items()
     }
-    self._skip_bad_images = skip_bad_images
-    # Files of boxes alone must not look like objects whose masks are empty.
-    self._polygons = any(split.has_polygons for split in splits.values())
-    self._workers, self._beam = workers, beam
-    self._base, self._novel = tuple(base), tuple(novel)
-    self._frequencies, self._ancestors = frequencies, ancestors
-    self._totals = tuple(totals)
+    self._skip_bad_images, self._workers, self._beam = skip_bad_images, workers, beam
+    self._classes = base, novel, frequencies, ancestors
+    self._totals = totals
     # What decides the content of the records, as JSON values.
     self.settings = {**settings, "limit": limit, "skip_bad_images": skip_bad_images}
     kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
@@ -108,19 +103,20 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _info(self) -> tfds.core.DatasetInfo:
     first = next(iter(self.splits.values()))
+    base, novel, frequencies, ancestors = self._classes
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
       features=schema.features(first.class_names, self._polygons, first.federated),
       metadata=schema.metadata(
         first.class_names,
-        self._base,
-        self._novel,
+        base,
+        novel,
         self.SPLITS_WITH_ALL_BOXES,
         self.settings,
         image_counts=self.splits["train"].image_counts() if "train" in self.splits else None,
-        frequencies=self._frequencies,
-        ancestors=self._ancestors,
+        frequencies=frequencies,
+        ancestors=ancestors,
       ),
       disable_shuffling=True,
     )
@@ -129,19 +125,14 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
   ) -> list[tfds.core.SplitInfo]:
     del download_config
-    if self._beam is None:
-      generators = self._split_generators(dl_manager)
-      return [
-        shards.write_shards(generator, self._get_filename_template(name))
-        for name, generator in generators.items()
-      ]
-    # Here, since it needs a package that nothing else does.
-    from rkd_jax.data import beam
-
-    return [
-      beam.write_split(split, self._maker(), self._get_filename_template(name), self._beam)
-      for name, split in self.splits.items()
-    ]
+    infos = []
+    for name, made in self._split_generators(dl_manager).items():
+      template = self._get_filename_template(name)
+      if self._beam is None:
+        infos.append(shards.write_shards(made, template))
+      else:
+        infos.append(write_on_beam(self.splits[name], self._maker(), template, self._beam))
+    return infos
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
     return {name: self._indexed_records(name) for name in self.splits}
@@ -164,20 +155,18 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def compared(counted: Mapping[str, Mapping[str, tuple[int, int]]]) -> list[str]:
   """Lines that say which file has other totals than the official one.
 
-  `counted` has for each file {what: (number as read, number in the official file)}.
+  `counted` has for each file {what: (number as read, official number)}.
   """
   lines = []
   for file, totals in counted.items():
-    if all(found == official for found, official in totals.values()):
-      same = ", ".join(f"{found:,} {what}" for what, (found, _) in totals.items())
-      lines.append(f"{file} has the official totals: {same}")
-    else:
-      differing = ", ".join(
-        f"{found:,} {what} (official: {official:,})"
-        for what, (found, official) in totals.items()
-        if found != official
-      )
-      lines.append(f"{file} is not the official file, or cut: {differing}")
+    same = ", ".join(f"{found:,} {what}" for what, (found, _) in totals.items())
+    differing = ", ".join(
+      f"{found:,} {what} (official: {official:,})"
+      for what, (found, official) in totals.items()
+      if found != official
+    )
+    not_official = f"{file} is not the official file, or cut: {differing}"
+    lines.append(not_official if differing else f"{file} has the official totals: {same}")
   return lines
 
 
@@ -234,14 +223,10 @@ def argument_parser(description: str, beam: bool = False) -> argparse.ArgumentPa
 
   With `beam` also --beam, for those whose splits are small enough to be sent to Beam's workers.
   """
-  parser = argparse.ArgumentParser(
-    description=description,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument(
-    "--data_dir", required=True, help="root folder of built data sets, perhaps gs://..."
-  )
+  raw = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(description=description, epilog=_EPILOG, formatter_class=raw)
+  where = "root folder of built data sets, perhaps gs://..."
+  parser.add_argument("--data_dir", required=True, help=where)
   parser.add_argument("--limit", type=int, help="only the first so many images of each split")
   parser.add_argument("--skip_bad_images", action="store_true")
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")

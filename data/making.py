@@ -1,14 +1,17 @@
-"""Entries of annotation files to records, in their order, by one process or several.
+"""Entries of annotation files to records, in their order, by one process, several, or on Beam.
 
 An entry is one image, not read yet, and what the files say of it.  Entries are small and can be
-pickled, and so can the `RecordMaker` that turns them into bytes: the same two are used in this
-process, in worker processes and on Beam (`data/beam.py`), and give the same bytes.
+pickled, and so can the `RecordMaker` that turns them into bytes: wherever the two are used, they
+give the same bytes.
 """
 
 import abc
 import dataclasses
 import functools
+import itertools
 import os
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -16,17 +19,20 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core.naming import ShardedFileTemplate
 from tqdm import tqdm
 
 from rkd_jax.machine.workers import in_order, process_pool
 from rkd_jax.records import decoding, schema
 from rkd_jax.records import index as index_lib
-from rkd_jax.records.shards import Serializer
+from rkd_jax.records.shards import PartWriter, Serializer, named_shards, read_parts
 
 # Starting worker processes takes as long as making some hundred records.
 WORTH_A_POOL = 1000
 # Records of each worker that may wait for those before them.
 _AHEAD = 4
+# On Beam; some 450 MB of ImageNet's images.
+RECORDS_PER_SHARD = 4096
 
 
 class Place(NamedTuple):
@@ -179,7 +185,7 @@ class RecordMaker:
     return Record(self._serializer(example), row)
 
 
-def without_bad_images(
+def _without_bad_images(
   made: Iterable[Record | decoding.BadImageError], skip: bool
 ) -> Iterator[Record]:
   """The records; an image that cannot be decoded is an error, or left out and counted."""
@@ -192,6 +198,12 @@ def without_bad_images(
       logging.warning("Skipped bad image (%d so far): %s", bad, record)
     else:
       raise record
+
+
+def _none_stored(split: Split) -> ValueError:
+  return ValueError(
+    f"{split.source}: none of its {len(split)} images can be stored: see the warnings."
+  )
 
 
 def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Iterator[Record]:
@@ -214,13 +226,11 @@ def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Ite
     made = _in_processes(entries, maker, workers)
   bar = tqdm(made, f"reading {split.source}", len(split), unit=" images")
   empty = True
-  for record in without_bad_images(bar, maker.skip_bad_images):
+  for record in _without_bad_images(bar, maker.skip_bad_images):
     empty = False
     yield record
   if empty:
-    raise ValueError(
-      f"{split.source}: none of its {len(split)} images can be stored: see the warnings."
-    )
+    raise _none_stored(split)
 
 
 def _in_processes(
@@ -241,3 +251,54 @@ def _keep(maker: RecordMaker) -> None:
 
 def _make(entry: Entry) -> Record | decoding.BadImageError:
   return _maker(entry)
+
+
+def write_on_beam(
+  split: Split, maker: RecordMaker, template: ShardedFileTemplate, flags: Sequence[str]
+) -> tfds.core.SplitInfo:
+  """Makes and stores the records of a split and their index on Apache Beam, and waits for it.
+
+  Every element is a range of positions, its result a part with the rows of its index.  How many
+  there are is known beforehand, so the borders of shards differ from those of `write_shards`; the
+  records and their order do not.  Workers get the split and the maker, which hold paths: images
+  must be where all of them can read, and the folder of the data set where all can write.  Splits
+  with the objects of whole annotation files are too large to send.
+
+  Args:
+    split: whose entries are read.
+    maker: makes records of them.
+    template: of the shards' names.
+    flags: those of Beam's own command line.
+
+  Raises:
+    ValueError: every image is left out.  Other problems are raised by Beam, not always the first.
+    ImportError: Beam is not installed.
+  """
+  # Here, since it needs a package that nothing else does.
+  from rkd_jax.records import on_beam
+
+  folder = Path(template.data_dir) / f"{template.split}.parts"
+  folder.mkdir()
+  ends = (*range(0, len(split), RECORDS_PER_SHARD), len(split))
+  write = functools.partial(_write_part, split, maker, str(folder))
+  on_beam.run(list(itertools.pairwise(ends)), write, flags)
+  parts = [part for part in read_parts(folder) if part.rows]
+  if not parts:
+    raise _none_stored(split)
+  paths, rows, sizes = zip(*parts)
+  info = named_shards(template, paths, [len(own) for own in rows], sum(sizes))
+  shutil.rmtree(folder)
+  index = index_lib.make(itertools.chain.from_iterable(rows))
+  index_lib.save(template.data_dir, template.split, index)
+  return info
+
+
+def _write_part(split: Split, maker: RecordMaker, folder: str, positions: tuple[int, int]) -> int:
+  """Writes the records of a range of positions to a part of their own; returns their number."""
+  start, stop = positions
+  part = PartWriter(folder, f"{start:09d}", uuid.uuid4().hex)
+  made = map(maker, split.entries(start, stop))
+  for record in _without_bad_images(made, maker.skip_bad_images):
+    part.write(record.data, record.row)
+  part.close()
+  return len(part)

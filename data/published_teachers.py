@@ -59,8 +59,7 @@ def read_regions(path: str | os.PathLike, width: int = 0) -> dict[str, np.ndarra
   `width` is that of the embeddings, for an image without regions.
 
   Raises:
-    ValueError: the pickle is damaged or holds something else; the file is named.
-    FileNotFoundError: no such file.
+    ValueError, FileNotFoundError: the pickle is damaged, holds something else or is missing.
   """
   content = read_objects(path)
   if not isinstance(content, list):
@@ -87,8 +86,7 @@ def read_pseudo_boxes(path: str | os.PathLike, class_of: Mapping[int, int]) -> l
   `class_of` gives the class of a category id.
 
   Raises:
-    ValueError: the pickle is damaged, holds something else, or names an unknown category.
-    FileNotFoundError: no such file.
+    ValueError, FileNotFoundError: as `read_regions`, or a category is unknown.
   """
   content = read_objects(path)
   if not isinstance(content, dict):
@@ -216,13 +214,7 @@ def to_records(
 ) -> int:
   """Writes the results of every image of the annotations; resumes an earlier run.
 
-  Args:
-    annotation_file: COCO JSON with 'images' and 'categories'.
-    regions: folder of pickles.
-    pseudo_boxes: folder of pickles, or a JSON; without it no image has pseudo boxes.
-    output, split: where `TeacherReader` finds the records.
-    image_labels: JSON whose images say for which labels pseudo boxes are kept; by default all.
-    imagenet: image ids are those of data/imagenet_lvis rather than of the annotations.
+  The arguments are the flags of the command; without `pseudo_boxes` no image has any.
 
   Returns:
     The number of images.
@@ -257,7 +249,7 @@ def to_records(
 def _pseudo_box_reader(
   path: str | os.PathLike | None, filenames: Mapping[int, str], class_of: Mapping[int, int]
 ) -> Callable[[int], list[_Row]]:
-  """What gives the pseudo boxes of an image id: from a folder of pickles, a JSON, or none."""
+  """What gives the pseudo boxes of an image id, from a folder of pickles, a JSON or nothing."""
   if path is not None and not _is_json(path):
     return lambda image_id: read_pseudo_boxes(_pickle_path(path, filenames[image_id]), class_of)
   rows = {} if path is None else read_pseudo_box_json(path, filenames, class_of)
@@ -272,7 +264,7 @@ def to_pickles(
   split: str,
   imagenet: bool = False,
 ) -> int:
-  """The way back: writes the records of a split into folders of pickles.
+  """The way back: writes the records of a split into folders of pickles; returns their number.
 
   Where the path of the pseudo boxes ends in .json, they go to one JSON for the images with any.
 

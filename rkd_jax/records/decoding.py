@@ -8,14 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # PIL reports damaged files through all of these, depending on the format and the place of damage.
-_DECODE_ERRORS = (
-  OSError,
-  SyntaxError,
-  ValueError,
-  EOFError,
-  struct.error,
-  Image.DecompressionBombError,
-)
+_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class BadImageError(ValueError):
@@ -38,7 +31,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
       # In place: what is upright and RGB is not copied.
       ImageOps.exif_transpose(image, in_place=True)
       return image if image.mode == "RGB" else image.convert("RGB")
-  except _DECODE_ERRORS as error:
+  except _ERRORS as error:
     # PIL would name an object by its address, which no two runs have in common.
     unknown = isinstance(error, UnidentifiedImageError)
     raise BadImageError(

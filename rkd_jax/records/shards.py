@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from google.protobuf import json_format
+from google.protobuf.json_format import ParseError
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
@@ -23,15 +23,7 @@ from rkd_jax.files import storage
 # As few files as readers can hold open, but small enough to move around.
 SHARD_BYTES = 512 << 20
 # Whatever reading a file raises that is damaged, cut off or missing.
-_DAMAGE = (
-  RuntimeError,
-  ValueError,
-  KeyError,
-  TypeError,
-  IndexError,
-  OSError,
-  json_format.ParseError,
-)
+_DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, OSError, ParseError)
 
 
 @contextlib.contextmanager

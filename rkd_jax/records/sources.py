@@ -7,7 +7,6 @@ builder's code and without TensorFlow.  Images stay encoded until `decode_image`
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
-from google.protobuf import json_format
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
@@ -25,6 +23,9 @@ from rkd_jax.files import storage
 from rkd_jax.records import decoding, schema
 from rkd_jax.records import index as index_lib
 from rkd_jax.records.results import FIELDS, checked
+from rkd_jax.records.shards import damage_named
+
+_REMEDY = "remove that folder and build the data set again"
 
 
 def _none(*shape: int, dtype: type = np.float32) -> Callable[[], np.ndarray]:
@@ -152,10 +153,8 @@ class Source:
     """
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
-    try:
+    with damage_named(self._folder, _REMEDY, f", record {index} of {self.name}"):
       example = self._records[index]
-    except RuntimeError as error:
-      raise _damaged(self._folder, f"{error}, record {index} of {self.name}") from error
     record = _record(example, self.name)
     if not self.has_results:
       return record
@@ -234,19 +233,15 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
     return own or not of_a_split
 
   local = storage.local_copy(latest, needed)
-  try:
+  with damage_named(local, _REMEDY):
     builder = tfds.builder_from_directory(str(local))
-  except (json.JSONDecodeError, json_format.ParseError, OSError) as error:
-    raise _damaged(local, error) from error
   if split not in builder.info.splits:
     raise ValueError(
       f"data set {name!r} in {str(latest)!r} has no split {split!r}; "
       f"it has {', '.join(sorted(builder.info.splits))}"
     )
-  try:
+  with damage_named(local, _REMEDY):
     return Source(builder, data_dir, name, split)
-  except (KeyError, RuntimeError) as error:
-    raise _damaged(local, error) from error
 
 
 def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
@@ -267,12 +262,6 @@ def open_image(record: Record) -> Image.Image:
       f"{record.width}×{record.height}: the boxes would be wrong; build the data set again"
     )
   return picture
-
-
-def _damaged(folder: os.PathLike, reason: Exception | str) -> ValueError:
-  return ValueError(
-    f"{folder} is damaged or cut off ({reason}): remove that folder and build the data set again"
-  )
 
 
 def _name(record: Record) -> str:
