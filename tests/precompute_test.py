@@ -143,9 +143,7 @@ def test_mavl_proposes_and_answers(command, source, monkeypatch, tmp_path):
     (tmp_path / name).write_text(name)
   monkeypatch.setattr(infer, "Tokenizer", lambda *_: tiny_mvit.tokenize)
   small = functools.partial(MvitProposer, short_side=64, config=tiny_mvit.CONFIG)
-  opened = teachers.SOURCES["mvit"]._replace(
-    open=functools.partial(MvitProposer.load.__func__, small)
-  )
+  opened = teachers.SOURCES["mvit"]._replace(open=small)
   monkeypatch.setitem(teachers.SOURCES, "mvit", opened)
   arguments = [
     f"--clip={ARCHIVE}",

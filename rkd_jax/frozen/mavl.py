@@ -3,7 +3,7 @@
     mavl = Mavl.load("MDef_DETR_r101_epoch20.pth", "vocab.json", "merges.txt")
     answers = mavl.infer(image, RKD_QUERIES)       # boxes and scores for each query
     boxes, scores = select_regions(answers)        # the five regions of RKD
-    box, score = best_box(mavl.infer(image, [class_query("dog")])[0], threshold=0.95)
+    boxes, scores = mavl.infer(image, ["every dog"])[0]  # the best of them is ILS's pseudo box
 
 The image is resized so that its short side has 800 pixels (PIL's bilinear, antialiased, no limit
 on the long side) and laid on one of a few canvases per orientation, so that few shapes are
@@ -11,6 +11,7 @@ compiled; the canvas changes no result.  It is encoded once for all queries.  Ca
 threads spread over the local devices.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,11 +46,6 @@ _ASPECTS = (1.0, 1.2, 1.36, 1.52, 1.8, 2.4, 3.2, 4.8, 6.4, 10.0)
 Answer = tuple[Float[np.ndarray, "k 4"], Float[np.ndarray, "k"]]
 
 
-def class_query(name: str) -> str:
-  """The query for one class; underscores of the name are kept."""
-  return f"every {name}"
-
-
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
   """(height, width) with the short side as given and the long one rounded down."""
   if height < width:
@@ -78,15 +74,15 @@ def normalize(images: UInt8[Arr, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
   return (jnp.asarray(images, jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
 
 
-class Mavl:
-  """MAVL with its weights and tokenizer.
+def corners(boxes: Float[np.ndarray, "n 4"], width: int, height: int) -> Float[np.ndarray, "n 4"]:
+  """Centres and sizes, as parts of an image's width and height, to XYXY pixels."""
+  centre, half = boxes[:, :2], boxes[:, 2:] / 2
+  found = np.concatenate([centre - half, centre + half], 1)
+  return found.astype(np.float32) * np.array([width, height, width, height], np.float32)
 
-  Args:
-    variables: of `Mvit(config)`.
-    tokenize: texts to `Tokens`.
-    config: sizes of the model.
-    short_side: of the resized image, in pixels.
-  """
+
+class Mavl:
+  """MAVL with its weights and tokenizer; `short_side` is that of the resized image, in pixels."""
 
   def __init__(
     self,
@@ -100,23 +96,20 @@ class Mavl:
     self._short_side = short_side
     # Encoded texts [t, c] and the validity of their tokens, by query; on the host, for any device.
     self._texts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    model = Mvit(config)
 
-    @jax.jit
-    def encode_image(variables, images, sizes):
-      return model.apply(variables, normalize(images), sizes, method="encode_image")
+    def jit(method: Callable) -> Callable:
+      return jax.jit(functools.partial(Mvit(config).apply, method=method))
 
-    @jax.jit
-    def encode_text(variables, tokens):
-      return model.apply(variables, *tokens, method="encode_text")
-
-    @jax.jit
-    def fuse(variables, objects, text, valid):
+    def fuse(model, objects, text, valid):
       objects = jnp.broadcast_to(objects, (len(text), *objects.shape[1:]))
-      predictions = model.apply(variables, objects, text, valid, method="fuse")
-      return predictions.boxes, predictions.scores  # pyright: ignore[reportAttributeAccessIssue]
+      predictions = model.fuse(objects, text, valid)
+      return predictions.boxes, predictions.scores
 
-    self._encode_image, self._encode_text, self._fuse = encode_image, encode_text, fuse
+    self._encode_image = jit(
+      lambda model, images, size: model.encode_image(normalize(images), size)
+    )
+    self._encode_text = jit(lambda model, tokens: model.encode_text(*tokens))
+    self._fuse = jit(fuse)
 
   @classmethod
   def load(
@@ -165,11 +158,8 @@ class Mavl:
     height, width = image.shape[:2]
     answers = []
     for centred, score in zip(boxes[: len(queries)], scores):
-      centre, half = centred[:, :2], np.float32(0.5) * centred[:, 2:]
-      corners = np.concatenate([centre - half, centre + half], 1)
-      corners = corners * np.array([width, height, width, height], np.float32)
-      kept = score > 0
-      answers.append(((np.trunc(corners) if truncate else corners)[kept], score[kept]))
+      found, kept = corners(centred, width, height), score > 0
+      answers.append(((np.trunc(found) if truncate else found)[kept], score[kept]))
     return answers
 
   def _on_canvas(
@@ -219,27 +209,17 @@ def nms(
 
 
 def select_regions(
-  answers: Sequence[Answer], per_query: int = 50, iou_threshold: float = 0.5, top: int = 5
+  answers: Sequence[Answer], per_query: int = 50, nms_threshold: float = 0.5, top: int = 5
 ) -> Answer:
-  """RKD's regions: the best of all queries together, best first.
+  """RKD's regions, best first.
 
-  The `per_query` best boxes of each query are pooled, overlapping ones suppressed, and the `top`
-  best of the rest are kept.
+  The `per_query` best boxes of each query are pooled, those that overlap above `nms_threshold`
+  suppressed, and the `top` best of the rest are kept.
   """
-  pooled_boxes, pooled_scores = [], []
+  pooled = []
   for boxes, scores in answers:
     best = np.argsort(-scores, kind="stable")[:per_query]
-    pooled_boxes.append(boxes[best])
-    pooled_scores.append(scores[best])
-  boxes, scores = np.concatenate(pooled_boxes), np.concatenate(pooled_scores)
-  kept = nms(boxes, scores, iou_threshold)[:top]
+    pooled.append((boxes[best], scores[best]))
+  boxes, scores = map(np.concatenate, zip(*pooled))
+  kept = nms(boxes, scores, nms_threshold)[:top]
   return boxes[kept], scores[kept]
-
-
-def best_box(answer: Answer, threshold: float) -> tuple[Float[np.ndarray, "4"], float] | None:
-  """ILS's pseudo box: the best box and its score, or None unless that is above the threshold."""
-  boxes, scores = answer
-  if not len(scores):
-    return None
-  best = int(np.argmax(scores))
-  return (boxes[best], float(scores[best])) if scores[best] > threshold else None

@@ -13,7 +13,7 @@ from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.ops.host import iou, suppress
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.runs.config import restore_config
-from rkd_jax.teachers.proposals import Proposed, PseudoBoxes, checked_images
+from rkd_jax.teachers.proposals import Proposed, PseudoBoxes, check_image
 
 
 class DetectorProposer:
@@ -40,17 +40,14 @@ class DetectorProposer:
     self._spec = detector_specs(config)["eval"]
     self._top, self._nms_threshold = top, nms_threshold
 
-  def propose(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Proposed]:
-    """At most `top` boxes per image.
+  def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
+    """At most `top` boxes.
 
     Raises:
-      ValueError: not uint8 [n, h, w, 3], or resized it does not fit the canvas of the config.
+      ValueError: not uint8 [h, w, 3], or resized it does not fit the canvas of the config.
     """
-    return [self._propose(image) for image in checked_images(images)]
-
-  def _propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
-    batch = collate([picture_example(image, self._spec, "image")])
-    found = self._detector.propose(batch)
+    check_image(image)
+    found = self._detector.propose(collate([picture_example(image, self._spec, "image")]))
     boxes, logits = found.boxes[0][found.valid[0]], found.logits[0][found.valid[0]]
     kept = suppress(iou(boxes, boxes), logits, self._nms_threshold)[: self._top]
     scores = 1 / (1 + np.exp(-np.asarray(logits[kept], np.float64)))
@@ -68,10 +65,7 @@ class DetectorProposer:
 
 
 class StoredProposals:
-  """What another offline run found, to embed its regions with another CLIP.
-
-  Its pseudo boxes are taken over.
-  """
+  """What another offline run found, its pseudo boxes included, to be embedded with another CLIP."""
 
   in_workers: ClassVar[bool] = False
 

@@ -56,9 +56,9 @@ class Options:
 class Prepared(NamedTuple):
   """An image on its way to the encoder.
 
-  `checksum` is that of the encoded image.  `answers` are the proposer's own pseudo boxes; without
-  (None) CLIP chooses among the boxes.  `notes` say why an image could not be read or boxes were
-  dropped.
+  `checksum` is that of the encoded image.  `answers` are its pseudo boxes where those are known;
+  else (None) CLIP chooses among the boxes.  `notes` say why an image could not be read or boxes
+  were dropped.
   """
 
   image_id: int
@@ -73,6 +73,10 @@ class Prepared(NamedTuple):
 
 # An image, or why there is none.
 Decoded = UInt8[np.ndarray, "h w 3"] | str
+
+_NO_BOXES = PseudoBoxes(
+  np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
+)
 
 
 def decode(record: Record) -> Decoded:
@@ -97,24 +101,20 @@ def prepare(
   read, or that the proposer refuses, has no proposals and a note.
 
   Args:
-    record: the image with its labels.
-    proposer: where boxes come from; an `Answerer` is asked for the labels by name, too.
-    class_names: of the data set; only an `Answerer` needs them.
+    class_names: of the data set; only an `Answerer`, which is asked for the labels by name, needs
+      them.
     size: side of the crops.
-    options: what decides the results.
     decoded: the image, where it is decoded already.
   """
   image = decode(record) if decoded is None else decoded
-  known = record.image_id, checksum(record.image), record.labels
+  dropped, notes = [], {}
   try:
     if isinstance(image, str):
       raise ValueError(image)
     (boxes, scores), answers = _ask(proposer, image, record, class_names)
   except ValueError as error:
-    no_crops = np.zeros((0, size, size, 3), np.uint8)
-    notes = {"unreadable": str(error)}
-    return Prepared(*known, *_no_boxes(), no_crops, None, notes)
-  dropped = []
+    (boxes, _, scores), answers = _NO_BOXES, None
+    image, notes["unreadable"] = np.zeros((1, 1, 3), np.uint8), str(error)
   kept = _usable(boxes, image.shape[:2], "region", dropped)
   count = options.regions
   # Without labels there is no pseudo box to choose.
@@ -124,9 +124,14 @@ def prepare(
   if answers is not None:
     answers = _select(answers, answers.scores > options.pseudo_box_threshold)
     answers = _select(answers, _usable(answers.boxes, image.shape[:2], "pseudo box", dropped))
+  elif not len(boxes):
+    answers = _NO_BOXES
   crops = crop_regions(image, boxes, size, options.context, options.crop_mode)
-  notes = {"dropped_boxes": dropped} if dropped else {}
-  return Prepared(*known, boxes, scores, crops, answers, notes)
+  if dropped:
+    notes["dropped_boxes"] = dropped
+  return Prepared(
+    record.image_id, checksum(record.image), record.labels, boxes, scores, crops, answers, notes
+  )
 
 
 def _ask(
@@ -140,11 +145,7 @@ def _ask(
   if isinstance(proposer, Answerer):
     proposed, (boxes, scores) = proposer.answer(image, [class_names[i] for i in record.labels])
     return proposed, PseudoBoxes(boxes, record.labels, scores)
-  return proposer.propose(image[None])[0], None
-
-
-def _no_boxes() -> Proposed:
-  return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+  return proposer.propose(image), None
 
 
 def _select(found: PseudoBoxes, kept: Bool[np.ndarray, "p"]) -> PseudoBoxes:
@@ -172,18 +173,13 @@ def result(
   options: Options,
 ) -> dict[str, np.ndarray]:
   """The teacher record of one image; see `rkd_jax.records.results.FIELDS`."""
-  kept = slice(options.regions)
-  if image.answers is not None:
-    pseudo = image.answers
-  elif len(image.boxes):
+  kept, pseudo = slice(options.regions), image.answers
+  if pseudo is None:
     competing = slice(options.pseudo_box_proposals)
     chosen, labels, scores = choose_pseudo_boxes(
       embeddings[competing], image.scores[competing], image.labels, class_embeddings, options
     )
     pseudo = PseudoBoxes(image.boxes[chosen], labels, scores)
-  else:
-    boxes, scores = _no_boxes()
-    pseudo = PseudoBoxes(boxes, np.zeros(0, np.int64), scores)
   return {
     "regions/boxes": image.boxes[kept],
     "regions/scores": image.scores[kept],

@@ -5,11 +5,12 @@ looked for when it is used: an installed `scenic` that has `scenic.projects`, or
 clone that the environment variable SCENIC_PATH names.
 """
 
+import functools
 import importlib
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -18,11 +19,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from rkd_jax.files import checksums
-from rkd_jax.frozen.mavl import RKD_QUERIES
+from rkd_jax.frozen.mavl import RKD_QUERIES, corners
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.ops.host import iou, suppress
-from rkd_jax.teachers.proposals import Proposed, checked_images
+from rkd_jax.teachers.proposals import Proposed, check_image
 
 _INSTALL = (
   "--proposals=owl_vit needs Google's Scenic, which is no package of an index: "
@@ -54,11 +55,8 @@ def _stand_in_for_ott() -> None:
   try:
     importlib.import_module("ott.tools.transport")
   except (ImportError, AttributeError):
-    for name, inner in (
-      ("ott", "geometry"),
-      ("ott.geometry", "geometry"),
-      ("ott.tools", "transport"),
-    ):
+    stubs = {"ott": "geometry", "ott.geometry": "geometry", "ott.tools": "transport"}
+    for name, inner in stubs.items():
       sys.modules[name] = types.ModuleType(name)
       setattr(sys.modules[name], inner, None)
 
@@ -78,18 +76,14 @@ class OwlVit:
     nms_threshold: greatest IoU between two proposals.
 
   Raises:
-    ImportError: Scenic is not installed; says how to install it.
+    ImportError: see `import_scenic`.
     FileNotFoundError: there is no such checkpoint.
   """
 
   in_workers: ClassVar[bool] = False
 
   def __init__(
-    self,
-    checkpoint: str,
-    config: str = "clip_b32",
-    top: int = 50,
-    nms_threshold: float = 0.5,
+    self, checkpoint: str, config: str = "clip_b32", top: int = 50, nms_threshold: float = 0.5
   ):
     models = import_scenic()
     if not os.path.exists(checkpoint):
@@ -100,10 +94,10 @@ class OwlVit:
     settings = importlib.import_module(f"scenic.projects.owl_vit.configs.{config}").get_config(
       init_mode="canonical_checkpoint"
     )
-    self._has_objectness = settings.model.get("objectness_head") is not None
+    objectness_head = settings.model.get("objectness_head")
     module = models.TextZeroShotDetectionModule(
       body_configs=settings.model.body,
-      objectness_head_configs=settings.model.get("objectness_head"),
+      objectness_head_configs=objectness_head,
       normalize=settings.model.normalize,
       box_bias=settings.model.box_bias,
     )
@@ -112,53 +106,51 @@ class OwlVit:
     self._side = settings.dataset_configs.input_size
     self._tokenizer = Tokenizer(settings.dataset_configs.max_query_length)
     self._settings = {"config": config, "top": top, "nms_threshold": nms_threshold}
+    self._queries = RKD_QUERIES if objectness_head is None else ()
     self._texts: dict[str, np.ndarray] = {}
 
-    @jax.jit
-    def embed_image(variables, image):
-      grid = module.apply(variables, image, False, method=module.image_embedder)
+    def jit(method: Callable) -> Callable:
+      return jax.jit(functools.partial(module.apply, method=method))
+
+    def embed_image(module, image):
+      grid = module.image_embedder(image, False)
       tokens = grid.reshape(1, -1, grid.shape[-1])
-      boxes = module.apply(
-        variables, image_features=tokens, feature_map=grid, method=module.box_predictor
-      )["pred_boxes"]
-      objectness = None
-      if self._has_objectness:
-        objectness = module.apply(variables, tokens, method=module.objectness_predictor)
-        objectness = objectness["objectness_logits"][0]
-      return tokens, boxes[0], objectness
+      boxes = module.box_predictor(image_features=tokens, feature_map=grid)["pred_boxes"]
+      if objectness_head is None:
+        return tokens, boxes[0], None
+      return tokens, boxes[0], module.objectness_predictor(tokens)["objectness_logits"][0]
 
-    @jax.jit
-    def embed_texts(variables, tokens):
-      return module.apply(variables, tokens[None], False, method=module.text_embedder)[0]
+    self._embed_image = jit(embed_image)
+    self._embed_texts = jit(lambda module, tokens: module.text_embedder(tokens[None], False)[0])
+    self._classify = jit(lambda module, *found: module.class_predictor(*found)["pred_logits"][0])
 
-    @jax.jit
-    def classify(variables, tokens, texts):
-      found = module.apply(variables, tokens, texts[None], method=module.class_predictor)
-      return found["pred_logits"][0]
-
-    self._embed_image, self._embed_texts, self._classify = embed_image, embed_texts, classify
-
-  def propose(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Proposed]:
-    """At most `top` boxes per image, best first, not clipped to the image."""
-    return [self.answer(image, ())[0] for image in checked_images(images)]
+  def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
+    """At most `top` boxes, best first, not clipped to the image; raises what `answer` does."""
+    return self.answer(image, ())[0]
 
   def answer(
     self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]
   ) -> tuple[Proposed, Proposed]:
-    """Proposals, and the best box for each name."""
-    queries = () if self._has_objectness else RKD_QUERIES
-    queries = [*queries, *(f"a photo of a {name}" for name in names)]
-    general = len(queries) - len(names)
+    """Proposals, and the best box for each name.
+
+    Raises:
+      ValueError: the image is not uint8 [h, w, 3].
+    """
+    check_image(image)
+    queries = [*self._queries, *(f"a photo of a {name}" for name in names)]
+    general = len(self._queries)
     square = self._square(image)
     with self._replicas.lease() as variables:
       tokens, boxes, logits = self._embed_image(variables, square)
       scores = np.zeros((boxes.shape[0], 0))
       if queries:
-        scores = _sigmoid(self._classify(variables, tokens, self._encoded(variables, queries)))
+        texts = self._encoded(variables, queries)[None]
+        scores = _sigmoid(self._classify(variables, tokens, texts))
       boxes, logits = jax.device_get((boxes, logits))
-    objectness = _sigmoid(logits) if self._has_objectness else scores[:, :general].max(1)
+    objectness = scores[:, :general].max(1) if logits is None else _sigmoid(logits)
     named = scores[:, general : len(queries)]
-    boxes = _corners(boxes, max(image.shape[:2]))
+    side = max(image.shape[:2])
+    boxes = corners(boxes, side, side)
     kept = suppress(iou(boxes, boxes), objectness, self._settings["nms_threshold"])
     kept = kept[: self._settings["top"]]
     best = named.argmax(0)
@@ -189,9 +181,3 @@ class OwlVit:
 
 def _sigmoid(logits: Any) -> np.ndarray:
   return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
-
-
-def _corners(boxes: Float[np.ndarray, "n 4"], side: int) -> Float[np.ndarray, "n 4"]:
-  """Centre and size, as parts of a square, to XYXY pixels."""
-  centre, half = boxes[:, :2], boxes[:, 2:] / 2
-  return np.concatenate([centre - half, centre + half], 1).astype(np.float32) * np.float32(side)

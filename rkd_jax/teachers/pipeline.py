@@ -10,11 +10,8 @@ missing: a run that was killed and carried on, or that several processes share, 
 bytes.
 """
 
-import contextlib
-import os
-import uuid
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -23,9 +20,9 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from tqdm import tqdm
 
-from rkd_jax.machine.workers import in_order, process_pool
-from rkd_jax.records.results_writer import ResultPart, TeacherWriter
-from rkd_jax.records.sources import Record, Source
+from rkd_jax.machine.workers import in_order
+from rkd_jax.records.results_writer import TeacherWriter
+from rkd_jax.records.sources import Source
 from rkd_jax.teachers.images import Options, Prepared, decode, prepare, result
 from rkd_jax.teachers.proposals import Answerer, Proposer, Recorded
 
@@ -70,8 +67,7 @@ def precompute(
   class_embeddings: Float[np.ndarray, "c d"] | None,
   writer: TeacherWriter,
   options: Options,
-  executor: Executor | None = None,
-  images_per_group: int | None = None,
+  executor: Executor,
 ) -> None:
   """Runs the teachers over all images of a source that the writer does not hold yet.
 
@@ -81,120 +77,75 @@ def precompute(
   Args:
     source: records by position.
     proposer: pickled to the workers or called here, as it says (`Proposer.in_workers`).
-    encoder: CLIP's image tower; runs in this process, on the crops of several images at once.
+    encoder: runs in this process, on the crops of several images at once.
     class_embeddings: CLIP text embeddings, one row for each of `source.class_names`; None will do
       where CLIP does not choose the pseudo boxes (`clip_chooses`).
     writer: results go here; marked complete at the end.
-    options: what decides the results.
-    executor: where images are decoded, to be used for several splits; by default a
-      `process_pool` of this call's own.
-    images_per_group: images whose crops go to the encoder in one call, by default `GROUP`.
+    options: what decides the results, beside the teachers.
+    executor: where images are decoded, such as a `process_pool`.
 
   Raises:
     ValueError: `class_embeddings` does not have a row for each class, the results that are there
       belong to another order of the images, or the writer refuses.
   """
-  images_per_group = images_per_group or GROUP
   if clip_chooses(proposer) and len(class_embeddings) != len(source.class_names):
     raise ValueError(
       f"{len(class_embeddings)} class embeddings for the {len(source.class_names)} classes of "
       "the data set: embed the source's class_names, in their order."
     )
   _check_order(source, writer)
-  mine = groups(len(source), images_per_group)[writer.process_index :: writer.process_count]
+  mine = groups(range(len(source)))[writer.process_index :: writer.process_count]
   missing = [group for group in mine if not all(i in writer.positions for i in group)]
-  with writer, contextlib.ExitStack() as stack:
-    if executor is None:
-      executor = stack.enter_context(process_pool())
-    total, left = (sum(map(len, some)) for some in (mine, missing))
-    bar = stack.enter_context(tqdm(total=total, initial=total - left, unit=" images"))
+  total, left = (sum(map(len, some)) for some in (mine, missing))
+  with (
+    writer,
+    tqdm(total=total, initial=total - left, unit=" images") as bar,
+    ThreadPoolExecutor(_DEVICE_THREADS * len(jax.local_devices())) as threads,
+  ):
     records = (source[i] for group in missing for i in group)
     # What runs in workers reads no text; the names need not travel with every image.
     names = () if proposer.in_workers else source.class_names
     settings = (proposer, names, encoder.image_size, options)
-    ahead = 2 * images_per_group
+    ahead = 2 * GROUP
     if proposer.in_workers:
       prepared = in_order(executor, prepare, ((r, *settings) for r in records), ahead)
     else:
-      count = _DEVICE_THREADS * len(jax.local_devices())
-      threads = stack.enter_context(ThreadPoolExecutor(count))
-      decoded = _decoded(executor, records)
-      tasks = ((record, *settings, image) for record, image in decoded)
+      records, to_decode = itertools.tee(records)
+      # Images come first, since one that raises is told of by their iterator alone.
+      decoded = zip(in_order(executor, decode, zip(to_decode), _DECODED_AHEAD), records)
+      tasks = ((record, *settings, image) for image, record in decoded)
       prepared = in_order(threads, prepare, tasks, ahead)
     for group in missing:
       images = [next(prepared) for _ in group]
-      for position, image, record in zip(
-        group, images, results(images, encoder, class_embeddings, options)
-      ):
-        if image.image_id not in writer:
-          writer.write(image.image_id, record, position, image.notes, image.checksum)
+      for found in results(images, group, encoder, class_embeddings, options):
+        if found[0] not in writer:
+          writer.write(*found)
       bar.update(len(group))
 
 
-def groups(count: int, size: int) -> list[range]:
-  """Positions 0 .. count - 1 in groups of `size`; the last may be smaller."""
-  return [range(start, min(start + size, count)) for start in range(0, count, size)]
+def groups(positions: range) -> list[range]:
+  """The positions in groups of `GROUP`; the last may be smaller."""
+  return [positions[i : i + GROUP] for i in range(0, len(positions), GROUP)]
 
 
 def results(
   images: Sequence[Prepared],
+  positions: Sequence[int],
   encoder: Encoder,
   class_embeddings: Float[np.ndarray, "c d"] | None,
   options: Options,
-) -> Iterator[dict[str, np.ndarray]]:
-  """The records of a group of images, whose crops are embedded together."""
+) -> Iterator[tuple]:
+  """Arguments of `TeacherWriter.write` for a group of images, whose crops are embedded together."""
   embeddings = encoder.embed(np.concatenate([image.crops for image in images]))
   ends = np.cumsum([len(image.crops) for image in images])[:-1]
-  for image, rows in zip(images, np.split(embeddings, ends)):
-    yield result(image, rows, class_embeddings, options)
+  for position, image, rows in zip(positions, images, np.split(embeddings, ends)):
+    record = result(image, rows, class_embeddings, options)
+    yield image.image_id, record, position, image.notes, image.checksum
 
 
 def clip_chooses(proposer: Proposer) -> bool:
   """Whether the pseudo boxes are CLIP's choice among the proposals, which needs text embeddings."""
   return not isinstance(proposer, Answerer | Recorded)
-
-
-def write_part(
-  folder: str | os.PathLike,
-  positions: range,
-  done: Collection[int],
-  source: Source,
-  proposer: Proposer,
-  encoder: Encoder,
-  class_embeddings: Float[np.ndarray, "c d"] | None,
-  embeddings: tuple[int, str],
-  options: Options,
-  images_per_group: int | None = None,
-) -> int:
-  """Writes the results of some images to a part of its own, in this thread alone.
-
-  For engines that bring their own workers.  The part appears when it is complete, so that an
-  engine may do this twice or at several places at once.  The bytes of each record are those of
-  `precompute` where `positions` begins at a multiple of `images_per_group`.
-
-  Args:
-    folder: of the split; may be remote.
-    positions: of the images in the source.
-    done: those whose results are there already, not all of them.
-    embeddings: their width and the type that they are stored in.
-
-  Returns:
-    The number of results written.
-  """
-  # What begins with a position that is not done can replace no part but its own.
-  first = min(set(positions).difference(done))
-  part = ResultPart(folder, f"beam-{first:09d}", uuid.uuid4().hex, *embeddings)
-  for group in groups(len(positions), images_per_group or GROUP):
-    group = positions[group.start : group.stop]
-    settings = (proposer, source.class_names, encoder.image_size, options)
-    images = [prepare(source[position], *settings) for position in group]
-    for position, image, record in zip(
-      group, images, results(images, encoder, class_embeddings, options)
-    ):
-      if position not in done:
-        part.add(image.image_id, record, position, image.notes, image.checksum)
-  part.close()
-  return len(part)
 
 
 def _check_order(source: Source, writer: TeacherWriter) -> None:
@@ -207,16 +158,3 @@ def _check_order(source: Source, writer: TeacherWriter) -> None:
         f"Image {done[position]} was record {position} when its results were made, now that is "
         f"image {found}: the data set was built anew; give another output folder."
       )
-
-
-def _decoded(executor: Executor, records: Iterable[Record]) -> Iterator[tuple[Record, Any]]:
-  """Records with their images, decoded ahead."""
-  waiting = deque()
-
-  def remembered():
-    for record in records:
-      waiting.append(record)
-      yield (record,)
-
-  for image in in_order(executor, decode, remembered(), _DECODED_AHEAD):
-    yield waiting.popleft(), image

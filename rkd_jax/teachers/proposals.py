@@ -4,11 +4,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-
-from rkd_jax.ops.host import iou
+from jaxtyping import Float, Int, UInt8
 
 Proposed = tuple[Float[np.ndarray, "k 4"], Float[np.ndarray, "k"]]
+
+
+class PseudoBoxes(NamedTuple):
+  """Boxes for some of an image's labels."""
+
+  boxes: Float[np.ndarray, "p 4"]
+  labels: Int[np.ndarray, "p"]
+  scores: Float[np.ndarray, "p"]
 
 
 class Proposer(Protocol):
@@ -21,8 +27,8 @@ class Proposer(Protocol):
 
   in_workers: ClassVar[bool]
 
-  def propose(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Proposed]:
-    """Per image XYXY pixel boxes [k, 4] and scores [k] in [0, 1], best first; k varies, even 0."""
+  def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
+    """XYXY pixel boxes [k, 4] and scores [k] in [0, 1], best first; k varies, even 0."""
     ...
 
   def describe(self) -> dict[str, Any]:
@@ -45,41 +51,15 @@ class Answerer(Protocol):
 class Recorded(Protocol):
   """Proposals that are known already, by image id."""
 
-  def recall(self, image_id: int) -> tuple[Proposed, "PseudoBoxes"]:
+  def recall(self, image_id: int) -> tuple[Proposed, PseudoBoxes]:
     """The regions and the pseudo boxes of an image."""
     ...
 
 
-class PseudoBoxes(NamedTuple):
-  """Boxes for some of an image's labels."""
-
-  boxes: Float[np.ndarray, "p 4"]
-  labels: Int[np.ndarray, "p"]
-  scores: Float[np.ndarray, "p"]
-
-
-def checked_images(images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
-  """The argument of `propose`.
-
-  Raises:
-    ValueError: it is not uint8 [n, h, w, 3].
-  """
-  images = np.asarray(images)
-  if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+def check_image(image: np.ndarray) -> None:
+  """Raises ValueError if the argument of `propose` is not uint8 [h, w, 3]."""
+  if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
     raise ValueError(
-      f"propose() takes uint8 images [n, h, w, 3], got {images.dtype} {list(images.shape)}: "
-      "decode to RGB and add a batch axis."
+      f"propose() takes a uint8 image [h, w, 3], got {image.dtype} {list(image.shape)}: "
+      "decode to RGB."
     )
-  return images
-
-
-def recalled(
-  proposed: Sequence[Float[np.ndarray, "_ 4"]],
-  truth: Sequence[Float[np.ndarray, "_ 4"]],
-  threshold: float = 0.5,
-) -> Bool[np.ndarray, "g"]:
-  """For each true box of all images, whether a proposal of its image overlaps it enough."""
-  hits = [np.zeros(0, bool)]
-  for boxes, true_boxes in zip(proposed, truth, strict=True):
-    hits.append((iou(true_boxes, boxes) >= threshold).any(1))
-  return np.concatenate(hits)

@@ -6,14 +6,17 @@ read, and the output where they can write.
 """
 
 import functools
+import uuid
 from collections.abc import Container
 
 from etils import epath
 
-from rkd_jax.teachers.pipeline import GROUP, write_part
+from rkd_jax.records.results_writer import ResultPart
+from rkd_jax.teachers.images import prepare
+from rkd_jax.teachers.pipeline import GROUP, groups, results
 from rkd_jax.teachers.settings import Settings, open_teachers
 
-# First and end position, and those in between that are done.
+# First and end position, and those in between that are done, which are not all.
 Range = tuple[int, int, tuple[int, ...]]
 
 _open_teachers = functools.lru_cache(maxsize=1)(open_teachers)
@@ -32,14 +35,23 @@ def missing_ranges(count: int, done: Container[int], size: int) -> list[Range]:
 
 
 def write_range(settings: Settings, split: str, output: str, positions: Range) -> int:
-  """Writes the results of a range to a part of its own; returns their number."""
+  """Writes the results of a range to a part of its own, in this thread; returns their number.
+
+  The part appears when it is complete, so that an engine may do this twice or at several places at
+  once.
+  """
   start, stop, done = positions
-  teachers = _open_teachers(settings, split)
-  return write_part(
-    epath.Path(output) / split,
-    range(start, stop),
-    frozenset(done),
-    *teachers[:4],
-    (teachers.embedding_dim, settings.embedding_dtype),
-    settings.options,
-  )
+  source, proposer, encoder, class_embeddings, width, _ = _open_teachers(settings, split)
+  # What begins with a position that is not done can replace no part but its own.
+  first = min(set(range(start, stop)).difference(done))
+  name, partial = f"beam-{first:09d}", uuid.uuid4().hex
+  part = ResultPart(epath.Path(output) / split, name, partial, width, settings.embedding_dtype)
+  arguments = (proposer, source.class_names, encoder.image_size, settings.options)
+  for group in groups(range(start, stop)):
+    images = [prepare(source[position], *arguments) for position in group]
+    found = results(images, group, encoder, class_embeddings, settings.options)
+    for position, result in zip(group, found):
+      if position not in done:
+        part.add(*result)
+  part.close()
+  return len(part)

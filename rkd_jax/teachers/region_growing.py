@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from rkd_jax.ops.host import iou, suppress
-from rkd_jax.teachers.proposals import Proposed, checked_images
+from rkd_jax.teachers.proposals import Proposed, check_image
 
 # 4-connectivity within each plane of a stack of masks, none across planes.
 _IN_PLANE = np.zeros((3, 3, 3), bool)
@@ -62,18 +62,16 @@ class RegionGrowing:
   full_contrast: float = 100.0
   candidates: int = 150
 
-  def propose(self, images: UInt8[np.ndarray, "n h w 3"]) -> list[Proposed]:
-    """At most `top` boxes per image, best first, none overlapping above `nms_threshold`.
-
-    Raises:
-      ValueError: if `images` is not uint8 [n, h, w, 3].
-    """
-    return [self._propose(image) for image in checked_images(images)]
-
   def describe(self) -> dict[str, Any]:
     return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
-  def _propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
+  def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
+    """At most `top` boxes, best first, none overlapping above `nms_threshold`.
+
+    Raises:
+      ValueError: if `image` is not uint8 [h, w, 3].
+    """
+    check_image(image)
     side = np.sqrt(image.shape[0] * image.shape[1])
     # Channels first: NumPy reduces a short last axis slowly.
     colours = np.ascontiguousarray(np.moveaxis(_median(image), -1, 0), np.float32)

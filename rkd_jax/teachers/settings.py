@@ -64,7 +64,7 @@ class ProposalSource(NamedTuple):
 
 SOURCES = {
   "regions": ProposalSource(RegionGrowing),
-  "mvit": ProposalSource(MvitProposer.load, ("checkpoint", "vocabulary", "merges")),
+  "mvit": ProposalSource(MvitProposer, ("checkpoint", "vocabulary", "merges")),
   "rpn": ProposalSource(DetectorProposer, ("checkpoint",)),
   "owl_vit": ProposalSource(OwlVit, ("checkpoint", "owl_vit_config")),
 }

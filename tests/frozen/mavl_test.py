@@ -10,9 +10,7 @@ from PIL import Image
 from rkd_jax.frozen import mavl as infer
 from rkd_jax.frozen.mavl import (
   Mavl,
-  best_box,
   canvas_size,
-  class_query,
   nms,
   normalize,
   resized_size,
@@ -162,12 +160,3 @@ def test_regions_pool_the_best_of_each_query():
   assert boxes[1, 1] == 1
   np.testing.assert_allclose(scores, [0.9, 0.6, 0.1])
   assert select_regions(answers, per_query=2, top=1)[0].tolist() == [[20, 0, 29, 9]]
-
-
-def test_the_pseudo_box_is_the_best_one_strictly_above_the_threshold():
-  answer = np.array([[0, 0, 1, 1], [2, 2, 3, 3], [4, 4, 5, 5]]), np.array([0.25, 0.5, 0.5])
-  box, score = best_box(answer, 0.25)
-  assert box.tolist() == [2, 2, 3, 3] and score == 0.5
-  assert best_box(answer, 0.5) is None
-  assert best_box((answer[0][:0], answer[1][:0]), 0.0) is None
-  assert class_query("hot_dog") == "every hot_dog"

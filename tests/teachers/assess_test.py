@@ -37,7 +37,8 @@ def test_assessment_by_hand(tmp_path):
   }
 
 
-def test_a_limit_takes_evenly_spaced_images(tmp_path):
+def test_a_limit_takes_evenly_spaced_images(tmp_path, monkeypatch):
   source = MemorySource([record(i) for i in range(5)])
-  report = assess(source, _run(tmp_path, source), limit=2)
+  monkeypatch.setattr("rkd_jax.teachers.assess.LIMIT", 2)
+  report = assess(source, _run(tmp_path, source))
   assert (report["images"], report["assessed"], report["regions"]) == (5, 2, 4)

@@ -50,7 +50,8 @@ def test_proposals_are_those_of_the_rpn_suppressed(workdir):
   config = restore_config(workdir)
   spec = detector_specs(config)["eval"]
   detector = Detector(config, str(workdir))
-  for image, (boxes, scores) in zip(IMAGES, proposer.propose(IMAGES)):
+  for image in IMAGES:
+    boxes, scores = proposer.propose(image)
     found = detector.propose(collate([picture_example(image, spec, "image")]))
     logits = found.logits[0][found.valid[0]]
     assert scores[0] == pytest.approx(1 / (1 + np.exp(-logits.max())), abs=1e-6)
@@ -65,13 +66,13 @@ def test_proposals_are_those_of_the_rpn_suppressed(workdir):
 
 def test_calls_from_threads_use_several_devices(workdir, monkeypatch):
   proposer = DetectorProposer(workdir)
-  expected = proposer.propose(IMAGES)
+  expected = [proposer.propose(image) for image in IMAGES]
   used = side_by_side.at_once(monkeypatch, proposer._detector, "_propose", 2)
-  found = side_by_side.run(proposer.propose, [IMAGES[:1], IMAGES[1:]])
+  found = side_by_side.run(proposer.propose, IMAGES)
   assert used == set(jax.local_devices()[:2])
-  jax.tree.map(np.testing.assert_array_equal, [one for [one] in found], expected)
-  with pytest.raises(ValueError, match=r"uint8 images \[n, h, w, 3\]"):
-    proposer.propose(IMAGES[0])
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  with pytest.raises(ValueError, match=r"uint8 image \[h, w, 3\]"):
+    proposer.propose(IMAGES)
 
 
 def test_a_detector_is_described_by_its_weights(workdir):

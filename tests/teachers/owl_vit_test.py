@@ -80,7 +80,7 @@ def scenic(monkeypatch):
 
 def test_objectness_makes_the_proposals(scenic, tmp_path):
   """The second and third box overlap by more than half; boxes are parts of the longer side, 40."""
-  [(boxes, scores)] = OwlVit(str(tmp_path), "v2").propose(IMAGE[None])
+  boxes, scores = OwlVit(str(tmp_path), "v2").propose(IMAGE)
   np.testing.assert_allclose(boxes[0], [12, 4, 28, 20], atol=1e-5)
   np.testing.assert_allclose(boxes[1:], [[4, 4, 12, 12], [30, 12, 34, 20]], atol=1e-5)
   np.testing.assert_allclose(scores, 1 / (1 + np.exp([-3, -1, 1])), rtol=1e-6)
@@ -113,7 +113,7 @@ def test_calls_from_threads_use_several_devices(scenic, tmp_path, monkeypatch, v
 
 
 def test_without_an_objectness_head_the_queries_of_rkd_decide(scenic, tmp_path):
-  [(boxes, scores)] = OwlVit(str(tmp_path), "v1", top=2).propose(IMAGE[None])
+  boxes, scores = OwlVit(str(tmp_path), "v1", top=2).propose(IMAGE)
   assert len(boxes) == 2 and scores[0] == pytest.approx(1 / (1 + np.exp(-2)))
 
 

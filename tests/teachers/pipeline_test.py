@@ -15,6 +15,7 @@ from rkd_jax.machine.workers import process_pool
 from rkd_jax.ops.host import iou
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
+from rkd_jax.teachers import pipeline
 from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.pipeline import describe, precompute
 from rkd_jax.teachers.region_growing import RegionGrowing
@@ -41,21 +42,14 @@ def _run(
   options=OPTIONS,
   proposer=GROWING,
   process=(0, 1),
-  **settings,
+  images_per_group=pipeline.GROUP,
 ):
   metadata = describe(proposer, options, "abc", "quick_gelu")
   writer = TeacherWriter(folder, "train", 3, metadata, 2, len(source), *process)
-  with executor or ThreadPoolExecutor(2) as executor:
-    precompute(
-      source,
-      proposer,
-      encoder or ColourEncoder(),
-      CLASS_EMBEDDINGS,
-      writer,
-      options,
-      executor,
-      **settings,
-    )
+  encoder = encoder or ColourEncoder()
+  with executor or ThreadPoolExecutor(2) as executor, pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pipeline, "GROUP", images_per_group)
+    precompute(source, proposer, encoder, CLASS_EMBEDDINGS, writer, options, executor)
   return TeacherReader(folder, "train") if writer.complete else None
 
 
@@ -81,7 +75,7 @@ def test_regions_are_the_best_proposals_with_their_embeddings(tmp_path):
   record = colours.record(7)
   result = _run(tmp_path, MemorySource([record]))[7]
   image = np.asarray(Image.open(io.BytesIO(record.image)))
-  boxes, scores = RegionGrowing().propose(image[None])[0]
+  boxes, scores = RegionGrowing().propose(image)
   np.testing.assert_array_equal(result["regions/boxes"], boxes[:2])
   np.testing.assert_array_equal(result["regions/scores"], scores[:2])
   for box, embedding in zip(result["regions/boxes"], result["regions/clip_embeddings"]):
@@ -165,8 +159,12 @@ def test_an_image_without_proposals_is_no_error(tmp_path):
 def test_class_embeddings_of_other_classes_are_refused(tmp_path):
   writer = TeacherWriter(tmp_path, "train", 3, {})
   source = MemorySource([colours.record(0)])
-  with pytest.raises(ValueError, match="2 class embeddings for the 3 classes"):
-    precompute(source, RegionGrowing(), ColourEncoder(), CLASS_EMBEDDINGS[:2], writer, OPTIONS)
+  classes = CLASS_EMBEDDINGS[:2]
+  with (
+    ThreadPoolExecutor(1) as executor,
+    pytest.raises(ValueError, match="2 class embeddings for the 3 classes"),
+  ):
+    precompute(source, RegionGrowing(), ColourEncoder(), classes, writer, OPTIONS, executor)
 
 
 def test_other_processes_take_the_other_groups(tmp_path):
@@ -240,8 +238,8 @@ class Canned:
     self._boxes, self._answers = np.array(boxes, np.float32), answers
     self.asked = []
 
-  def propose(self, images):
-    return [self.answer(image, ())[0] for image in images]
+  def propose(self, image):
+    return self.answer(image, ())[0]
 
   def answer(self, image, names):
     self.asked.append(tuple(names))

@@ -13,8 +13,9 @@ from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import open_source
-from rkd_jax.teachers.pipeline import write_part
+from rkd_jax.teachers import pipeline, ranges
 from rkd_jax.teachers.region_growing import RegionGrowing
+from rkd_jax.teachers.settings import Settings, Teachers
 from tests import colours
 from tests.colours import CLASS_EMBEDDINGS, OPTIONS, ColourEncoder, MemorySource
 
@@ -22,29 +23,30 @@ from tests.colours import CLASS_EMBEDDINGS, OPTIONS, ColourEncoder, MemorySource
 IMAGES = 130
 
 
-def _write(folder, positions, done=()):
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+  """Writes a range of seven images, in groups of two."""
   images = [colours.record(i) for i in range(7)]
   images[3] = colours.damaged(images[3])
-  return write_part(
-    folder,
-    positions,
-    done,
-    MemorySource(images),
-    RegionGrowing(),
-    ColourEncoder(),
-    CLASS_EMBEDDINGS,
-    (3, "float32"),
-    OPTIONS,
-    images_per_group=2,
+  teachers = Teachers(
+    MemorySource(images), RegionGrowing(), ColourEncoder(), CLASS_EMBEDDINGS, 3, {}
   )
+  monkeypatch.setattr(ranges, "_open_teachers", lambda settings, split: teachers)
+  monkeypatch.setattr(pipeline, "GROUP", 2)
+  (tmp_path / "train").mkdir()
+
+  def call(start, stop, done=()):
+    return ranges.write_range(
+      Settings("", "", "", OPTIONS), "train", str(tmp_path), (start, stop, done)
+    )
+
+  return call
 
 
-def test_parts_written_one_by_one_are_a_split(tmp_path):
-  folder = tmp_path / "train"
-  folder.mkdir()
+def test_parts_written_one_by_one_are_a_split(tmp_path, write):
   # An engine may do a part twice.
-  assert [_write(folder, p) for p in (range(4, 7), range(4), range(4))] == [3, 4, 4]
-  assert sorted(path.name for path in folder.iterdir()) == [
+  assert [write(4, 7), write(0, 4), write(0, 4)] == [3, 4, 4]
+  assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
     f"part-beam-00000000{start}.{ending}" for start in (0, 4) for ending in ("array_record", "json")
   ]
   with TeacherWriter(tmp_path, "train", 3, {}) as writer:
@@ -54,16 +56,14 @@ def test_parts_written_one_by_one_are_a_split(tmp_path):
   assert [len(results[i]["regions/boxes"]) for i in range(7)] == [2, 2, 2, 0, 2, 2, 2]
 
 
-def test_what_is_done_is_not_written_again(tmp_path):
-  (tmp_path / "train").mkdir()
-  assert _write(tmp_path / "train", range(4), done={1, 2}) == 2
+def test_what_is_done_is_not_written_again(tmp_path, write):
+  assert write(0, 4, done=(1, 2)) == 2
   assert TeacherWriter(tmp_path, "train", 3, {}).positions == {0: 0, 3: 3}
 
 
-def test_a_part_of_a_larger_size_replaces_none_of_those_before(tmp_path):
-  (tmp_path / "train").mkdir()
-  assert _write(tmp_path / "train", range(2)) == 2
-  assert _write(tmp_path / "train", range(6), done={0, 1}) == 4
+def test_a_part_of_a_larger_size_replaces_none_of_those_before(tmp_path, write):
+  assert write(0, 2) == 2
+  assert write(0, 6, done=(0, 1)) == 4
   assert TeacherWriter(tmp_path, "train", 3, {}).positions == {i: i for i in range(6)}
 
 

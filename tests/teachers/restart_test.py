@@ -14,7 +14,7 @@ import tiny_clip
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
-from rkd_jax.teachers.pipeline import precompute
+from rkd_jax.teachers import pipeline
 from rkd_jax.teachers.region_growing import RegionGrowing
 from tests import colours
 
@@ -40,8 +40,9 @@ def run(clip_folder, output, connection):
   connection.send("ready")
   start = time.monotonic()
   writer = TeacherWriter(output, "train", clip.embedding_dim, {}, records_per_shard=3)
+  pipeline.GROUP = 4
   with ThreadPoolExecutor(2) as executor:
-    precompute(
+    pipeline.precompute(
       SlowSource(records),
       RegionGrowing(),
       encoder,
@@ -49,7 +50,6 @@ def run(clip_folder, output, connection):
       writer,
       colours.OPTIONS,
       executor,
-      images_per_group=4,
     )
   connection.send(time.monotonic() - start)
 
