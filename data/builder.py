@@ -7,6 +7,7 @@ are kept; the rest is here.
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -56,7 +57,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     beam: Sequence[str] | None = None,
     **kwargs: Any,
   ):
-    """Takes splits that have been read; images are read by `download_and_prepare`.
+    """Takes splits that have been read; images are read by `prepare`.
 
     Args:
       splits: by name, of the same classes.
@@ -64,9 +65,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       settings: what the splits were made from, as JSON values.
       totals: lines of the description, see `compared`.
       limit: only the first so many images of each split.
-      skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-      workers: processes that make the records, by default one per CPU; these do not depend on it.
-      beam: flags of Apache Beam, which then makes them.
+      skip_bad_images, workers: see `making.RecordMaker` and `making.records`.
+      beam: flags of Apache Beam, which then makes the records.
       **kwargs: those of every TFDS builder.  What is for a remote `data_dir` is built in a local
         folder; `prepare` takes it there.
 
@@ -90,10 +90,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def describe(self) -> str:
     """What the splits hold, and how that compares to the official files, for people."""
-    lines = list(self._totals)
-    for name, split in self.splits.items():
-      lines += split.describe(name)
-    return "\n".join(lines)
+    of_splits = (split.describe(name) for name, split in self.splits.items())
+    return "\n".join(itertools.chain(self._totals, *of_splits))
 
   def check(self):
     """Goes through all records without storing them; raises ValueError for the first problem."""
@@ -183,10 +181,9 @@ def prepare(builder: RecordBuilder) -> RecordBuilder:
     ValueError: a problem with an image, or the records are there with other settings.
     OSError: a remote data_dir cannot be written.
   """
-  settings = json.loads(json.dumps(builder.settings))
   target = place(builder)
-  if not _is_stored(target, settings):
-    if not _is_stored(epath.Path(builder.data_dir), settings):
+  if not _is_stored(target, builder.settings):
+    if not _is_stored(epath.Path(builder.data_dir), builder.settings):
       # TFDS would draw a bar per split over ours, and announce a download that there is not.
       tfds.disable_progress_bar()
       with contextlib.redirect_stdout(None):
@@ -231,8 +228,8 @@ def argument_parser(description: str, beam: bool = False) -> argparse.ArgumentPa
   parser.add_argument("--skip_bad_images", action="store_true")
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
-  for flag in ("--config", "--teachers"):
-    parser.add_argument(flag, type=_gone, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+  silent = argparse.SUPPRESS
+  parser.add_argument("--config", "--teachers", type=_gone, default=silent, help=silent)
   if beam:
     text = "make the records on Apache Beam, as '--runner=...'"
     parser.add_argument("--beam", type=shlex.split, metavar="FLAGS", help=text)

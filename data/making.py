@@ -68,7 +68,7 @@ class Entry(NamedTuple):
     place: of its bytes.
     name: what errors call it.
     fields: the arguments of `schema.encode_record` that the files decide.
-    size: the height and width that the image must have; None where the files do not say.
+    size: the height and width that the image must have, where the files say it.
     fractions: the boxes are fractions of width and height, not pixels.
   """
 
@@ -79,14 +79,14 @@ class Entry(NamedTuple):
   fractions: bool = False
 
   def load(self) -> dict[str, Any]:
-    """Reads and decodes the image; all arguments of `schema.encode_record`.
+    """Reads the image; all arguments of `schema.encode_record`.
 
     Raises:
       BadImageError: it cannot be decoded.
       ValueError: it is missing, or not what the files say.
     """
     data = self.place.read(self.name)
-    height, width = decoding.decode_image(data, self.name).shape[:2]
+    width, height = decoding.open_image(data, self.name).size
     if self.size is not None and self.size != (height, width):
       raise ValueError(
         f"{self.name} is {width} x {height} (width x height, upright as its EXIF orientation "
@@ -209,11 +209,8 @@ def _none_stored(split: Split) -> ValueError:
 def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Iterator[Record]:
   """The records of a split in order, behind a progress bar; memory holds a few of them.
 
-  Args:
-    split: whose entries are read.
-    maker: sent to each worker once.
-    workers: processes that make records, by default one per CPU; few records are made in this one
-      alone.  The result does not depend on it.
+  The result does not depend on the number of workers, by default one per CPU, each of which gets
+  the maker once; few records are made in this process alone.
 
   Raises:
     ValueError: the first problem in the order of the entries, or every image is left out.
@@ -225,12 +222,12 @@ def records(split: Split, maker: RecordMaker, workers: int | None = None) -> Ite
   else:
     made = _in_processes(entries, maker, workers)
   bar = tqdm(made, f"reading {split.source}", len(split), unit=" images")
-  empty = True
-  for record in _without_bad_images(bar, maker.skip_bad_images):
-    empty = False
-    yield record
-  if empty:
+  stored = _without_bad_images(bar, maker.skip_bad_images)
+  first = next(stored, None)
+  if first is None:
     raise _none_stored(split)
+  yield first
+  yield from stored
 
 
 def _in_processes(
@@ -258,17 +255,11 @@ def write_on_beam(
 ) -> tfds.core.SplitInfo:
   """Makes and stores the records of a split and their index on Apache Beam, and waits for it.
 
-  Every element is a range of positions, its result a part with the rows of its index.  How many
-  there are is known beforehand, so the borders of shards differ from those of `write_shards`; the
-  records and their order do not.  Workers get the split and the maker, which hold paths: images
-  must be where all of them can read, and the folder of the data set where all can write.  Splits
-  with the objects of whole annotation files are too large to send.
-
-  Args:
-    split: whose entries are read.
-    maker: makes records of them.
-    template: of the shards' names.
-    flags: those of Beam's own command line.
+  Every element is a range of positions, its result a part with the rows of its index.  The borders
+  of shards differ from those of `write_shards`, the records and their order do not.  Workers get
+  the split and the maker, which hold paths: images must be where all of them can read, and the
+  folder of the data set where all can write.  Splits with the objects of whole annotation files
+  are too large to send.  `flags` are those of Beam's own command line.
 
   Raises:
     ValueError: every image is left out.  Other problems are raised by Beam, not always the first.

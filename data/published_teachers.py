@@ -46,9 +46,6 @@ from rkd_jax.records import class_names as category_names
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
 
-# A key beside the category ids in some of the published files: a box for no class.
-_SALIENT = "salient"
-
 # A pseudo box: box, class and score.
 _Row = tuple[np.ndarray, int, float]
 
@@ -63,11 +60,11 @@ def read_regions(path: str | os.PathLike, width: int = 0) -> dict[str, np.ndarra
   """
   content = read_objects(path)
   if not isinstance(content, list):
-    raise ValueError(f"{path}: expected a list of (box, embedding), found {_short(content)}.")
+    raise ValueError(f"{path}: expected a list of (box, embedding), found {content!r:.60}.")
   boxes, embeddings = [], []
   for number, entry in enumerate(content):
     if not isinstance(entry, list) or len(entry) != 2:
-      raise ValueError(f"{path}: region {number} is {_short(entry)}, expected (box, embedding).")
+      raise ValueError(f"{path}: region {number} is {entry!r:.60}, expected (box, embedding).")
     boxes.append(_box(entry[0], f"{path}: region {number}"))
     embeddings.append(np.asarray(entry[1], np.float32).reshape(-1))
   widths = {len(row) for row in embeddings} or {width}
@@ -90,16 +87,17 @@ def read_pseudo_boxes(path: str | os.PathLike, class_of: Mapping[int, int]) -> l
   """
   content = read_objects(path)
   if not isinstance(content, dict):
-    raise ValueError(f"{path}: expected a dict by category id, found {_short(content)}.")
+    raise ValueError(f"{path}: expected a dict by category id, found {content!r:.60}.")
   rows = []
   for category, entry in content.items():
-    if category == _SALIENT:
+    # In some of the published files: a box for no class.
+    if category == "salient":
       continue
     where = f"{path}: category {category!r}"
     if category not in class_of:
       raise ValueError(f"{where} is not in the annotations; give those the boxes were made for.")
     if not isinstance(entry, list) or len(entry) != 2:
-      raise ValueError(f"{where} has {_short(entry)}, expected (boxes, scores).")
+      raise ValueError(f"{where} has {entry!r:.60}, expected (boxes, scores).")
     if len(entry[0]) != len(entry[1]):
       raise ValueError(f"{where} has {len(entry[0])} boxes and {len(entry[1])} scores.")
     rows += [(_box(box, where), class_of[category], float(score)) for box, score in zip(*entry)]
@@ -161,12 +159,8 @@ def _box(box: Any, where: str) -> np.ndarray:
     numbers = None
   if numbers is None or numbers.shape != (4,) or not np.isfinite(numbers).all():
     shown = box if numbers is None else numbers.tolist()
-    raise ValueError(f"{where}: the box is {_short(shown)}, expected four finite numbers.")
+    raise ValueError(f"{where}: the box is {shown!r:.60}, expected four finite numbers.")
   return numbers
-
-
-def _short(value: Any) -> str:
-  return f"{value!r:.60}"
 
 
 def write_regions(path: str | os.PathLike, record: Mapping[str, np.ndarray]) -> None:
@@ -192,9 +186,8 @@ def _pseudo_boxes(
   record: Mapping[str, np.ndarray], category_ids: Sequence[int]
 ) -> Iterator[tuple[int, list[int | float], float]]:
   """Category id, box and score of each."""
-  for box, label, score in zip(
-    *(record[f"pseudo_boxes/{k}"] for k in ("boxes", "labels", "scores"))
-  ):
+  rows = zip(*(record[f"pseudo_boxes/{key}"] for key in ("boxes", "labels", "scores")))
+  for box, label, score in rows:
     yield int(category_ids[label]), _numbers(box), float(score)
 
 
@@ -237,7 +230,7 @@ def to_records(
   metadata = {"imported": {name: str(path or "") for name, path in sources.items()}}
   with TeacherWriter(output, split, width, metadata, class_names=names) as writer:
     for image_id, path in tqdm(paths.items(), unit=" images"):
-      record_id = _record_id(image_id, filenames[image_id], imagenet)
+      record_id = synsets.image_id(filenames[image_id]) if imagenet else image_id
       if record_id not in writer:
         rows = pseudo_boxes_of(image_id)
         if labels is not None:
@@ -276,7 +269,7 @@ def to_pickles(
   reader = TeacherReader(records, split)
   as_json, entries = _is_json(pseudo_boxes), []
   for image_id, name in tqdm(filenames.items(), unit=" images"):
-    record = reader[_record_id(image_id, name, imagenet)]
+    record = reader[synsets.image_id(name) if imagenet else image_id]
     write_regions(_new_path(regions, name), record)
     if as_json:
       for category, box, _ in _pseudo_boxes(record, category_ids):
@@ -296,10 +289,6 @@ def to_pickles(
 
 def _is_json(path: str | os.PathLike | None) -> bool:
   return path is not None and Path(path).suffix == ".json"
-
-
-def _record_id(image_id: int, filename: str, imagenet: bool) -> int:
-  return synsets.image_id(filename) if imagenet else image_id
 
 
 def _new_path(folder: str | os.PathLike, filename: str) -> Path:

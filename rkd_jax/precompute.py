@@ -44,19 +44,20 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
 
 from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
-from rkd_jax.records.results import DTYPES, TeacherReader
+from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.images import Options
 from rkd_jax.teachers.pipeline import precompute
 from rkd_jax.teachers.ranges import missing_ranges, write_range
-from rkd_jax.teachers.settings import SOURCES, Settings, Teachers, open_teachers
+from rkd_jax.teachers.settings import Settings, Teachers, open_teachers
 
 # What replaces the defaults of `Options` where crops are embedded with published weights.
 PUBLISHED_CROPS = {"crop_mode": "clip", "context": 0.0}
@@ -67,24 +68,17 @@ def make_parser(description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--data_dir", required=True, help="root folder of built data sets")
-  parser.add_argument("--dataset", required=True, help="such as shapes_ovd/scenes")
+  for field in dataclasses.fields(Settings):
+    if field.name != "options":
+      required = field.default is dataclasses.MISSING
+      default = None if required else field.default
+      kind = int if isinstance(default, int) else str
+      parser.add_argument(
+        f"--{field.name}", type=kind, default=default, required=required, **field.metadata
+      )
   parser.add_argument("--splits", required=True, help="separated by commas")
   parser.add_argument("--output", required=True, help="folder for the results, perhaps gs://...")
-  parser.add_argument("--clip", required=True, help="folder of a CLIP run, or published weights")
-  parser.add_argument(
-    "--activation", choices=("quick_gelu", "gelu"), help="of published weights; see frozen/clip.py"
-  )
-  parser.add_argument(
-    "--proposals", default="regions", help=f"{', '.join(SOURCES)}, or a folder of results"
-  )
-  parser.add_argument("--checkpoint", help="of the model that proposes")
-  parser.add_argument("--vocabulary", help="vocab.json of roberta-base, for mvit")
-  parser.add_argument("--merges", help="merges.txt of roberta-base, for mvit")
-  parser.add_argument("--owl_vit_config", default="clip_b32", help="Scenic's name of the model")
-  parser.add_argument("--batch_size", type=int, default=64, help="crops per call of CLIP")
   parser.add_argument("--records_per_shard", type=int, default=512, help="most that a kill costs")
-  parser.add_argument("--embedding_dtype", choices=DTYPES, default="float32", help="as stored")
   for field in dataclasses.fields(Options):
     parser.add_argument(
       f"--{field.name}", type=type(field.default), help=f"default {field.default}"
@@ -99,21 +93,17 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-  """The settings that the command line asks for.
-
-  Raises:
-    ValueError: options that cannot be.
-  """
+  """The settings that the command line asks for; ValueError for those that cannot be."""
   for name in ("batch_size", "records_per_shard"):
     if getattr(args, name) < 1:
       raise ValueError(f"--{name}={getattr(args, name)}: expected at least 1.")
-  chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(Options)}
-  chosen = {name: value for name, value in chosen.items() if value is not None}
+
+  def given(kind: type) -> dict[str, Any]:
+    named = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(kind)}
+    return {name: value for name, value in named.items() if value is not None}
+
   defaults = PUBLISHED_CROPS if os.path.isfile(args.clip) else {}
-  named = {f.name for f in dataclasses.fields(Settings)} - {"options"}
-  return Settings(
-    options=Options(**{**defaults, **chosen}), **{name: getattr(args, name) for name in named}
-  )
+  return Settings(options=Options(**{**defaults, **given(Options)}), **given(Settings))
 
 
 def open_writer(

@@ -166,7 +166,7 @@ def _decoded(
   """(index, image) of the files that can be decoded; names of the others go to `skipped`."""
   for index, file in enumerate(files):
     try:
-      yield index, decoding.decode_image(file.read_bytes(), str(file))
+      yield index, np.asarray(decoding.open_image(file.read_bytes(), str(file)))
     except decoding.BadImageError as error:
       if not skip_bad_images:
         raise

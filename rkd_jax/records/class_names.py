@@ -26,9 +26,7 @@ def categories_by_id(content: Any, path: Path) -> dict[int, Mapping[str, Any]]:
 
 
 def load_categories(json_path: str | os.PathLike) -> dict[int, Mapping[str, Any]]:
-  """Category id -> entry, ascending, of a COCO JSON or of a bare list of its categories.
-
-  Such lists are the category-info files of LVIS.
+  """Category id -> entry, ascending, of a COCO JSON or a bare list of categories (as LVIS has).
 
   Raises:
     ValueError: missing or malformed file, no categories, or one that occurs twice.
@@ -44,11 +42,7 @@ def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
-  """The 'synonyms' of each category (LVIS has them), in the order of `load_class_names`.
-
-  Raises:
-    ValueError: as `load_class_names`, or a category has none.
-  """
+  """The 'synonyms' of each category, as `load_class_names`; ValueError also if one has none."""
   return tuple(
     checks.texts(
       entry.get("synonyms"), f"{json_path}: category {number} ({entry['name']}): 'synonyms'"
@@ -59,8 +53,9 @@ def load_synonyms(json_path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
 
 def check_names(names: Sequence[str], class_names: Sequence[str], where: str):
   """Raises ValueError for the first name that is no class, with the nearest that are."""
+  known = set(class_names)
   for name in names:
-    if name not in class_names:
+    if name not in known:
       hint = nearest(name, class_names) or f"one of {list(class_names)[:20]}"
       raise ValueError(f"{where} names {name!r}, which is not among the categories. Meant {hint}?")
 
@@ -74,10 +69,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def parse_names(text: str) -> tuple[str, ...]:
   """Class names from a command line: 'a, b, c', or '@file' with one name per line."""
-  if text.startswith("@"):
-    names = checks.read_text(text[1:]).splitlines()
-  else:
-    names = text.split(",")
+  listed = text.startswith("@")
+  names = checks.read_text(text[1:]).splitlines() if listed else text.split(",")
   return tuple(name.strip() for name in names if name.strip())
 
 
@@ -89,16 +82,21 @@ def check_chosen(names: Sequence[str], flag: str) -> None:
     raise ValueError(f"{flag} has {', '.join(map(repr, twice))} more than once: keep one.")
 
 
+def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence[str]) -> None:
+  """Raises ValueError for a base or novel name that is no class, and for one that is both."""
+  check_names(novel, class_names, "The list of novel classes")
+  check_names(base, class_names, "The list of base classes")
+  if both := sorted(set(base) & set(novel)):
+    raise ValueError(f"{both} are in the list of base classes and of novel ones: keep them in one.")
+
+
 def split_classes(
   class_names: Sequence[str], base: Sequence[str] | None, novel: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
   """Checked (base, novel) names; `base` None means every class that is not novel."""
-  check_names(novel, class_names, "The list of novel classes")
   if base is None:
     base = [name for name in class_names if name not in novel]
-  check_names(base, class_names, "The list of base classes")
-  if both := sorted(set(base) & set(novel)):
-    raise ValueError(f"{both} are in the list of base classes and of novel ones: keep them in one.")
+  check_split(class_names, base, novel)
   if not base:
     raise ValueError("There is no base class: name at least one to train on.")
   return tuple(dict.fromkeys(base)), tuple(dict.fromkeys(novel))

@@ -3,8 +3,6 @@
 import io
 import struct
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # PIL reports damaged files through all of these, depending on the format and the place of damage.
@@ -16,14 +14,10 @@ class BadImageError(ValueError):
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-  """Decodes an encoded image to RGB, turned upright as its EXIF orientation asks.
-
-  Args:
-    data: the bytes of a JPEG, PNG, ... file.
-    name: what to call the image in an error (file and record id).
+  """Decodes an image file to RGB, turned upright as its EXIF orientation asks.
 
   Raises:
-    BadImageError: the bytes are damaged, truncated or no image.
+    BadImageError: the bytes are damaged, truncated or no image; it says the `name`.
   """
   try:
     with Image.open(io.BytesIO(data)) as image:
@@ -38,8 +32,3 @@ def open_image(data: bytes, name: str) -> Image.Image:
       f"Cannot decode {name} ({len(data)} bytes): {'no known format' if unknown else error}. "
       "Replace the file, remove its record, or pass --skip_bad_images."
     ) from error
-
-
-def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-  """As `open_image`, the pixels as an array."""
-  return np.asarray(open_image(data, name))

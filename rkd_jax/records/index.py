@@ -35,9 +35,8 @@ class Row(NamedTuple):
 class Index:
   """Columns over the n records of a split, in their order.
 
-  `classes` are those of a record's boxes, each once and without crowds, one record after the
-  other; those of record i are `classes[starts[i]:starts[i + 1]]`.  Files of earlier versions have
-  no image ids and checksums (see `checksum`).
+  `classes[starts[i]:starts[i + 1]]` are those of the boxes of record i, each once and without
+  crowds.  Files of earlier versions have no image ids and checksums (see `checksum`).
   """
 
   heights: Int[np.ndarray, "n"]
@@ -53,14 +52,10 @@ class Index:
     return len(self.heights)
 
   def matching(self, rule: str) -> Bool[np.ndarray, "n"]:
-    """Which records have what a rule asks for.
+    """Whether each record has what a rule asks for; ValueError for an unknown rule.
 
-    Args:
-      rule: '' (all records), 'boxes' (at least one box that is no crowd), 'labels' (an
-        image-level label) or 'pseudo_boxes' (a pseudo box for one).
-
-    Raises:
-      ValueError: an unknown rule.
+    Rules are '' (all records), 'boxes' (at least one that is no crowd), 'labels' (of the image)
+    and 'pseudo_boxes' (for a label).
     """
     if rule not in _RULES:
       raise ValueError(f"records is {rule!r}; expected one of {', '.join(map(repr, _RULES))}.")
@@ -144,16 +139,11 @@ def save(folder: str | os.PathLike, split: str, index: _AnyIndex) -> None:
 
 
 def load(folder: str | os.PathLike, split: str, kind: type[_AnyIndex] = Index) -> _AnyIndex:
-  """Reads the index of a split.
-
-  Raises:
-    ValueError: the file is missing, damaged or not an index.
-  """
+  """Reads the index of a split; ValueError if it is missing, damaged or something else."""
   path = file_of(folder, split)
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return kind(**arrays)
   except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f"{path} is no index of records ({error}): remove it, or build again."
-    ) from error
+    message = f"{path} is no index of records ({error}): remove it, or build again."
+    raise ValueError(message) from error

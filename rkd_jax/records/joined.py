@@ -22,16 +22,10 @@ class Joined(Selection):
 
   has_results = True
 
-  def __init__(
-    self,
-    source: Source,
-    positions: Int[np.ndarray, "n"],
-    results: TeacherReader,
-    rows: Int[np.ndarray, "n"],
-  ):
-    """The records at `positions` with the results in `rows`; see `join`."""
-    super().__init__(source, positions)
-    self._results, self._rows = results, rows
+  def __init__(self, source: Source, results: TeacherReader, rows: Int[np.ndarray, "n"]):
+    """`rows` says where the result of each record is, -1 for those to leave out; see `join`."""
+    super().__init__(source, np.flatnonzero(rows >= 0))
+    self._results, self._rows = results, rows[rows >= 0]
 
   def __getitem__(self, index: int) -> Record:
     """As `Source`; ValueError also where the result is damaged."""
@@ -58,8 +52,7 @@ def join(
     folder: of the results of all splits.
     embedding_dim: width that embeddings must have, None where they are not used.
     labels: whether pseudo boxes are used, whose labels then must be numbers of the same classes.
-    skip_missing: images without results are left out, with a warning that counts them; else they
-      are an error.
+    skip_missing: leave out images without results, with a counted warning.
 
   Raises:
     ValueError: the results are missing, not complete or damaged, those of other images or classes,
@@ -73,7 +66,6 @@ def join(
   elsewhere = f"{command.rpartition('=')[0]}=FOLDER"
   index = source.index_with_ids()
   rows = results.rows(index.image_ids)
-  there = rows >= 0
   if foreign := _foreign(source, index, results, rows):
     raise ValueError(
       f"{results.folder} was made for another data set: {foreign}. Set config.data.teachers (or "
@@ -88,16 +80,16 @@ def join(
     )
   if labels:
     _check_classes(source, results)
-  if missing := int((~there).sum()):
+  if missing := int((rows < 0).sum()):
     if not skip_missing:
       raise ValueError(
         f"{results.folder} has no results for {missing:,} of the {len(source):,} images of "
-        f"{source.name}, such as image {index.image_ids[~there][0]}. Make them: {command} (or "
+        f"{source.name}, such as image {index.image_ids[rows < 0][0]}. Make them: {command} (or "
         "leave these images out: --config.data.skip_missing_results=True)"
       )
     counted = missing, len(source), source.name, results.folder
     logging.warning("Left out %d of %d images of %s, which have no results in %s.", *counted)
-  return Joined(source, np.flatnonzero(there), results, rows[there])
+  return Joined(source, results, rows)
 
 
 def _foreign(

@@ -22,12 +22,9 @@ def _counted(write: Callable[[Any], int], element: Any) -> None:
 
 
 def run(elements: Sequence[Any], write: Callable[[Any], int], flags: Sequence[str]) -> None:
-  """Calls `write` for each element, and waits for it.
+  """Calls `write`, which returns the number of records written, for each element, and waits.
 
-  Args:
-    elements: small; sent to the workers.
-    write: can be pickled, and returns the number of records it has written.
-    flags: those of Beam's own command line.
+  Elements and `write` are sent to the workers; `flags` are those of Beam's own command line.
   """
   with beam.Pipeline(options=PipelineOptions(list(flags))) as pipeline:
     # Without a shuffle one worker would take all elements.

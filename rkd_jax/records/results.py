@@ -55,14 +55,12 @@ FIELDS = {
 }
 
 
-def features(embedding_dim: int, embedding_dtype: str = "float32") -> tfds.features.FeaturesDict:
+def features(embedding_dim: int, embedding_dtype: str) -> tfds.features.FeaturesDict:
   """The schema of results: boxes are XYXY pixels of the stored image, embeddings not normalised.
 
-  Args:
-    embedding_dim: width D.
-    embedding_dtype: float32, or float16, which halves a result and rounds each value to half
-      precision: a relative error of at most 2^-11 (values below 6e-5: at most 3e-8).  Cosines of
-      640 embeddings of random numbers changed by at most 7e-5.
+  As float16 embeddings halve a result, with each value rounded to half precision: a relative error
+  of at most 2^-11 (values below 6e-5: at most 3e-8).  Cosines of 640 embeddings of random numbers
+  changed by at most 7e-5.
   """
 
   def rows(key: str) -> tfds.features.Tensor:
@@ -119,12 +117,9 @@ class TeacherReader:
   """
 
   def __init__(self, folder: str | os.PathLike, split: str, command: str = COMMAND):
-    """Opens a complete split.
+    """Opens a complete split; `folder` is that of all splits and may be remote.
 
-    Args:
-      folder: of all splits of a data set; may be remote.
-      split: name of the split.
-      command: what makes the results, for messages.
+    Messages name the `command` that makes the results.
 
     Raises:
       ValueError: nothing there, not complete, or damaged.
@@ -143,11 +138,7 @@ class TeacherReader:
     return len(self.image_ids)
 
   def __getitem__(self, image_id: int) -> dict[str, np.ndarray]:
-    """The arrays of `FIELDS` for one image.
-
-    Raises:
-      ValueError: there is no result for this image, or it is damaged.
-    """
+    """The arrays of `FIELDS` for one image; ValueError if there are none, or they are damaged."""
     (row,) = self.rows([image_id])
     if row < 0:
       raise ValueError(

@@ -34,17 +34,12 @@ class ResultPart(shards.PartWriter):
   """
 
   def __init__(
-    self,
-    folder: str | os.PathLike,
-    name: str,
-    partial: str,
-    embedding_dim: int,
-    embedding_dtype: str,
+    self, folder: str | os.PathLike, name: str, partial: str, embeddings: tuple[int, str]
   ):
-    """`folder` is that of the split; no other writer may have the name `partial`."""
+    """As `PartWriter`, in the folder of a split; `embeddings` are their width and stored type."""
     super().__init__(folder, f"{results.PART}{name}", partial)
-    self._embedding_dim, self._embedding_dtype = embedding_dim, embedding_dtype
-    self._serializer = shards.Serializer(results.features(embedding_dim, embedding_dtype))
+    self._embedding_dim, self._embedding_dtype = embeddings
+    self._serializer = shards.Serializer(results.features(*embeddings))
 
   def add(
     self,
@@ -98,18 +93,15 @@ class TeacherWriter:
     class_names: Sequence[str] = (),
     embedding_dtype: str = "float32",
   ):
-    """Opens or resumes a split.
+    """Opens or resumes a split in the folder of all splits, which may be remote.
 
     Args:
-      folder: of all splits of a data set; may be remote.
-      split: name of the split.
-      embedding_dim: width D of the CLIP embeddings.
-      metadata: whatever decides the results, as JSON values (checksum of the teacher,
-        thresholds, code version).
+      embedding_dim: width of the CLIP embeddings.
+      metadata: whatever decides the results, as JSON values.
       records_per_shard: at most this many records are lost when a run is killed.
       total: number of records of all processes; needed where there are several.
-      process_index, process_count: each process has its own parts, and their number may change
-        from run to run.
+      process_index, process_count: each process has its own parts; from run to run their number
+        may change.
       class_names: those that pseudo labels are numbers of.
       embedding_dtype: that of the stored embeddings, see `results.features`.
 
@@ -157,10 +149,8 @@ class TeacherWriter:
     if not path.exists():
       storage.write(path, json.dumps(self._content, indent=1) + "\n")
       return
-    try:
+    with shards.damage_named(path, f"remove {self._target}."):
       found = json.loads(path.read_text())
-    except ValueError as error:
-      raise ValueError(f"{path} is damaged ({error}): remove {self._target}.") from error
     if changes := json_checks.differences(found, self._content):
       shown = ", ".join(f"{k} {a!r:.60}, now it is {b!r:.60}" for k, (a, b) in changes.items())
       raise ValueError(
@@ -210,8 +200,7 @@ class TeacherWriter:
       checksum: of the image, see `index.checksum`; -1 if it is not known.
 
     Raises:
-      ValueError: the image is already there, or an array has a wrong shape or a value
-        that is not finite.
+      ValueError: the image is already there, or the arrays are not as `results.checked` has them.
     """
     image_id = int(image_id)
     if image_id in self._done:
@@ -223,7 +212,7 @@ class TeacherWriter:
       names = {path.stem for path in self._target.glob(f"{results.PART}*.json")}
       numbered = (f"{self._prefix}{n:05d}" for n in itertools.count())
       name = next(name for name in numbered if f"{results.PART}{name}" not in names)
-      self._part = ResultPart(self._target, name, f"{self._prefix}part", *self._embeddings)
+      self._part = ResultPart(self._target, name, f"{self._prefix}part", self._embeddings)
     self._part.add(image_id, record, position, notes, checksum)
     self._done.add(image_id)
     if position >= 0:

@@ -1,9 +1,8 @@
 """The TFDS record that every data set of this project is stored as.
 
-Boxes enter and leave as XYXY absolute pixels; only here are they turned into the
-normalised (ymin, xmin, ymax, xmax) of `tfds.features.BBoxFeature`.  What frozen teachers
-say of the images lies beside the records (`records.results`); data sets of earlier versions have
-fields `regions/*` and `pseudo_boxes/*` for it.
+Boxes enter and leave as XYXY absolute pixels; only here are they turned into the normalised
+(ymin, xmin, ymax, xmax) of `tfds.features.BBoxFeature`.  Data sets of earlier versions have fields
+`regions/*` and `pseudo_boxes/*` for what now lies beside the records (`records.results`).
 """
 
 import io
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int
+
+from rkd_jax.records.class_names import check_split
 
 # Annotation tools round: a box may stick out of the image by this many pixels and is clipped.
 _ROUNDING = 1.0
@@ -80,19 +81,10 @@ def metadata(
   """What a reader must know beside the records; `settings` are what they were built from (JSON).
 
   Per class, where known: `image_counts`, the training images with a box of it, `frequencies`,
-  LVIS' 'r', 'c' or 'f', and `ancestors`, the classes above it in a hierarchy.
-
-  Raises:
-    ValueError: `base` or `novel` names a class that is not in `class_names`, or both name it.
+  LVIS' 'r', 'c' or 'f', and `ancestors`, the classes above it in a hierarchy.  Base and novel
+  classes are checked, see `check_split`.
   """
-  for title, names in (("base", base), ("novel", novel)):
-    if unknown := sorted(set(names) - set(class_names)):
-      raise ValueError(
-        f"{title} classes {unknown} are not among the {len(class_names)} class names: "
-        "correct the list or the categories"
-      )
-  if both := sorted(set(base) & set(novel)):
-    raise ValueError(f"classes {both} are listed as base and as novel: keep them in one list")
+  check_split(class_names, base, novel)
   return tfds.core.MetadataDict(
     class_names=list(class_names),
     base=list(base),

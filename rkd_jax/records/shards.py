@@ -56,9 +56,7 @@ def open_shard(path: Path) -> ArrayRecordReader:
 def write_shards(records: Iterable[bytes], template: ShardedFileTemplate) -> tfds.core.SplitInfo:
   """Stores the records of a split, in shards of SHARD_BYTES; memory holds one record.
 
-  Args:
-    records: at least one.
-    template: of the shards' names; these know their number, so they are given at the end.
+  Shards get the names of the template in the end, since these say how many there are.
 
   Raises:
     ValueError: there is no record.
@@ -132,11 +130,7 @@ class PartWriter:
 
 
 def read_parts(folder: Path, prefix: str = "") -> list[Part]:
-  """The complete parts of a local folder whose names begin so, by name.
-
-  Raises:
-    ValueError: the JSON of a part is damaged.
-  """
+  """The complete parts of a local folder whose names begin so, by name; see `part_damage_named`."""
   parts = []
   for file in sorted(folder.glob(f"{prefix}*.json")):
     with part_damage_named(file):

@@ -1,7 +1,6 @@
-"""Random access to the records of a built data set.
+"""Random access to the records of a built data set, without the builder's code and TensorFlow.
 
-Reads the ArrayRecord files that a builder in `data/` has written, without the
-builder's code and without TensorFlow.  Images stay encoded until `decode_image`.
+Images stay encoded until `decode_image`.
 """
 
 import contextlib
@@ -101,9 +100,9 @@ class Source:
     self.has_all_boxes: bool = split in metadata["splits_with_all_boxes"]
     self.has_results = bool(metadata["settings"].get("teachers"))
     self._embedding_dim = metadata.get("embedding_dim")
-    self.image_counts: tuple[int, ...] | None = _optional_tuple(metadata, "image_counts")
-    self.frequencies: tuple[str, ...] | None = _optional_tuple(metadata, "frequencies")
-    self.ancestors: tuple[list[int], ...] | None = _optional_tuple(metadata, "ancestors")
+    self.image_counts: tuple[int, ...] | None = tuple(metadata.get("image_counts") or ()) or None
+    self.frequencies: tuple[str, ...] | None = tuple(metadata.get("frequencies") or ()) or None
+    self.ancestors: tuple[list[int], ...] | None = tuple(metadata.get("ancestors") or ()) or None
     self._folder = Path(builder.data_dir)
     decoders = {"image": tfds.decode.SkipDecoding()}
     self._records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]
@@ -145,12 +144,7 @@ class Source:
     return index
 
   def __getitem__(self, index: int) -> Record:
-    """The record at a position.
-
-    Raises:
-      IndexError: there is no such position.
-      ValueError: the stored record contradicts itself, or its file is damaged.
-    """
+    """The record at a position; IndexError beyond the last, ValueError where it is damaged."""
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
     with damage_named(self._folder, _REMEDY, f", record {index} of {self.name}"):
@@ -189,11 +183,7 @@ class Selection:
 
 
 def select(source: Source, rule: str) -> "Source | Selection":
-  """The records that have what `index.Index.matching` understands by `rule`; '' is all.
-
-  Raises:
-    ValueError: an unknown rule, or no record is left.
-  """
+  """The records that have what a rule asks for (`Index.matching`); ValueError if there is none."""
   if rule == "":
     return source
   positions = np.flatnonzero(source.index.matching(rule))
@@ -210,7 +200,7 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
 
   Args:
     data_dir: the folder that was given to the builder.
-    name: data set and, where it has several, config: "shapes_ovd/scenes".
+    name: of the data set and its config: "shapes_ovd/scenes".
     split: name of the split.
 
   Raises:
@@ -245,16 +235,12 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
 
 
 def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
-  """The image as RGB uint8 [height, width, 3]; see `open_image`."""
+  """The pixels of `open_image`."""
   return np.asarray(open_image(record))
 
 
 def open_image(record: Record) -> Image.Image:
-  """The decoded image in RGB, whatever it is stored as (grey, CMYK, alpha, ...).
-
-  Raises:
-    BadImageError: the bytes are truncated, no image at all, or not of the recorded size.
-  """
+  """The image in RGB; BadImageError if it cannot be decoded or is not of the recorded size."""
   picture = decoding.open_image(record.image, _name(record))
   if picture.size != (record.width, record.height):
     raise decoding.BadImageError(
@@ -266,10 +252,6 @@ def open_image(record: Record) -> Image.Image:
 
 def _name(record: Record) -> str:
   return f"image {record.filename!r} (id {record.image_id}, {record.source or 'no source'})"
-
-
-def _optional_tuple(metadata: Any, name: str) -> tuple | None:
-  return tuple(metadata[name]) if metadata.get(name) else None
 
 
 def _found(data_dir: epath.Path) -> str:
@@ -298,16 +280,13 @@ def _rows(values: Any, dtype: type, *shape: int) -> np.ndarray:
   return np.asarray(values, dtype).reshape(-1, *shape)
 
 
-def _polygons(example: dict[str, Any], count: int) -> tuple | None:
-  if "polygons/lengths" not in example:
-    return None
-  columns = (np.asarray(example[f"polygons/{name}"]) for name in ("vertices", "lengths", "objects"))
-  return schema.decode_polygons(*columns, count=count)
-
-
 def _record(example: dict[str, Any], source: str) -> Record:
   objects = example["objects"]
   height, width = int(example["image/height"]), int(example["image/width"])
+  polygons = None
+  if "polygons/lengths" in example:
+    flat = (np.asarray(example[f"polygons/{name}"]) for name in ("vertices", "lengths", "objects"))
+    polygons = schema.decode_polygons(*flat, count=len(objects["label"]))
   return Record(
     image=bytes(example["image"]),
     image_id=int(example["image/id"]),
@@ -322,6 +301,6 @@ def _record(example: dict[str, Any], source: str) -> Record:
     labels=_rows(example["labels"], np.int32),
     captions=tuple(caption.decode() for caption in example["captions"]),
     source=source,
-    polygons=_polygons(example, len(objects["label"])),
+    polygons=polygons,
     **{name: _rows(example[name], np.int32) for name in schema.FEDERATED if name in example},
   )

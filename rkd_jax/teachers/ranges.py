@@ -45,7 +45,7 @@ def write_range(settings: Settings, split: str, output: str, positions: Range) -
   # What begins with a position that is not done can replace no part but its own.
   first = min(set(range(start, stop)).difference(done))
   name, partial = f"beam-{first:09d}", uuid.uuid4().hex
-  part = ResultPart(epath.Path(output) / split, name, partial, width, settings.embedding_dtype)
+  part = ResultPart(epath.Path(output) / split, name, partial, (width, settings.embedding_dtype))
   arguments = (proposer, source.class_names, encoder.image_size, settings.options)
   for group in groups(range(start, stop)):
     images = [prepare(source[position], *arguments) for position in group]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from rkd_jax.files import checksums, storage
 from rkd_jax.frozen.clip import FrozenClip, load_clip
-from rkd_jax.records.results import TeacherReader
+from rkd_jax.records.results import DTYPES, TeacherReader
 from rkd_jax.records.sources import Source, open_source
 from rkd_jax.teachers.detector import DetectorProposer, StoredProposals
 from rkd_jax.teachers.images import Options
@@ -22,37 +22,6 @@ from rkd_jax.teachers.pipeline import Encoder, clip_chooses, describe
 from rkd_jax.teachers.proposals import Proposer
 from rkd_jax.teachers.region_growing import RegionGrowing
 from rkd_jax.vocabulary.class_embeddings import embed_classes
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What the commands are told; cheap to pickle.
-
-  Attributes:
-    data_dir, dataset: see `open_source`.
-    clip: folder of a CLIP run, or a file of published weights.
-    options: what decides the results, beside the teachers.
-    proposals: one of `SOURCES`, or the folder of another run's results.
-    checkpoint: of the model that proposes: MAVL's file, a detector's workdir, or OWL-ViT's.
-    vocabulary, merges: of RoBERTa, for "mvit".
-    owl_vit_config: see `OwlVit`.
-    activation: see `load_clip`.
-    batch_size: crops per call of CLIP.
-    embedding_dtype: that of the stored embeddings, see `records.results.features`.
-  """
-
-  data_dir: str
-  dataset: str
-  clip: str
-  options: Options
-  proposals: str = "regions"
-  checkpoint: str | None = None
-  vocabulary: str | None = None
-  merges: str | None = None
-  owl_vit_config: str = "clip_b32"
-  activation: str | None = None
-  batch_size: int = 64
-  embedding_dtype: str = "float32"
 
 
 class ProposalSource(NamedTuple):
@@ -68,6 +37,35 @@ SOURCES = {
   "rpn": ProposalSource(DetectorProposer, ("checkpoint",)),
   "owl_vit": ProposalSource(OwlVit, ("checkpoint", "owl_vit_config")),
 }
+
+
+def _flag(
+  text: str, default: Any = dataclasses.MISSING, choices: Sequence[str] | None = None
+) -> Any:
+  return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the commands are told; cheap to pickle.
+
+  `options` decide the results, beside the teachers; each other field is a flag of its name.
+  """
+
+  data_dir: str = _flag("root folder of built data sets")
+  dataset: str = _flag("such as shapes_ovd/scenes")
+  clip: str = _flag("folder of a CLIP run, or published weights")
+  options: Options
+  proposals: str = _flag(f"{', '.join(SOURCES)}, or a folder of results", "regions")
+  checkpoint: str | None = _flag("of the model that proposes", None)
+  vocabulary: str | None = _flag("vocab.json of roberta-base, for mvit", None)
+  merges: str | None = _flag("merges.txt of roberta-base, for mvit", None)
+  owl_vit_config: str = _flag("Scenic's name of the model", "clip_b32")
+  activation: str | None = _flag(
+    "of published weights; see frozen/clip.py", None, ("quick_gelu", "gelu")
+  )
+  batch_size: int = _flag("crops per call of CLIP", 64)
+  embedding_dtype: str = _flag("as stored", "float32", DTYPES)
 
 
 class Teachers(NamedTuple):

@@ -20,9 +20,9 @@ def _encode(image, fmt="PNG", **options):
 def test_decoding_gives_rgb_of_gray_and_transparent_files():
   gray = RNG.integers(0, 256, (4, 5), np.uint8)
   rgba = RNG.integers(0, 256, (4, 5, 4), np.uint8)
-  decoded = decoding.decode_image(_encode(gray), "gray.png")
+  decoded = np.asarray(decoding.open_image(_encode(gray), "gray.png"))
   np.testing.assert_array_equal(decoded, np.stack([gray] * 3, axis=-1))
-  np.testing.assert_array_equal(decoding.decode_image(_encode(rgba), "x.png"), rgba[..., :3])
+  np.testing.assert_array_equal(decoding.open_image(_encode(rgba), "x.png"), rgba[..., :3])
 
 
 # What a viewer does to an image of each EXIF orientation, as detectron2's `read_image` does.
@@ -43,7 +43,7 @@ def test_decoding_turns_the_image_upright(orientation):
   image = RNG.integers(0, 256, (4, 6, 3), np.uint8)
   exif = Image.Exif()
   exif[0x0112] = orientation
-  upright = decoding.decode_image(_encode(image, exif=exif), "photo.png")
+  upright = np.asarray(decoding.open_image(_encode(image, exif=exif), "photo.png"))
   np.testing.assert_array_equal(upright, UPRIGHT[orientation](image))
 
 
@@ -52,5 +52,5 @@ def test_decoding_turns_the_image_upright(orientation):
 def test_truncated_files_name_themselves(fmt, keep):
   data = _encode(RNG.integers(0, 256, (40, 40, 3), np.uint8), fmt)
   with pytest.raises(decoding.BadImageError, match=r"cut\.img \(id 3\).*--skip_bad_images") as e:
-    decoding.decode_image(data[: int(len(data) * keep)], "cut.img (id 3)")
+    decoding.open_image(data[: int(len(data) * keep)], "cut.img (id 3)")
   assert " at 0x" not in str(e.value)
