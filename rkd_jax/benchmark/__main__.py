@@ -12,17 +12,16 @@ Settings of the config can be changed: --config.model.rpn.test.post_nms=300.  me
 each column is made, inputs.py what --input measures (that needs all requirements).
 """
 
-import importlib
 import os
 import re
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from rkd_jax import commands
-from rkd_jax.benchmark import clip
+from rkd_jax.benchmark import clip, detector
 from rkd_jax.benchmark.report import Options
-from rkd_jax.benchmark.run import DTYPES, PROGRAMS, run
 from rkd_jax.models.clip.model import PRESETS
 
 
@@ -43,6 +42,8 @@ def main(given: flags.FlagValues) -> None:
     # By default JAX takes most of a GPU's memory at once; torch needs some too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   options = Options(
+    steps=given.steps,
+    seconds=given.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0),
     canvas=(int(canvas[1]), int(canvas[2])),
     inference_batches=batches[0],
     box_batches=batches[1],
@@ -51,21 +52,19 @@ def main(given: flags.FlagValues) -> None:
     num_classes=given.classes,
     torch=given.against == "torch",
     output=given.output,
-    steps=given.steps,
-    seconds=given.seconds,
   )
   try:
     if given.clip is not None:
       clip.run(given.clip, given.dtype or "float32", options)
-      return
-    config = given.config
-    if given.input:
+    elif given.input:
       # Imported only where it is asked for: it needs the data stack.
-      importlib.import_module("rkd_jax.benchmark.inputs").run(config, options)
-      return
-    if given.dtype:
-      config.model.dtype = given.dtype
-    run(config, options)
+      from rkd_jax.benchmark import inputs
+
+      inputs.run(given.config, options)
+    else:
+      if given.dtype:
+        given.config.model.dtype = given.dtype
+      detector.run(given.config, options)
   except ValueError as error:
     raise app.UsageError(str(error)) from error
 
@@ -80,9 +79,11 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "canvas", "800x1344", "HEIGHTxWIDTH for inference and box steps; image steps have half of it."
   )
-  flags.DEFINE_enum("dtype", None, DTYPES, "Compute type; default: the config's.")
+  flags.DEFINE_enum("dtype", None, detector.DTYPES, "Compute type; default: the config's.")
   flags.DEFINE_list(
-    "programs", [], f"Some of {', '.join(PROGRAMS)}; default: what the config trains, and forms."
+    "programs",
+    [],
+    f"Some of {', '.join(detector.PROGRAMS)}; default: what the config trains, and forms.",
   )
   flags.DEFINE_integer("classes", 0, "Vocabulary; default: LVIS' or COCO's, by the loss.")
   flags.DEFINE_enum("against", None, ["torch"], "Measure this too, in the same run.")

@@ -9,30 +9,27 @@ process needs however much of the machine others take.
 """
 
 import dataclasses
-import importlib
+import functools
 import io
 import itertools
-import json
-import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rkd_jax.benchmark import synthetic
-from rkd_jax.benchmark.measure import Budget, Figures, machine
+from rkd_jax.benchmark.measure import Budget, Figures
 from rkd_jax.benchmark.report import Options, Report
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate, draw_view
-from rkd_jax.inputs.plan import Plan, make_plan
-from rkd_jax.inputs.sampler import Sampler
+from rkd_jax.inputs.plan import AnySource, Plan, make_plan
 from rkd_jax.records import index as index_lib
-from rkd_jax.records.sources import Record, Source, open_image
+from rkd_jax.records.sources import Record, open_image
 
 # Images per measurement, in whole batches.
 _IMAGES = 64
@@ -107,39 +104,23 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   if config.task != "detector":
     raise ValueError(f"The config trains task {config.task!r}; the benchmark is of detectors.")
   plan, origin = _plan(config)
-  specs, sampler = plan.specs, plan.sampler
-  header = {
-    "arguments": " ".join(sys.argv[1:]),
-    "name": config.name,
-    "records": origin,
-    "machine": machine(),
-  }
-  hidden = {"config": json.loads(config.to_json_best_effort())}
-  report = Report(header, options.output, hidden, COLUMNS)
-  budget = options.budget()
+  report = Report(config.name, options, config, COLUMNS, records=origin)
   cycle = {}
-  for kind in dict.fromkeys(config.data.schedule):
-    steps = _steps(specs[kind], sampler, kind)
-    spec = _spec(specs[kind], sampler, steps[0])
-    canvas = "x".join(map(str, spec.canvas))
-    report.section(f"{kind} batches of {spec.batch_size}, {canvas}, one thread")
-    stages, size = _stages(plan, steps)
-    missing = ""
+  for kind in dict.fromkeys(plan.schedule):
+    batches = _Batches(plan, kind)
+    count, canvas = batches.spec.batch_size, "x".join(map(str, batches.spec.canvas))
+    report.section(f"{kind} batches of {count}, {canvas}, one thread")
+    stages = batches.stages()
     if options.torch:
-      try:
-        stages |= _against_torch(plan, steps)
-      except (ImportError, RuntimeError) as error:
-        missing = f"torch is not measured: {type(error).__name__}: {error}".splitlines()[0]
-    figures = _in_turn(stages, len(steps) * spec.batch_size, budget)
-    figures["transfer to device"]["bytes"] = size
+      stages |= report.attempt("torch", batches.against_torch) or {}
+    figures = _in_turn(stages, len(batches.places), options)
+    figures["transfer to device"]["bytes"] = batches.bytes_per_image
     for name, own in figures.items():
       report.row(name, own)
-    if missing:
-      report.note(missing)
-    cycle[kind] = figures["from record to batch"]["cpu_seconds_per_image"] * spec.batch_size
+    cycle[kind] = figures["from record to batch"]["cpu_seconds_per_image"] * count
   report.section("the whole schedule")
-  seconds = sum(cycle[kind] for kind in config.data.schedule)
-  images = sum(specs[kind].batch_size for kind in config.data.schedule)
+  seconds = sum(cycle[kind] for kind in plan.schedule)
+  images = sum(plan.specs[kind].batch_size for kind in plan.schedule)
   report.row("one core", {"images_per_s": images / seconds})
   report.row("16 cores, if they scaled", {"images_per_s": 16 * images / seconds})
   return report.rows
@@ -159,131 +140,151 @@ def _plan(config: ml_collections.ConfigDict) -> tuple[Plan, str]:
     return make_plan(config, dict.fromkeys(config.data.schedule, source)), origin
 
 
-def _spec(spec: BatchSpec, sampler: Sampler, step: int) -> BatchSpec:
-  return spec.for_batch(sampler.stands(step), sampler.rng(step))
+class _Batches:
+  """The batches of a kind, `_IMAGES` images on the canvas of the first, with what they are made of.
 
+  `places` are (step, row, record number) of every image.
+  """
 
-def _steps(spec: BatchSpec, sampler: Sampler, kind: str) -> list[int]:
-  """Steps of a kind with `_IMAGES` images, on the canvas of the first."""
-  first = sampler.schedule.index(kind)
-  canvas = _spec(spec, sampler, first).canvas
-  alike = (
-    step
-    for step in itertools.count(first)
-    if sampler.kind(step) == kind and _spec(spec, sampler, step).canvas == canvas
-  )
-  return list(itertools.islice(alike, max(1, _IMAGES // spec.batch_size)))
+  def __init__(self, plan: Plan, kind: str):
+    self._plan, self._kind, sampler = plan, kind, plan.sampler
 
+    def spec(step: int) -> BatchSpec:
+      return plan.specs[kind].for_batch(sampler.stands(step), sampler.rng(step))
 
-def _stages(plan: Plan, steps: list[int]) -> tuple[dict[str, Callable], float]:
-  """What each stage does with all images of the steps, and the bytes of an image in a batch."""
-  specs, sampler = plan.specs, plan.sampler
-  kind = sampler.kind(steps[0])
-  source = plan.sources[kind]
-  # (step, row, record number) of every image.
-  places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
-  records = [source[index] for *_, index in places]
-  pictures = [open_image(record) for record in records]
-  spec = _spec(specs[kind], sampler, steps[0])
-  views = [
-    draw_view(r, spec, sampler.rng(s, row)) for r, (s, row, _) in zip(records, places, strict=True)
-  ]
-  resized = [transforms.resize(p, view.size) for p, view in zip(pictures, views, strict=True)]
+    first = sampler.schedule.index(kind)
+    self.spec = spec(first)
+    alike = (
+      step
+      for step in itertools.count(first)
+      if sampler.kind(step) == kind and spec(step).canvas == self.spec.canvas
+    )
+    self.steps = list(itertools.islice(alike, max(1, _IMAGES // self.spec.batch_size)))
+    self.places = [(s, r, int(i)) for s in self.steps for r, i in enumerate(sampler.indices(s))]
+    self._source = plan.sources[kind]
+    self._records = [self._source[index] for *_, index in self.places]
+    rngs = [sampler.rng(step, row) for step, row, _ in self.places]
+    self._views = [draw_view(r, self.spec, rng) for r, rng in zip(self._records, rngs)]
 
-  def make_batches():
-    """All of them, and the last: no two are in memory at once, as in `whole`."""
-    todo = zip(records, resized, places, strict=True)
-    for _ in steps:
-      images = np.zeros((spec.batch_size, *spec.canvas, 3), np.uint8)
-      rows = [
-        EXAMPLE_OF_KIND[kind](record, picture, spec, sampler.rng(s, row), images[row])
-        for record, picture, (s, row, _) in itertools.islice(todo, spec.batch_size)
-      ]
-      batch = collate(rows, images)
-    return batch
+  def stages(self) -> dict[str, Callable]:
+    """What each stage does with all images."""
+    records, spec, rng = self._records, self.spec, self._plan.sampler.rng
+    pictures = [open_image(record) for record in records]
+    sizes = [view.size for view in self._views]
+    resized = [*map(transforms.resize, pictures, sizes)]
 
-  last = make_batches()
+    def make_batches():
+      """All of them, and the last: no two are in memory at once, as in `whole`."""
+      todo = zip(records, resized, self.places, strict=True)
+      for _ in self.steps:
+        images = np.zeros((spec.batch_size, *spec.canvas, 3), np.uint8)
+        rows = [
+          EXAMPLE_OF_KIND[self._kind](record, picture, spec, rng(step, row), images[row])
+          for record, picture, (step, row, _) in itertools.islice(todo, spec.batch_size)
+        ]
+        batch = collate(rows, images)
+      return batch
 
-  def transfer():
-    for _ in steps:
-      jax.block_until_ready(jax.device_put(last))
+    last = make_batches()
+    self.bytes_per_image = sum(leaf.nbytes for leaf in jax.tree.leaves(last)) / spec.batch_size
 
-  def whole():
-    for step in steps:
+    def transfer():
+      for _ in self.steps:
+        jax.block_until_ready(jax.device_put(last))
+
+    stages = {
+      "read": lambda: [self._source[index] for *_, index in self.places],
+      "decode": lambda: [open_image(record) for record in records],
+      "resize": lambda: [*map(transforms.resize, pictures, sizes)],
+      "flip, boxes, pad, stack": make_batches,
+      "from record to batch": lambda: self._train(self._plan),
+      "transfer to device": transfer,
+    }
+    if isinstance(self._source, MadeUpSource):
+      del stages["read"]
+    return stages
+
+  def against_torch(self) -> dict[str, Callable]:
+    """Both sides from records in memory: the cost of reading is the format's, not the loader's."""
+    loader = torch_loader(self._records, self._views, self.spec)
+    sources = {**self._plan.sources, self._kind: _InMemory(self._source)}
+    plan = dataclasses.replace(self._plan, sources=sources)
+    self._train(plan)
+    return {
+      "ours, from memory to batch": lambda: self._train(plan),
+      "torch, from memory to batch": lambda: list(loader),
+    }
+
+  def _train(self, plan: Plan) -> None:
+    for step in self.steps:
       next(train_batches(plan, step, step + 1, threads=0))
 
-  stages = {
-    "read": lambda: [source[index] for *_, index in places],
-    "decode": lambda: [open_image(record) for record in records],
-    "resize": lambda: [
-      transforms.resize(p, view.size) for p, view in zip(pictures, views, strict=True)
-    ],
-    "flip, boxes, pad, stack": make_batches,
-    "from record to batch": whole,
-    "transfer to device": transfer,
-  }
-  if isinstance(source, MadeUpSource):
-    del stages["read"]
-  return stages, sum(leaf.nbytes for leaf in jax.tree.leaves(last)) / spec.batch_size
+
+class _InMemory:
+  """A source whose records are read once."""
+
+  def __init__(self, source: AnySource):
+    self._source, self.index = source, source.index
+    self._read = functools.cache(source.__getitem__)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Record:
+    return self._read(index)
+
+
+def torch_loader(
+  records: Sequence[Record], views: Sequence[transforms.View], spec: BatchSpec
+) -> Any:
+  """A DataLoader of padded images [b, h, w, 3] and the boxes of each, in the order of the records.
+
+  Without workers it does the same PIL work: decoding, resizing to the same sizes, mirroring the
+  same images, and padding to one uint8 tensor.  Boxes go along; regions and polygons do not.
+  """
+  # Optional, and heavy: imported only where it is asked for.
+  import torch
+  from torch.utils.data import DataLoader
+
+  torch.set_num_threads(1)
+
+  def load(record: Record, view: transforms.View):
+    with Image.open(io.BytesIO(record.image)) as file:
+      image = ImageOps.exif_transpose(file).convert("RGB")
+    height, width = view.size
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    scale = torch.tensor([width / record.width, height / record.height] * 2)
+    boxes = torch.from_numpy(record.boxes) * scale
+    if view.flip:
+      image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+      boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+    return torch.from_numpy(np.array(image)), boxes
+
+  def pad(rows):
+    images = torch.zeros((len(rows), *spec.canvas, 3), dtype=torch.uint8)
+    loaded = [load(*row) for row in rows]
+    for target, (image, _) in zip(images, loaded, strict=True):
+      target[: image.shape[0], : image.shape[1]] = image
+    return images, [boxes for _, boxes in loaded]
+
+  pairs = list(zip(records, views, strict=True))
+  return DataLoader(pairs, batch_size=spec.batch_size, collate_fn=pad)  # pyright: ignore
 
 
 def _in_turn(stages: Mapping[str, Callable], images: int, budget: Budget) -> dict[str, Figures]:
   """Medians over rounds of all stages; a round that begins in time is finished."""
-  walls, cpus = ({name: [] for name in stages} for _ in range(2))
+  taken = {name: [] for name in stages}
   deadline = time.perf_counter() + budget.seconds * len(stages)
   for _ in range(budget.steps):
     for name, stage in stages.items():
-      cpu, wall = time.process_time(), time.perf_counter()
+      before = np.array([time.perf_counter(), time.process_time()])
       stage()
-      walls[name].append((time.perf_counter() - wall) / images)
-      cpus[name].append((time.process_time() - cpu) / images)
+      taken[name].append([time.perf_counter(), time.process_time()] - before)
     if time.perf_counter() > deadline:
       break
-  return {
-    name: {
-      "seconds_per_image": statistics.median(walls[name]),
-      "cpu_seconds_per_image": statistics.median(cpus[name]),
-      "images_per_s": 1 / statistics.median(cpus[name]),
-      "runs": len(walls[name]),
-    }
-    for name in stages
-  }
-
-
-class _InMemory:
-  """Some records of a source, read beforehand."""
-
-  def __init__(self, source: Source, used: Iterable[int]):
-    self._length, self.index = len(source), source.index
-    self._records = {index: source[index] for index in used}
-
-  def __len__(self) -> int:
-    return self._length
-
-  def __getitem__(self, index: int) -> Record:
-    return self._records[index]
-
-
-def _against_torch(plan: Plan, steps: list[int]) -> dict[str, Callable]:
-  """Both sides from records in memory: the cost of reading is the format's, not the loader's.
-
-  Raises:
-    ImportError, RuntimeError: there is no torch, or it cannot be loaded.
-  """
-  # Optional, and heavy: imported only where it is asked for.
-  torch_inputs = importlib.import_module("rkd_jax.benchmark.torch.inputs")
-  sampler = plan.sampler
-  kind = sampler.kind(steps[0])
-  places = [(s, row, int(i)) for s in steps for row, i in enumerate(sampler.indices(s))]
-  memory = _InMemory(plan.sources[kind], {index for *_, index in places})
-  spec = _spec(plan.specs[kind], sampler, steps[0])
-  views = [draw_view(memory[i], spec, sampler.rng(s, row)) for s, row, i in places]
-  loader = torch_inputs.loader([memory[i] for *_, i in places], views, spec)
-
-  ready = dataclasses.replace(plan, sources={**plan.sources, kind: memory})
-
-  def ours():
-    for step in steps:
-      next(train_batches(ready, step, step + 1, threads=0))
-
-  return {"ours, from memory to batch": ours, "torch, from memory to batch": lambda: list(loader)}
+  figures = {}
+  for name, own in taken.items():
+    wall, cpu = (float(x) for x in np.median(own, axis=0) / images)
+    figures[name] = {"seconds_per_image": wall, "cpu_seconds_per_image": cpu}
+    figures[name] |= {"images_per_s": 1 / cpu, "runs": len(own)}
+  return figures

@@ -18,6 +18,7 @@ import dataclasses
 import math
 import os
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -46,8 +47,8 @@ Figures = dict[str, Any]
 class Budget:
   """A measurement ends after `steps` timings, or with the first that ends later than `seconds`."""
 
-  steps: int
-  seconds: float
+  steps: int = 20
+  seconds: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,23 +70,16 @@ class Ceilings:
 def machine() -> Figures:
   """What the figures depend on."""
   device = jax.devices()[0]
+  cpu = re.search(r"model name\s*: (.+)", _CPU_INFO.read_text() if _CPU_INFO.exists() else "")
   return {
     "device": device.device_kind,
     "platform": device.platform,
     "devices": jax.device_count(),
     "cpus": os.cpu_count(),
-    "cpu": _cpu_name(),
+    "cpu": cpu[1] if cpu else platform.processor() or platform.machine(),
     "python": platform.python_version(),
     "jax": jax.__version__,
   }
-
-
-def _cpu_name() -> str:
-  if _CPU_INFO.exists():
-    for line in _CPU_INFO.read_text().splitlines():
-      if line.startswith("model name"):
-        return line.partition(":")[2].strip()
-  return platform.processor() or platform.machine()
 
 
 def timed(run: Callable[[], Any], wait: Callable[[], Any], budget: Budget) -> Figures:
@@ -94,28 +88,26 @@ def timed(run: Callable[[], Any], wait: Callable[[], Any], budget: Budget) -> Fi
   `cpu_seconds` are those of all threads of this process, per call: on a shared machine the steadier
   figure.
   """
-  cpu_start, start = time.process_time(), time.perf_counter()
-  run()
-  wait()
-  warm_up = time.perf_counter() - start
-  seconds = [warm_up]
-  group = math.ceil(min(_GROUP_SECONDS / warm_up, 100))
-  if warm_up < budget.seconds:
-    seconds = []
-    cpu_start, start = time.process_time(), time.perf_counter()
-  while not seconds or (
-    len(seconds) < budget.steps and time.perf_counter() - start < budget.seconds
-  ):
-    before = time.perf_counter()
-    for _ in range(group):
+
+  def once(calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
       run()
     wait()
-    seconds.append((time.perf_counter() - before) / group)
-  calls = len(seconds) * group
+    return (time.perf_counter() - start) / calls
+
+  cpu_start = time.process_time()
+  warm_up = once(1)
+  seconds, calls = [warm_up], 1
+  if warm_up < budget.seconds:
+    seconds, calls = [], math.ceil(min(_GROUP_SECONDS / warm_up, 100))
+    cpu_start, end = time.process_time(), time.perf_counter() + budget.seconds
+    while not seconds or (len(seconds) < budget.steps and time.perf_counter() < end):
+      seconds.append(once(calls))
   return {
     "seconds": statistics.median(seconds),
     "min_seconds": min(seconds),
-    "cpu_seconds": (time.process_time() - cpu_start) / calls,
+    "cpu_seconds": (time.process_time() - cpu_start) / (len(seconds) * calls),
     "runs": len(seconds),
   }
 
@@ -148,19 +140,21 @@ def measure(
   reset_peak()
   figures |= timed(run, lambda: jax.block_until_ready(outputs), budget)
   memory = compiled.memory_analysis()
-  figures["memory_bytes"] = (
-    memory.argument_size_in_bytes
+  flops = matmul_flops(traced.jaxpr)
+  accessed = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
+  figures |= {
+    "memory_bytes": memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes
-  )
-  figures["temp_bytes"] = memory.temp_size_in_bytes
-  figures["peak_bytes"] = peak()
-  figures["flops"] = matmul_flops(traced.jaxpr)
-  figures["flops_per_s"] = figures["flops"] / figures["seconds"]
-  figures["accessed_bytes"] = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
+    - memory.alias_size_in_bytes,
+    "temp_bytes": memory.temp_size_in_bytes,
+    "peak_bytes": peak(),
+    "flops": flops,
+    "flops_per_s": flops / figures["seconds"],
+    "accessed_bytes": accessed,
+  }
   if ceilings is not None:
-    figures |= ceilings.compare(figures["flops"], figures["accessed_bytes"], figures["seconds"])
+    figures |= ceilings.compare(flops, accessed, figures["seconds"])
   return outputs, figures
 
 
@@ -194,11 +188,8 @@ def matmul_flops(jaxpr: Any) -> int:
       # The zeros that a strided convolution's gradient has between its inputs are no work.
       outputs = equation.outvars[0].aval.size / math.prod(params["lhs_dilation"])
       total += int(2 * outputs * per_output)
-    inner = [
-      matmul_flops(leaf)
-      for leaf in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
-      if isinstance(leaf, ClosedJaxpr | Jaxpr)
-    ]
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
+    inner = [matmul_flops(leaf) for leaf in leaves if isinstance(leaf, ClosedJaxpr | Jaxpr)]
     if name == "cond":
       total += max(inner)
     else:
@@ -215,16 +206,13 @@ def reset_peak() -> None:
 def peak() -> int:
   """Bytes at the high-water mark (see the module)."""
   stats = jax.devices()[0].memory_stats()
-  if stats:
-    return stats["peak_bytes_in_use"]
-  return host_peak()
+  return stats["peak_bytes_in_use"] if stats else host_peak()
 
 
 def host_peak() -> int:
   """Largest resident memory of this process in bytes."""
-  if _STATUS.exists():
-    fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-    if "VmHWM" in fields:
-      return 1024 * int(fields["VmHWM"].split()[0])
+  found = re.search(r"VmHWM:\s*(\d+)", _STATUS.read_text() if _STATUS.exists() else "")
+  if found:
+    return 1024 * int(found[1])
   unit = 1 if sys.platform == "darwin" else 1024
   return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
+import ml_collections
 
 from rkd_jax.benchmark.measure import Budget, Figures, machine, measure, measure_ceilings
 
-# (heading, figure, factor, format)
+# (heading, figure, factor or None for text, format)
 _COLUMNS = (
   ("ms", "seconds", 1e3, ",.2f"),
   ("min ms", "min_seconds", 1e3, ",.2f"),
@@ -31,18 +31,17 @@ _NAME_WIDTH = 36
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """Sizes and repetitions.
+class Options(Budget):
+  """What is measured, and how long.
 
   Attributes:
     canvas: (height, width) of images for inference and box steps; image steps have half of it.
     inference_batches: batch sizes of inference.
     box_batches, image_batches: of the training steps; () is one group of `loss.images_per_group`.
-    programs: some of `run.PROGRAMS`; () is inference, the config's kinds of step, forms.
+    programs: some of `detector.PROGRAMS`; () is inference, the config's kinds of step, forms.
     num_classes: size of the vocabulary; 0 is LVIS' or COCO's, by the config's loss.
     torch: also measure PyTorch.
     output: JSON file, '' for none.
-    steps, seconds: the `Budget` of each measurement; 0 seconds is 60, and 10 on a CPU.
   """
 
   canvas: tuple[int, int] = (800, 1344)
@@ -53,67 +52,80 @@ class Options:
   num_classes: int = 0
   torch: bool = False
   output: str = ""
-  steps: int = 20
-  seconds: float = 0.0
-
-  def budget(self) -> Budget:
-    seconds = self.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0)
-    return Budget(self.steps, seconds)
 
 
 class Report:
   """Rows in sections.  Figures are in seconds, bytes and FLOP; missing ones stay blank."""
 
   def __init__(
-    self, header: dict, path: str = "", hidden: dict | None = None, columns: tuple = _COLUMNS
+    self,
+    name: str,
+    options: Options,
+    config: ml_collections.ConfigDict | None = None,
+    columns: tuple = _COLUMNS,
+    **facts: Any,
   ):
-    """Prints the header.
+    """Prints what is measured where: the name, the facts and the machine; the JSON has them too.
 
     Args:
-      header: what was measured where; it goes into the JSON.
-      path: the JSON file to write, '' for none; its folder is made.
-      hidden: more for the JSON alone.
+      name: of what is measured.
+      options: `output` is made with its folder; the rest is for `Bench`.
+      config: for the JSON alone.
       columns: (heading, name of a figure, factor or None for text, format) of each.
+      **facts: more to be said.
     """
-    self._path = Path(path) if path else None
-    self._content = {**header, **(hidden or {}), "rows": []}
+    self.options = options
+    self._path = Path(options.output) if options.output else None
     self._section = ""
-    self._columns = columns
+    self._columns = [(head, max(len(head), 8) + 2, *rest) for head, *rest in columns]
     if self._path:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-    for name, value in header.items():
+    header = {"arguments": " ".join(sys.argv[1:]), "name": name, **facts, "machine": machine()}
+    for key, value in header.items():
       if isinstance(value, dict):
         value = ", ".join(
           f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
         )
-      print(f"{name}: {value}", flush=True)
+      print(f"{key}: {value}", flush=True)
+    if config is not None:
+      header["config"] = json.loads(config.to_json_best_effort())
+    self.rows: list[dict] = []
+    self._content = {**header, "rows": self.rows}
 
   def section(self, title: str) -> None:
     self._section = title
-    heads = "".join(f"{head:>{_width(head)}}" for head, *_ in self._columns)
+    heads = "".join(f"{head:>{width}}" for head, width, *_ in self._columns)
     print(f"\n{title}\n{'':{_NAME_WIDTH}}{heads}", flush=True)
 
   def row(self, name: str, figures: Figures, images: int = 0) -> None:
     """Prints a row and writes the JSON anew; with `images`, what a call handles, their rate too."""
     if images:
       figures = figures | {"images_per_s": images / figures["seconds"], "batch": images}
-    cells = []
-    for head, key, factor, spec in self._columns:
+    line = f"{name:{_NAME_WIDTH}}"
+    for _, width, key, factor, spec in self._columns:
       value = figures.get(key)
       if value is not None:
         value = format(value if factor is None else value * factor, spec)
-      cells.append(f"{value or '':>{_width(head)}}")
-    print(f"{name:{_NAME_WIDTH}}{''.join(cells)}".rstrip(), flush=True)
+      line += f"{value or '':>{width}}"
+    print(line.rstrip(), flush=True)
     self._add({"section": self._section, "name": name, **figures})
+
+  def attempt(self, library: str, function: Callable, *args: Any) -> Any:
+    """What a function of an optional library returns; None and a line that says why if it fails.
+
+    Libraries that are missing, or do not fit each other, raise errors of any kind.
+    """
+    try:
+      return function(*args)
+    except Exception as error:
+      reason = f"{type(error).__name__}: {error}".splitlines()[0]
+      self.note(f"{library} is not measured: {reason}")
+      return None
 
   def note(self, text: str) -> None:
     """A line for what could not be measured."""
     print(text, flush=True)
     self._add({"section": self._section, "note": text})
-
-  @property
-  def rows(self) -> list[dict]:
-    return self._content["rows"]
 
   def _add(self, row: dict) -> None:
     self.rows.append(row)
@@ -127,18 +139,13 @@ class Report:
 class Bench(Report):
   """A report that measures its rows itself, and compares them to what the machine can reach."""
 
-  def __init__(self, name: str, dtype: str, options: Options, hidden: dict | None = None):
-    """Measures the ceilings in `dtype` and prints the header; `hidden` as for `Report`."""
-    self.budget = options.budget()
-    self.ceilings = measure_ceilings(dtype, self.budget)
-    header = {
-      "arguments": " ".join(sys.argv[1:]),
-      "name": name,
-      "dtype": dtype,
-      "machine": machine(),
-      "ceilings": dataclasses.asdict(self.ceilings),
-    }
-    super().__init__(header, options.output, hidden)
+  def __init__(
+    self, name: str, dtype: str, options: Options, config: ml_collections.ConfigDict | None = None
+  ):
+    """Measures the ceilings in `dtype`; the rest is as for `Report`."""
+    self.ceilings = measure_ceilings(dtype, options)
+    facts = {"dtype": dtype, "ceilings": dataclasses.asdict(self.ceilings)}
+    super().__init__(name, options, config, **facts)
 
   def measure(
     self, name: str, function: Callable, *args: Any, images: int = 0, **settings: Any
@@ -147,10 +154,6 @@ class Bench(Report):
 
     `images` are as for `row`, the settings those of `measure.measure`.
     """
-    outputs, figures = measure(function, args, self.budget, self.ceilings, **settings)
+    outputs, figures = measure(function, args, self.options, self.ceilings, **settings)
     self.row(name, figures, images)
     return outputs, figures
-
-
-def _width(head: str) -> int:
-  return max(len(head), 8) + 2

@@ -1,4 +1,4 @@
-"""The benchmark of an image tower: its arithmetic by hand, and towers that it does not compare."""
+"""The benchmark of an image tower: its arithmetic by hand, and a tower that it does not compare."""
 
 import json
 import sys
@@ -23,18 +23,15 @@ def test_clip_image_embedding(tmp_path, monkeypatch):
   assert content["rows"] == rows and content["dtype"] == "bfloat16"
   names = [row.get("name", row.get("note", "").partition(":")[0]) for row in rows]
   missing = "torch is not measured"
-  assert names == ["ours, batch 2", missing, "ours, batch 3", missing]
+  assert names == [missing, "ours, batch 2", "ours, batch 3"]
   # 5 tokens: patches, then per block qkv and output, attention both ways, and the MLP.
   tokens, width = 5, 64
   block = 12 * tokens * width**2 + 2 * tokens**2 * width
   flops = 2 * (4 * 8 * 8 * 3 * width + 2 * block + width * 16)
-  assert rows[0]["flops"] == 2 * flops and rows[2]["flops"] == 3 * flops
+  assert rows[1]["flops"] == 2 * flops and rows[2]["flops"] == 3 * flops
   assert rows[2]["images_per_s"] == pytest.approx(3 / rows[2]["seconds"])
 
 
-@pytest.mark.parametrize(
-  "preset, message", [("RN50", "RN50 is a ResNet"), ("ViT-B/8", "'ViT-B/8' is not one of")]
-)
-def test_towers_that_clip_does_not_compare(preset, message):
-  with pytest.raises(ValueError, match=message):
-    clip.run(preset, "float32", Options(torch=True))
+def test_a_tower_that_pytorchs_side_has_not():
+  with pytest.raises(ValueError, match="RN50 is a ResNet"):
+    clip.run("RN50", "float32", Options(torch=True))

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import types
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from rkd_jax.configs import common
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer_8x as lvis
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.plan import make_plan
+from rkd_jax.inputs.transforms import View
 
 STAGES = ["decode", "resize", "flip, boxes, pad, stack", "from record to batch"]
 LAST = ["transfer to device"]
@@ -93,7 +95,7 @@ def test_the_stages_make_the_batches_of_training(small, monkeypatch):
   source = inputs.MadeUpSource(config)
   plan = make_plan(config, dict.fromkeys(("box", "image"), source))
   # Two batches of two images are measured; of the box steps those on the canvas of the first.
-  steps = [inputs._steps(plan.specs[kind], plan.sampler, kind)[-1] for kind in ("box", "image")]
+  steps = [inputs._Batches(plan, kind).steps[-1] for kind in ("box", "image")]
   for measured, step in zip((seen[0], seen[-1]), steps, strict=True):
     ((_, _, expected),) = train_batches(plan, step, step + 1)
     jax.tree.map(np.testing.assert_array_equal, measured, expected)
@@ -101,7 +103,6 @@ def test_the_stages_make_the_batches_of_training(small, monkeypatch):
 
 def test_without_torch_a_line_says_so(small, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "torch", None)
-  monkeypatch.delitem(sys.modules, "rkd_jax.benchmark.torch.inputs", raising=False)
   inputs.run(_config(), Options(torch=True, **ONCE))
   assert capsys.readouterr().out.count("torch is not measured: ModuleNotFoundError") == 2
 
@@ -109,3 +110,22 @@ def test_without_torch_a_line_says_so(small, monkeypatch, capsys):
 def test_only_detectors_are_measured():
   with pytest.raises(ValueError, match="trains task 'clip'"):
     inputs.run(common.clip(), Options())
+
+
+def test_images_are_resized_mirrored_and_padded_with_their_boxes():
+  """By PyTorch's loader, where torch is installed, on a picture of two colours."""
+  pytest.importorskip("torch")
+  pixels = np.zeros((8, 12, 3), np.uint8)
+  pixels[:, :6] = 200
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, "PNG")
+  record = types.SimpleNamespace(
+    image=file.getvalue(), width=12, height=8, boxes=np.array([[0, 0, 6, 8]], np.float32)
+  )
+  views = [View((8, 12), (4, 6), flip=False), View((8, 12), (4, 6), flip=True)]
+  spec = types.SimpleNamespace(canvas=(6, 10), batch_size=2)
+  ((images, boxes),) = inputs.torch_loader([record, record], views, spec)
+  assert images.shape == (2, 6, 10, 3) and not images[:, 4:].any() and not images[:, :, 6:].any()
+  assert images[0, 0, :, 0].tolist()[:2] == [200, 200] and not images[0, 0, 4:].any()
+  assert images[1, 0, :, 0].tolist()[4:6] == [200, 200] and not images[1, 0, :2].any()
+  assert [own.tolist() for own in boxes] == [[[0, 0, 3, 4]], [[3, 0, 6, 4]]]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from rkd_jax.benchmark import measure
 from rkd_jax.benchmark.measure import Budget, Ceilings
 
-ONCE = Budget(steps=1, seconds=0.0)
+ONCE = Budget(1, 0.0)
 
 
 def _flops(function, *shapes):

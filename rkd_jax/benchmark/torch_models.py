@@ -1,13 +1,11 @@
-"""PyTorch's side of the comparison; importing this needs torch, all but CLIP torchvision too."""
+"""PyTorch's side of the comparisons; importing this needs torch, all but CLIP torchvision too."""
 
-import contextlib
 from collections.abc import Callable
 
 import ml_collections
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from rkd_jax.benchmark.measure import Budget, Figures, host_peak, reset_peak, timed
 from rkd_jax.models.clip import preprocess
@@ -15,24 +13,6 @@ from rkd_jax.models.clip.model import ClipConfig
 
 # Residual branches are added up: a fifth each keeps their sum in scale, as on our side.
 _RESIDUAL_SCALE = 0.2
-
-
-class _ClipBlock(nn.Module):
-  def __init__(self, width: int, heads: int):
-    super().__init__()
-    self.heads = heads
-    self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-    self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-    self.c_fc, self.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-  def forward(self, x):
-    batch, tokens, width = x.shape
-    qkv = self.qkv(self.ln_1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    mixed = functional.scaled_dot_product_attention(query, key, value)
-    x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
-    y = self.c_fc(self.ln_2(x))
-    return x + self.c_proj(y * torch.sigmoid(1.702 * y))
 
 
 class ClipVisionTransformer(nn.Module):
@@ -48,8 +28,9 @@ class ClipVisionTransformer(nn.Module):
     self.class_embedding = nn.Parameter(torch.zeros(width))
     self.positional_embedding = nn.Parameter(torch.zeros(tokens, width))
     self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
-    heads = config.vision_heads or width // 64
-    blocks = (_ClipBlock(width, heads) for _ in range(config.vision_layers))
+    sizes = width, config.vision_heads or width // 64, 4 * width
+    settings = dict(dropout=0.0, activation=_quick_gelu, batch_first=True, norm_first=True)
+    blocks = (nn.TransformerEncoderLayer(*sizes, **settings) for _ in range(config.vision_layers))
     self.blocks = nn.Sequential(*blocks)
     self.proj = nn.Linear(width, config.embed_dim, bias=False)
 
@@ -60,6 +41,10 @@ class ClipVisionTransformer(nn.Module):
     return self.proj(self.ln_post(self.blocks(x)[:, 0]))
 
 
+def _quick_gelu(x):
+  return x * torch.sigmoid(1.702 * x)
+
+
 def trunk() -> nn.Module:
   """The ResNet-50 of `models.backbones.resnet`, all its parts: NCHW images to the last map.
 
@@ -68,26 +53,18 @@ def trunk() -> nn.Module:
   from torchvision.models import resnet50
 
   model = resnet50(weights=None)
-  for block in _bottlenecks(model):
-    block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
-  _prepare(model)
+  for block in model.modules():
+    if hasattr(block, "bn3"):
+      block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+  prepare(model)
   return nn.Sequential(*list(model.children())[:-2])
 
 
-def _bottlenecks(model: nn.Module) -> list[nn.Module]:
-  return [module for module in model.modules() if hasattr(module, "bn3")]
-
-
-def _prepare(model: nn.Module) -> None:
-  """Scales residual branches and freezes norms."""
-  for block in _bottlenecks(model):
-    nn.init.constant_(block.bn3.weight, _RESIDUAL_SCALE)
-  freeze_norms(model)
-
-
-def freeze_norms(model: nn.Module) -> None:
-  """Batch norms become the affine maps that they are in evaluation, without gradient."""
+def prepare(model: nn.Module) -> None:
+  """Scales residual branches; batch norms become the affine maps of evaluation, not trained."""
   for module in model.modules():
+    if hasattr(module, "bn3"):
+      nn.init.constant_(module.bn3.weight, _RESIDUAL_SCALE)
     if isinstance(module, nn.BatchNorm2d):
       module.eval().requires_grad_(False)
 
@@ -104,38 +81,28 @@ class TorchBenchmark:
       raise RuntimeError(f"JAX runs on {platform}, but torch {torch.__version__} sees no GPU.")
     self.device = "cpu" if platform == "cpu" else "cuda"
     self._budget = budget
-    self._autocast = dtype == "bfloat16"
+    self._precision = torch.autocast(self.device, torch.bfloat16, enabled=dtype == "bfloat16")
 
-  def trunk(self, images: np.ndarray) -> tuple[Figures, Figures]:
-    """Forward, and forward with backward, on NHWC images."""
+  def trunk(self, images: np.ndarray) -> dict[str, Figures]:
+    """Figures of 'forward' and of 'forward and backward' on NHWC images."""
     model = self._place(trunk())
     x = self._place(torch.from_numpy(images).permute(0, 3, 1, 2))
 
-    @torch.no_grad()
-    def forward():
-      with self._precision():
-        return model(x)
-
     def forward_backward():
-      for parameter in model.parameters():
-        parameter.grad = None
-      with self._precision():
+      model.zero_grad()
+      with self._precision:
         loss = model(x).float().mean()
       loss.backward()
 
-    return self._timed(forward), self._timed(forward_backward)
+    return {
+      "forward": self._forward(model, x),
+      "forward and backward": self._timed(forward_backward),
+    }
 
   def clip(self, config: ClipConfig, images: np.ndarray) -> Figures:
     """Embedding of uint8 images NHWC by the image tower of a CLIP."""
-    model = self._place(ClipVisionTransformer(config))
-    x = self._place(torch.from_numpy(images).permute(0, 3, 1, 2))
-
-    @torch.inference_mode()
-    def embed():
-      with self._precision():
-        return model(x)
-
-    return self._timed(embed)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return self._forward(self._place(ClipVisionTransformer(config)), self._place(x))
 
   def detector(
     self,
@@ -167,23 +134,15 @@ class TorchBenchmark:
       box_batch_size_per_image=c.roi.batch_size_per_image,
       box_detections_per_img=c.test.detections,
     )
-    body = model.backbone.body
-    for module in (body.conv1, body.layer1):
+    for module in (model.backbone.body.conv1, model.backbone.body.layer1):
       module.requires_grad_(False)
-    _prepare(body)
-    model = self._place(model)
+    prepare(model.backbone.body)
     inputs = list(self._place(torch.from_numpy(images)))
+    model = self._place(model).eval()
     self._spread_scores(model, inputs)
+    inference = self._forward(model, inputs)
 
-    @torch.no_grad()
-    def infer():
-      with self._precision():
-        return model(inputs)
-
-    inference = self._timed(infer)
-
-    model.train()
-    freeze_norms(model)
+    prepare(model.train())
     training_inputs = list(self._place(torch.from_numpy(training_images)))
     targets = [self._target(rows, canvas, masks) for rows in boxes]
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -191,23 +150,22 @@ class TorchBenchmark:
 
     def step():
       optimizer.zero_grad()
-      with self._precision():
+      with self._precision:
         loss = sum(model(training_inputs, targets).values())
       loss.backward()
       optimizer.step()
 
     return name, inference, self._timed(step)
 
+  @torch.no_grad()
   def _spread_scores(self, model, inputs) -> None:
     """Logits of standard deviation 1, so that about as many scores reach NMS as in real use."""
-    model.eval()
     layer = model.roi_heads.box_predictor.cls_score
     seen = []
     hook = layer.register_forward_hook(lambda module, args, output: seen.append(output.std()))
-    with torch.no_grad():
-      model(inputs)
-      layer.weight /= seen[0].clamp(min=1e-6)
+    model(inputs)
     hook.remove()
+    layer.weight /= seen[0].clamp(min=1e-6)
 
   def _target(self, boxes: np.ndarray, canvas: tuple[int, int], masks: bool) -> dict:
     target = {
@@ -224,10 +182,13 @@ class TorchBenchmark:
   def _place(self, x):
     return x.to(self.device).to(memory_format=torch.channels_last)
 
-  def _precision(self):
-    if self._autocast:
-      return torch.autocast(self.device, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+  def _forward(self, model: nn.Module, x) -> Figures:
+    @torch.no_grad()
+    def run():
+      with self._precision:
+        return model(x)
+
+    return self._timed(run)
 
   def _timed(self, run: Callable) -> Figures:
     cuda = self.device == "cuda"

@@ -13,7 +13,7 @@ from rkd_jax.models.clip.preprocess import normalize
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
-models = pytest.importorskip("rkd_jax.benchmark.torch.models")
+models = pytest.importorskip("rkd_jax.benchmark.torch_models")
 
 
 def _kernel(x):
@@ -43,7 +43,7 @@ def test_the_trunk_is_ours():
   images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
   abstract = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
   params = synthetic.fill(abstract, np.random.default_rng(1))
-  expected = jax.jit(model.apply)({"params": params}, images)["res5"]
+  expected = jax.jit(model.apply)({"params": params}, images)[-1]
 
   own = [params["stem"], params["stem_norm"]]
   for stage, blocks in ((2, 3), (3, 4), (4, 6), (5, 3)):
@@ -85,11 +85,13 @@ def test_the_image_tower_is_ours():
   }
   for i in range(2):
     block = own[f"block_{i}"]
-    state |= norm(block["ln_1"], f"blocks.{i}.ln_1") | norm(block["ln_2"], f"blocks.{i}.ln_2")
-    state |= linear(block["attn"]["in_proj"], f"blocks.{i}.qkv")
-    state |= linear(block["attn"]["out_proj"], f"blocks.{i}.out")
-    state |= linear(block["mlp"]["c_fc"], f"blocks.{i}.c_fc")
-    state |= linear(block["mlp"]["c_proj"], f"blocks.{i}.c_proj")
+    state |= norm(block["ln_1"], f"blocks.{i}.norm1") | norm(block["ln_2"], f"blocks.{i}.norm2")
+    joint = block["attn"]["in_proj"]
+    state[f"blocks.{i}.self_attn.in_proj_weight"] = joint["kernel"].T
+    state[f"blocks.{i}.self_attn.in_proj_bias"] = joint["bias"]
+    state |= linear(block["attn"]["out_proj"], f"blocks.{i}.self_attn.out_proj")
+    state |= linear(block["mlp"]["c_fc"], f"blocks.{i}.linear1")
+    state |= linear(block["mlp"]["c_proj"], f"blocks.{i}.linear2")
   tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
   missing, unexpected = tower.load_state_dict(tensors, strict=False)
   assert set(missing) == {"mean", "std"} and not unexpected

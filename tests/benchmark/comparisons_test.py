@@ -1,4 +1,4 @@
-"""Both sides of the comparison in one table, with a PyTorch that only seems to be there."""
+"""Forms at toy size, and PyTorch beside ours with a torch that only seems to be there."""
 
 import sys
 import types
@@ -7,12 +7,30 @@ import numpy as np
 import pytest
 from narrow import narrow
 
-from rkd_jax.benchmark import report
+from rkd_jax.benchmark import comparisons, report
 from rkd_jax.benchmark.measure import Ceilings
 from rkd_jax.benchmark.report import Bench, Options
-from rkd_jax.benchmark.torch import compare
 from rkd_jax.configs.coco import base as coco
 from rkd_jax.configs.lvis import base as lvis
+
+
+def test_every_form_is_measured_at_the_sizes_of_the_config(monkeypatch):
+  monkeypatch.setattr(report, "measure", lambda *args: (None, {"seconds": 1.0}))
+  monkeypatch.setattr(report, "measure_ceilings", lambda *args: Ceilings(1.0, 1.0))
+  config = narrow(lvis.get_config())
+  bench = Bench("toy", "float32", Options(canvas=(128, 128), inference_batches=(2,)))
+  comparisons.forms(config, bench)
+  names = [row["name"] for row in bench.rows]
+  methods = ("auto", "gather", "einsum")
+  # Proposals are pooled, RoIs of a training step with their gradient, detections for masks.
+  cases = ("16 RoIs 3x3", "8 RoIs 3x3, gradient", "4 masks 4x4")
+  assert names[:9] == [f"{case}: {method}" for case in cases for method in methods]
+  # Maps of 32, 16 and 8 cells a side have 3 anchors a cell; 32 are kept of each.
+  assert names[9:] == [
+    "proposals (train): 96 to 16",
+    "proposals (test): 96 to 16",
+    "detections: 16 to 4",
+  ]
 
 
 class _Torch:
@@ -25,7 +43,7 @@ class _Torch:
 
   def trunk(self, images):
     assert images.shape == (2, 64, 64, 3)
-    return {"seconds": 0.5}, {"seconds": 1.0}
+    return {"forward": {"seconds": 0.5}, "forward and backward": {"seconds": 1.0}}
 
   def detector(self, config, images, training_images, boxes):
     if self.broken:
@@ -40,14 +58,14 @@ def compared(monkeypatch):
   """Compares a config; returns the rows."""
   monkeypatch.setattr(report, "measure", lambda *args: (None, {"seconds": 0.25}))
   monkeypatch.setattr(report, "measure_ceilings", lambda *args: Ceilings(1.0, 1.0))
-  monkeypatch.setattr(compare, "_STAGE_BLOCKS", (1,))
-  name = "rkd_jax.benchmark.torch.models"
+  monkeypatch.setattr(comparisons, "_STAGE_BLOCKS", (1,))
+  name = "rkd_jax.benchmark.torch_models"
   monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(TorchBenchmark=_Torch))
 
   def run(config):
-    bench = Bench("toy", "float32", Options())
+    bench = Bench("toy", "float32", Options(canvas=(64, 64)))
     bench.row("inference", {"seconds": 0.125}, 1)
-    compare.compare(narrow(config), bench, 1, 2, (64, 64))
+    comparisons.against_torch(narrow(config), bench, 2)
     return [(row.get("name", row.get("note")), row.get("images_per_s")) for row in bench.rows[1:]]
 
   return run
