@@ -25,7 +25,7 @@ from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.evaluation.evaluate import evaluate
 from rkd_jax.files import checksums
-from rkd_jax.frozen.clip import load_clip
+from rkd_jax.frozen.clip import RegionEncoder, load_clip
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs import examples
@@ -112,7 +112,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
         pipeline.precompute(
           open_source(data_dir, "shapes_ovd/scenes", split),
           proposer,
-          clip.region_encoder(320),
+          RegionEncoder(clip, 320),
           embeddings,
           TeacherWriter(f"{root}/teachers", split, clip.embedding_dim, metadata, class_names=names),
           options,
@@ -176,7 +176,7 @@ def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.nd
     classes[i, : keep.sum()] = record.classes[keep]
     crops.append(crop_regions(decode_image(record), record.boxes[keep], clip.image_size))
   shown = classes >= 0
-  embeddings = {"CLIP": clip.region_encoder(320).embed(np.concatenate(crops))}
+  embeddings = {"CLIP": RegionEncoder(clip, 320).embed(np.concatenate(crops))}
   for stage in ("base", "rkd"):
     _, detector, batch = _opened(root, stage, seed, source, range(SIMILARITY_IMAGES))
     embeddings[METHODS[stage]] = detector.embed_regions(batch, boxes)[shown]

@@ -13,7 +13,7 @@ from rkd_jax import precompute
 from rkd_jax.files import checksums
 from rkd_jax.files.torch_writer import write_pth
 from rkd_jax.frozen import mavl as infer
-from rkd_jax.frozen.clip import load_clip
+from rkd_jax.frozen.clip import RegionEncoder, load_clip
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.models.clip.model import ClipConfig
 from rkd_jax.records.results import FIELDS, TeacherReader
@@ -99,7 +99,7 @@ def _read(output):
 
 
 def _assert_embedded(results, source, clip, context, mode):
-  encoder = clip.region_encoder(4)
+  encoder = RegionEncoder(clip, 4)
   for index in range(len(source)):
     record = source[index]
     result = results[record.image_id]

@@ -13,7 +13,7 @@ from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
 from rkd_jax.files import storage
-from rkd_jax.frozen.clip import load_clip
+from rkd_jax.frozen.clip import RegionEncoder, load_clip
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs.batching import eval_batches
@@ -121,7 +121,7 @@ def evaluate_clip(
     record = source[index]
     crops.append(crop_regions(decode_image(record), record.boxes, clip.image_size))
     labels.append(record.classes)
-  embeddings = clip.region_encoder().embed(np.concatenate(crops))
+  embeddings = RegionEncoder(clip).embed(np.concatenate(crops))
   text = unit(embed_classes(clip, source.class_names))
   predicted = np.argmax(embeddings @ text.T, axis=1)
   labels = np.concatenate(labels)

@@ -1,29 +1,19 @@
-"""CLIP embeddings of image regions: crop each box, embed the crop.
+"""Crops of image regions, as CLIP takes them; NumPy only.
 
-These are I(r̃) of the region-based distillation (arXiv 2207.03482, section 3.2).
+Their embeddings are I(r̃) of the region-based distillation (arXiv 2207.03482, section 3.2).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 from PIL import Image
-
-from rkd_jax.machine.batches import map_batches
-from rkd_jax.machine.compilation import matmul_options
-from rkd_jax.models.clip.model import Clip
-from rkd_jax.models.clip.preprocess import normalize
 
 
 def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
   """Bicubic resize of the shorter side to `size`, then the central `size` square, then RGB.
 
   Rounds as CLIP's own transform does: the longer side down, the crop's offset half to even.
-  A very thin image keeps little more than its central square.
   """
   width, height = image.size
   short = min(width, height)
@@ -45,10 +35,6 @@ def _square(
   columns = np.clip(np.arange(left, left + side), 0, image.shape[1] - 1)
   crop = Image.fromarray(image[rows[:, None], columns])
   return crop.resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _clip(box: Float[np.ndarray, "4"], image: UInt8[np.ndarray, "h w 3"], size: int) -> Image.Image:
-  return resize_and_center_crop(Image.fromarray(image).crop(tuple(box.tolist())), size)
 
 
 def crop_regions(
@@ -84,55 +70,9 @@ def crop_regions(
     checked = np.round(box) if mode == "clip" else box
     if not np.isfinite(box).all() or (checked[2:] <= checked[:2]).any():
       raise ValueError(f"box {i} {boxes[i].tolist()} is empty or not finite; filter such boxes out")
-    crops[i] = np.asarray((_square if mode == "square" else _clip)(box, image, size))
+    if mode == "square":
+      crop = _square(box, image, size)
+    else:
+      crop = resize_and_center_crop(Image.fromarray(image).crop(tuple(box.tolist())), size)
+    crops[i] = np.asarray(crop)
   return crops
-
-
-class RegionEncoder:
-  """Embeds crops with a frozen CLIP image tower, compiled once for `batch_size` crops.
-
-  Args:
-    model, variables: a CLIP.
-    batch_size: crops per call of the compiled function, rounded up to a multiple of the devices.
-    devices: among which each batch is split; by default one.
-  """
-
-  def __init__(
-    self,
-    model: Clip,
-    variables: Mapping[str, Any],
-    batch_size: int = 64,
-    devices: Sequence[jax.Device] = (),
-  ):
-    self._model = model
-    self._variables = variables
-    self._batch_size = batch_size
-    self._place = lambda batch: batch
-    if len(devices) > 1:
-      mesh = Mesh(np.array(devices), ("crops",))
-      self._variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-      self._batch_size = -(-batch_size // len(devices)) * len(devices)
-      split = NamedSharding(mesh, PartitionSpec("crops"))
-      self._place = lambda batch: jax.device_put(batch, split)
-    platform = (devices or jax.devices())[0].platform
-    self._encode = jax.jit(
-      lambda variables, images: jnp.asarray(
-        model.apply(variables, normalize(images), method=Clip.encode_image), "float32"
-      ),
-      compiler_options=matmul_options(platform),
-    )
-
-  @property
-  def image_size(self) -> int:
-    """Side of the crops that `embed` takes."""
-    return self._model.config.image_resolution
-
-  def embed(self, crops: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
-    """Embeddings of the crops, float32, not normalised."""
-    if len(crops) == 0:
-      return np.zeros((0, self._model.config.embed_dim), np.float32)
-    return map_batches(
-      lambda batch: self._encode(self._variables, self._place(batch)),
-      np.asarray(crops),
-      self._batch_size,
-    )

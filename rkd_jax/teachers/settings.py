@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rkd_jax.files import checksums, storage
-from rkd_jax.frozen.clip import FrozenClip, load_clip
+from rkd_jax.frozen.clip import FrozenClip, RegionEncoder, load_clip
 from rkd_jax.records.results import DTYPES, TeacherReader
 from rkd_jax.records.sources import Source, open_source
 from rkd_jax.teachers.detector import DetectorProposer, StoredProposals
@@ -139,5 +139,5 @@ def _load_clip(settings: Settings) -> _Loaded:
   clip = load_clip(settings.clip, settings.activation)
   is_file = os.path.isfile(settings.clip)
   checksum = checksums.of_file(settings.clip) if is_file else checksums.of_arrays(clip.variables)
-  encoder = clip.region_encoder(settings.batch_size, jax.local_devices())
+  encoder = RegionEncoder(clip, settings.batch_size, jax.local_devices())
   return _Loaded(clip, encoder, checksum)

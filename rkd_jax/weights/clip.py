@@ -90,18 +90,19 @@ def to_openai(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   return found
 
 
-def config_from_torch(
-  state: Mapping[str, np.ndarray],
-  activation: str = "quick_gelu",
-  vision_heads: int | None = None,
-  text_heads: int | None = None,
-) -> ClipConfig:
-  """The sizes that the shapes of an original CLIP's state dict tell.
+class Settings(NamedTuple):
+  """What the shapes do not tell, with None for what OpenAI's models have.
 
-  Args:
-    state: arrays by OpenAI's names.
-    activation: of the transformers; nothing in the state dict tells it.
-    vision_heads, text_heads: nor these; None is one per 64 channels, as in OpenAI's models.
+  That is quick_gelu, and a head for each 64 channels.
+  """
+
+  activation: str | None = None
+  vision_heads: int | None = None
+  text_heads: int | None = None
+
+
+def config_from_torch(state: Mapping[str, np.ndarray], settings: Settings) -> ClipConfig:
+  """The config of an original CLIP, whose sizes the shapes in its state dict tell.
 
   Raises:
     ValueError: entries are missing, or have shapes that no CLIP has.
@@ -141,13 +142,13 @@ def config_from_torch(
     vision_layers=layers,
     vision_width=width,
     vision_patch_size=patch,
-    vision_heads=vision_heads,
+    vision_heads=settings.vision_heads,
     context_length=context_length,
     vocab_size=shape("token_embedding.weight", 2)[0],
     transformer_width=text_width,
-    transformer_heads=text_heads or max(1, text_width // 64),
+    transformer_heads=settings.text_heads or max(1, text_width // 64),
     transformer_layers=count(r"transformer\.resblocks\.(\d+)\."),
-    activation=activation,
+    activation=settings.activation or "quick_gelu",
   )
 
 
@@ -156,9 +157,8 @@ def params_from_torch(
 ) -> dict[str, Any]:
   """Variables of `Clip(config)` from the state dict of an original CLIP model, as float32.
 
-  The collection "batch_stats" is there for ModifiedResNet towers only.  With `half`,
-  weights that the original's loader keeps in half precision are rounded to it: it does so with
-  every file, also where it computes in float32 (on a CPU).
+  With `half`, weights that the original's loader keeps in half precision are rounded to it: it does
+  so with every file, also where it computes in float32 (on a CPU).
 
   Raises:
     WeightsError: see `rename.to_params`.
@@ -174,31 +174,22 @@ def params_from_torch(
   return rename.to_params(state, variables, entries, remedy, _IGNORED)
 
 
-class Settings(NamedTuple):
-  """What the file beside the weights says; None leaves it to the shapes."""
-
-  activation: str | None = None
-  vision_heads: int | None = None
-  text_heads: int | None = None
-
-
 def read_settings(weights: str | Path, layout: Layout) -> Settings | None:
-  """From config.json (Hugging Face) or open_clip_config.json (open_clip) beside the weights.
-
-  Returns:
-    None where there is no such file.
+  """From config.json (Hugging Face) or open_clip_config.json (open_clip), if beside the weights.
 
   Raises:
     ValueError: it is malformed, or describes a model that is not built here.
   """
-  names = {"hugging_face": "config.json"}
-  path = Path(weights).with_name(names.get(layout, "open_clip_config.json"))
+  if layout == "hugging_face":
+    name, parse = "config.json", _hugging_face_settings
+  else:
+    name, parse = "open_clip_config.json", _open_clip_settings
+  path = Path(weights).with_name(name)
   if not path.exists():
     return None
   content = read_json(path)
   if not isinstance(content, dict):
     raise ValueError(f"{path}: expected a JSON object.")
-  parse = _hugging_face_settings if layout == "hugging_face" else _open_clip_settings
   return parse(content, path)
 
 

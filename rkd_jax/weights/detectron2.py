@@ -76,15 +76,11 @@ _LAYOUTS = {
 
 
 def entries(params: Any) -> dict[str, Entry]:
-  """Where detectron2 has every parameter: {'rpn/conv/kernel': Entry('proposal_generator...')}.
-
-  Args:
-    params: tree of arrays or ShapeDtypeStructs of a detector.
+  """Where detectron2 has every parameter of a detector (arrays or shapes), by its path here.
 
   Raises:
     WeightsError: a part of the network that detectron2 has no counterpart of.
   """
-  params = dict(params)
   rules = [(rf"^{ours}\.(?=\w+$)", theirs) for ours, theirs in _RULES]
   rules += [("^BACKBONE", "backbone.bottom_up" if "fpn" in params else "backbone")]
   found, layouts = rename.usual_entries(params, rules), dict(_LAYOUTS)
@@ -98,10 +94,8 @@ def entries(params: Any) -> dict[str, Entry]:
       )
   if "box_head/fc1/kernel" in found:
     # It reads regions of the map that the RPN reads.
-    rows, channels = (
-      params["box_head"]["fc1"]["kernel"].shape[0],
-      params["rpn"]["conv"]["kernel"].shape[2],
-    )
+    rows = params["box_head"]["fc1"]["kernel"].shape[0]
+    channels = params["rpn"]["conv"]["kernel"].shape[2]
     layouts["box_head/fc1/kernel"] = rename.of_flattened_map(rows, channels)
   for path in found.keys() & layouts.keys():
     found[path] = found[path]._replace(layout=layouts[path])
@@ -135,19 +129,13 @@ def _from_caffe2(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_params(
-  state: Mapping[str, np.ndarray], expected_params: Any, allow: Sequence[str] = ()
+  state: Mapping[str, np.ndarray], expected: Any, allow: Sequence[str] = ()
 ) -> dict[str, Any]:
   """Parameters of a network from a state dict of detectron2 or object-centric-ovd.
 
-  Args:
-    state: arrays by name, as `read_checkpoint` gives them.
-    expected_params: tree of arrays or ShapeDtypeStructs that says what the network has.
-    allow: regular expressions of detectron2 names that may be unused, or missing.
-
-  Raises:
-    WeightsError: see `rename.to_params` and `entries`.
+  Arguments and errors are those of `rename.to_params`, and the errors of `entries`.
   """
-  state = canonical(state, expected_params)
+  state = canonical(state, expected)
   remedy = (
     "Give the config it was trained with, or name what may be unused or missing in --allow (regular"
     " expressions)"
@@ -155,14 +143,9 @@ def to_params(
   # Caffe2's stem has a bias, which detectron2 has no place for.
   zero_bias = not np.any(state.get("stem.conv1.bias", 0))
   ignored = rf"{_IGNORED}|stem\.conv1\.bias" if zero_bias else _IGNORED
-  found = entries(expected_params)
-  return rename.to_params(state, expected_params, found, remedy, ignored, allow)
+  return rename.to_params(state, expected, entries(expected), remedy, ignored, allow)
 
 
 def from_params(params: Any) -> dict[str, np.ndarray]:
-  """The state dict, under detectron2's names and in torch's layouts, of a network's parameters.
-
-  Raises:
-    WeightsError: a part of the network that detectron2 has no counterpart of.
-  """
+  """The state dict of a network's parameters, as detectron2 has it; raises what `entries` does."""
   return rename.from_params(params, entries(params))

@@ -1,4 +1,4 @@
-"""The released checkpoint's parameter names and layouts, mapped to our modules.
+"""MAVL's released checkpoint: its parameters' names and layouts, mapped to our modules.
 
 The original lists its two heads under six names each, one for every fusion layer; only the last
 fusion layer is read, so only that name is.  The pooler of the text encoder, which nothing uses, and

@@ -102,7 +102,7 @@ def to_params(
   ignored: str = "",
   allow: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Parameters of a network from a state dict.
+  """Parameters of a network, of the types that it has, from a state dict.
 
   Args:
     state: arrays by name.
@@ -110,14 +110,11 @@ def to_params(
     entries: where each of its parameters stands, by path ("rpn/conv/kernel").
     remedy: what to do if they do not fit.
     ignored: regular expression of names that hold no weight.
-    allow: regular expressions of names that may be unused, or missing.
-
-  Returns:
-    A tree like `expected`, of its types; parameters that `allow` lets be missing are left out.
+    allow: regular expressions of names that may be unused, or missing; those are left out.
 
   Raises:
-    WeightsError: missing and unused names, other shapes, and numbers that are not finite, all
-      listed.
+    WeightsError: missing and unused names, other shapes or types, and numbers that are not finite,
+      all listed.
   """
   found, faults = {}, []
 
@@ -152,7 +149,5 @@ def to_params(
 def from_params(params: Any, entries: Mapping[str, Entry]) -> dict[str, np.ndarray]:
   """The state dict of a network's parameters, under the other library's names, in its layouts."""
   flat = traverse_util.flatten_dict(dict(params), sep="/")
-  return {
-    entries[path].name: entries[path].layout.write(np.asarray(value))
-    for path, value in flat.items()
-  }
+  named = ((entries[path], np.asarray(value)) for path, value in flat.items())
+  return {name: layout.write(value) for (name, layout), value in named}

@@ -1,14 +1,10 @@
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from rkd_jax.frozen import regions
-from rkd_jax.frozen.regions import RegionEncoder, crop_regions, resize_and_center_crop
-from rkd_jax.models.clip.model import Clip
-from rkd_jax.models.clip.preprocess import normalize
+from rkd_jax.frozen.regions import crop_regions, resize_and_center_crop
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "clip_preprocess.npz")
 # Every pixel knows where it is: red is the column, green the row.
@@ -69,52 +65,3 @@ def test_box_that_rounds_to_nothing_is_refused_by_the_clip_mode_only():
   assert crop_regions(RAMP, box, 8).shape == (1, 8, 8, 3)
   with pytest.raises(ValueError, match="box 0"):
     crop_regions(RAMP, box, 8, context=0.0, mode="clip")
-
-
-def _tiny():
-  """A model with random variables."""
-  model = Clip.from_config(
-    {
-      "embed_dim": 8,
-      "image_resolution": 16,
-      "vision_layers": 1,
-      "vision_width": 16,
-      "vision_heads": 2,
-      "vision_patch_size": 8,
-      "context_length": 4,
-      "vocab_size": 8,
-      "transformer_width": 16,
-      "transformer_heads": 2,
-      "transformer_layers": 1,
-    }
-  )
-  images, tokens = np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 4), np.int32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), images, tokens)
-  rng = np.random.default_rng(0)
-  return model, jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape).astype(np.float32), shapes)
-
-
-CROPS = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
-
-
-def test_encoder_pads_the_last_batch_and_compiles_once(monkeypatch):
-  model, variables = _tiny()
-  images = np.asarray(normalize(CROPS))
-  expected = jax.jit(lambda v: model.apply(v, images, method="encode_image"))(variables)
-  traced = []
-  monkeypatch.setattr(regions, "normalize", lambda x: traced.append(x.shape) or normalize(x))
-  encoder = RegionEncoder(model, variables, batch_size=3)
-  first, embeddings = encoder.embed(CROPS[:2]), encoder.embed(CROPS)
-  assert embeddings.dtype == np.float32
-  np.testing.assert_allclose(embeddings, expected, rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(first, embeddings[:2], rtol=1e-5, atol=1e-6)
-  assert traced == [(3, 16, 16, 3)]
-  assert encoder.embed(CROPS[:0]).shape == (0, 8)
-
-
-def test_a_batch_is_split_over_devices():
-  """Three crops per batch become four, one for each device."""
-  model, variables = _tiny()
-  expected = RegionEncoder(model, variables, batch_size=3).embed(CROPS)
-  encoder = RegionEncoder(model, variables, 3, jax.devices()[:4])
-  np.testing.assert_allclose(encoder.embed(CROPS), expected, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_clip
 
-from rkd_jax.frozen.clip import load_clip
+from rkd_jax.frozen.clip import RegionEncoder, load_clip
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers import pipeline
@@ -34,7 +34,7 @@ def run(clip_folder, output, connection):
   records = [colours.record(i) for i in range(IMAGES)]
   records[BAD] = colours.damaged(records[BAD])
   clip = load_clip(clip_folder)
-  encoder = clip.region_encoder(8)
+  encoder = RegionEncoder(clip, 8)
   encoder.embed(np.zeros((8, 32, 32, 3), np.uint8))
   classes = np.random.default_rng(0).normal(size=(3, clip.embedding_dim))
   connection.send("ready")

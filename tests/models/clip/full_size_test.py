@@ -7,7 +7,7 @@ import pytest
 from openai_clip import Weights, standard_normal
 
 from rkd_jax.models.clip.model import Clip
-from rkd_jax.weights.clip import config_from_torch, params_from_torch
+from rkd_jax.weights.clip import Settings, config_from_torch, params_from_torch
 
 SINGLE_DEVICE = True
 GOLDEN = np.load(openai_clip.GOLDEN)
@@ -18,7 +18,7 @@ GOLDEN = np.load(openai_clip.GOLDEN)
 )
 def test_embeddings_equal_the_original(name):
   weights = Weights(name)
-  config = config_from_torch(weights)
+  config = config_from_torch(weights, Settings())
   assert config == weights.config
   size = config.image_resolution
   images = standard_normal(f"input:{name}/image", (3, 3, size, size)).transpose(0, 2, 3, 1)
