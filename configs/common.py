@@ -141,7 +141,7 @@ def detector_data() -> ml_collections.ConfigDict:
   square makes batches of lying images and batches of standing ones, whose canvas is turned; on a
   square one all images mix.  `records` takes only records with 'boxes', 'labels' or
   'pseudo_boxes'.  Box batches show images of rare classes more often if repeat_threshold says so
-  (LVIS: 0.001), in one of the forms of `rkd_jax.inputs.repeats`.
+  (LVIS: 0.001), in one of the forms of `rkd_jax.inputs.sampler`.
 
   `teachers` is the folder that `rkd_jax.precompute` wrote for the records (its --output); kinds
   that have regions or pseudo boxes read the results of their split from it, those of `box.teachers`

@@ -26,7 +26,7 @@ from rkd_jax.benchmark.measure import Budget, Figures
 from rkd_jax.benchmark.report import Options, Report
 from rkd_jax.inputs import transforms
 from rkd_jax.inputs.batching import train_batches
-from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate, draw_view
+from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate
 from rkd_jax.inputs.plan import AnySource, Plan, make_plan
 from rkd_jax.records import index as index_lib
 from rkd_jax.records.sources import Record, open_image
@@ -163,8 +163,9 @@ class _Batches:
     self.places = [(s, r, int(i)) for s in self.steps for r, i in enumerate(sampler.indices(s))]
     self._source = plan.sources[kind]
     self._records = [self._source[index] for *_, index in self.places]
+    sizes = [(record.height, record.width) for record in self._records]
     rngs = [sampler.rng(step, row) for step, row, _ in self.places]
-    self._views = [draw_view(r, self.spec, rng) for r, rng in zip(self._records, rngs)]
+    self._views = [self.spec.view(size, rng) for size, rng in zip(sizes, rngs)]
 
   def stages(self) -> dict[str, Callable]:
     """What each stage does with all images."""

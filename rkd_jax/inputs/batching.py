@@ -1,10 +1,11 @@
 """Batches of records: iterators for training and evaluation.
 
-Which records form a batch is the sampler's, what one record becomes is `examples`';
-Grain threads only decide when a batch is made, never what is in it.
+Grain's threads decide when a batch is made, never what is in it: that is the sampler's
+(which records) and `examples`' (what one becomes).
 """
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 
@@ -55,31 +56,25 @@ class _Loader:
       self._cache[index] = record, image
     return record, image
 
-  def example(
-    self, index: int, spec: BatchSpec, rng: np.random.Generator | None, out: Canvas
-  ) -> Example | None:
+  def example(self, index: int, spec: BatchSpec, out: Canvas, rng=None) -> Example | None:
     """Example of one record, or None for a bad image that is to be skipped."""
     record, image = self._load(index)
-    if image is None:
-      return None
-    return EXAMPLE_OF_KIND[spec.kind](record, image, spec, rng, out)
+    return None if image is None else EXAMPLE_OF_KIND[spec.kind](record, image, spec, rng, out)
 
   def replaced_example(
     self,
     index: int,
     spec: BatchSpec,
-    rng: np.random.Generator,
     out: Canvas,
+    rng: np.random.Generator,
     standing: Bool[np.ndarray, "_"] | None,
   ) -> Example:
     """As `example`, but a bad image gives way to the next good record of its orientation."""
     count = len(self._source)
-    for offset in range(count):
-      other = (index + offset) % count
-      if standing is None or standing[other] == standing[index]:
-        example = self.example(other, spec, rng, out)
-        if example is not None:
-          return example
+    for other in itertools.chain(range(index, count), range(index)):
+      alike = standing is None or standing[other] == standing[index]
+      if alike and (example := self.example(other, spec, out, rng)) is not None:
+        return example
     raise ValueError(
       f"None of the {count} images of the source that may take the place of image {index} can be "
       "decoded: build it again."
@@ -87,8 +82,6 @@ class _Loader:
 
 
 def _iterate(count: int, start: int, load: Callable, threads: int) -> Iterator:
-  if start >= count:
-    return iter(())
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   return iter(grain.MapDataset.range(start, count).map(load).to_iter_dataset(options))
 
@@ -110,8 +103,7 @@ def train_batches(
     plan: which records each step reads, and what its batch holds.
     start_step: first step (0, or where a run resumes).
     num_steps: end of training, not included.
-    host_index: which equal share of every batch is loaded here.
-    host_count: number of shares.
+    host_index, host_count: which of how many equal shares of every batch is loaded here.
     threads: batches prepared at the same time; 0 prepares them when they are asked for.
     cache: keep decoded images in memory (small data sets), resized if the spec has one size.
     skip_bad_images: replace an image that cannot be decoded by the next good record, with
@@ -136,7 +128,7 @@ def train_batches(
     images = np.zeros((len(rows[kind]), *spec.canvas, 3), np.uint8)
     examples = [
       loaders[kind].replaced_example(
-        int(indices[row]), spec, sampler.rng(step, row), out, sampler.standing.get(kind)
+        int(indices[row]), spec, out, sampler.rng(step, row), sampler.standing.get(kind)
       )
       for row, out in zip(rows[kind], images, strict=True)
     ]
@@ -146,15 +138,11 @@ def train_batches(
 
 
 def eval_batches(
-  source: Source,
-  spec: BatchSpec,
-  *,
-  threads: int = 2,
-  skip_bad_images: bool = False,
+  source: Source, spec: BatchSpec, *, threads: int = 2, skip_bad_images: bool = False
 ) -> Iterator[structures.Batch]:
-  """Every record once, in order; rows that only fill up the last batch have valid = False.
+  """Every record once, in order; valid = False has a row that only fills up the last batch.
 
-  With `skip_bad_images` the row of a bad image is not valid either.
+  With `skip_bad_images` that of a bad image has it, too.
 
   Raises:
     ValueError: a batch cannot be made; names the record and the remedy.
@@ -173,7 +161,7 @@ def eval_batches(
   def load(number: int) -> structures.Batch:
     images = np.zeros((spec.batch_size, *spec.canvas, 3), np.uint8)
     examples = [
-      loader.example(index, spec, None, out) if index < len(source) else None
+      loader.example(index, spec, out) if index < len(source) else None
       for index, out in enumerate(images, start=int(number) * spec.batch_size)
     ]
     return collate([filler if example is None else example for example in examples], images)  # pyright: ignore[reportReturnType]

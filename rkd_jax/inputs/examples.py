@@ -1,9 +1,8 @@
 """One record as one example of a batch: static shapes, augmentation, padding.
 
-An example is a `structures.Batch` (or `CaptionedImages`) of one image without its
-batch axis, all arrays padded to the static shapes of the `BatchSpec`; `collate`
-stacks examples.  Images are by far the largest of the arrays: they can be written
-where the batch will have them (`out`), to be allocated and copied once only.
+An example is a `structures.Batch` (or `CaptionedImages`) without its batch axis, all arrays padded
+to the static shapes of the `BatchSpec`; `collate` stacks examples.  Images, by far the largest of
+the arrays, can be written where the batch will have them (`out`), to be copied once only.
 """
 
 import dataclasses
@@ -32,23 +31,21 @@ class BatchSpec:
   """Static shapes and augmentation of one kind of batch.
 
   Attributes:
-    kind: 'box' (ground truth and regions), 'image' (pseudo boxes and regions), 'eval'
-      (neither), or 'caption' (image-text pairs).
+    kind: 'box' (ground truth and regions), 'image' (pseudo boxes and regions), 'eval' (neither), or
+      'caption' (image-text pairs).
     batch_size: images of the global batch, over all hosts.
-    canvas: (height, width) that images are padded to; captioned images are resized to it.  In
-      training a canvas that is no square is one for lying images, and a batch of standing images
-      has it turned (`for_batch`).
-    short_sides: the shorter side is resized to one of these, drawn per image (a range of
-      sizes is `tuple(range(a, b + 1))`); evaluation needs exactly one.
+    canvas: (height, width) that images are padded to, captioned ones resized to.  In training one
+      that is no square is for lying images; a batch of standing ones has it turned (`for_batch`).
+    short_sides: the shorter side is resized to one of these, drawn per image; 'eval' has just one.
+    max_side: the longer side is never resized beyond this.
     scale_groups: the short sides, in their order, fall into so many groups; the images of a batch
       draw from one of them, on a canvas that is no higher than that group needs.
-    max_side: the longer side is never resized beyond this.
     flip: mirror half of the images.
     max_boxes: rows of ground truth; an image with more is an error.
-    max_vertices: of an object's polygons, which finer ones are simplified to (`ops.masks`); then
+    max_vertices: of an object's polygons, which finer ones are simplified to (`ops.polygons`); then
       objects without polygons are left out.  0 leaves masks out of the batch.
-    max_regions: the first so many teacher regions are used; 0 leaves regions out of the batch.
-    max_labels: the first so many pseudo boxes are used; 0 leaves them out of the batch.
+    max_regions, max_labels: the first so many teacher regions, or pseudo boxes, are used; 0 leaves
+      them out of the batch.
     embedding_dim: width of the teacher's embeddings.
     crop: caption batches cut a random window that is up to this fraction smaller per axis.
     tokenizer: caption -> int32 tokens of fixed length, for caption batches.
@@ -71,8 +68,9 @@ class BatchSpec:
 
   def __post_init__(self):
     if self.kind not in EXAMPLE_OF_KIND:
-      kinds = tuple(EXAMPLE_OF_KIND)
-      raise ValueError(f"BatchSpec.kind is {self.kind!r}; expected one of {kinds}.")
+      raise ValueError(
+        f"BatchSpec.kind is {self.kind!r}; expected one of {tuple(EXAMPLE_OF_KIND)}."
+      )
     if self.batch_size < 1:
       raise ValueError(f"BatchSpec.batch_size is {self.batch_size}; expected at least 1.")
     if self.kind == "caption":
@@ -105,12 +103,9 @@ class BatchSpec:
   def for_batch(self, stands: bool, rng: np.random.Generator) -> "BatchSpec":
     """The spec of one training batch: its own canvas and group of short sides.
 
-    A group is drawn as often as it has short sides, so that an image sees each equally often.
-    There are `scale_groups` canvases, twice as many with `one_orientation`.
-
-    Args:
-      stands: the batch holds standing images.
-      rng: randomness of the step.
+    A group is drawn, with the randomness of the step, as often as it has short sides, so that an
+    image sees each equally often.  `stands` says that the batch holds standing images.  There are
+    `scale_groups` canvases, twice as many with `one_orientation`.
     """
     if self.kind not in ("box", "image"):
       return self
@@ -130,25 +125,40 @@ class BatchSpec:
     """Size at which every view of an image of this original size is seen, if there is just one."""
     if self.kind == "caption":
       return self.canvas if self.crop == 0 else None
-    if len(self.short_sides) == 1:
-      return transforms.resized_size(original, self.short_sides[0], self.max_side)
-    return None
+    return self._size(original, 0) if len(self.short_sides) == 1 else None
+
+  def view(
+    self, original: transforms.Size, rng: np.random.Generator | None = None
+  ) -> transforms.View:
+    """How an image of this size is shown; in training drawn first of all, by its row's `rng`.
+
+    A short side is as likely as any other, and half of the images are mirrored if `flip`.
+    """
+    if self.kind == "eval":
+      return transforms.View(original, self._size(original, 0))
+    size = self._size(original, int(rng.integers(len(self.short_sides))))
+    return transforms.View(original, size, self.flip and rng.random() < 0.5)
+
+  def _size(self, original: transforms.Size, number: int) -> transforms.Size:
+    return transforms.resized_size(original, self.short_sides[number], self.max_side)
 
 
 def _name(record: Record) -> str:
   return f"{record.filename} (id {record.image_id})"
 
 
-def _pad(rows: np.ndarray, length: int, name: str, record: Record) -> np.ndarray:
-  if not np.isfinite(rows).all():
-    raise ValueError(f"{name} of {_name(record)} has values that are not finite: build it again.")
-  padded = np.zeros((length, *rows.shape[1:]), rows.dtype)
-  padded[: len(rows)] = rows
+def _padded(
+  record: Record, length: int, fields: dict[str, tuple[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+  """Field -> rows, from field -> (name in the data set, rows): padded, and which are `valid`."""
+  padded = {}
+  for field, (name, rows) in fields.items():
+    if not np.isfinite(rows).all():
+      raise ValueError(f"{name} of {_name(record)} has values that are not finite: build it again.")
+    padded[field] = np.zeros((length, *rows.shape[1:]), rows.dtype)
+    padded[field][: len(rows)] = rows
+    padded["valid"] = np.arange(length) < len(rows)
   return padded
-
-
-def _valid(count: int, length: int) -> np.ndarray:
-  return np.arange(length) < count
 
 
 def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> structures.GroundTruth:
@@ -170,12 +180,8 @@ def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> str
       f"Image {_name(record)} has {len(boxes)} ground-truth boxes, more than "
       f"max_boxes = {max_boxes}: raise max_boxes (boxes are never dropped silently)."
     )
-  return structures.GroundTruth(
-    boxes=_pad(boxes, max_boxes, "objects/bbox", record),
-    classes=_pad(classes, max_boxes, "objects/label", record),
-    valid=_valid(len(boxes), max_boxes),
-    **masks,
-  )
+  fields = {"boxes": ("objects/bbox", boxes), "classes": ("objects/label", classes)}
+  return structures.GroundTruth(**_padded(record, max_boxes, fields), **masks)
 
 
 def _masks(
@@ -186,14 +192,11 @@ def _masks(
   owners = np.full((spec.max_boxes, spec.max_vertices), -1, np.int32)
   for row, polygons in enumerate(objects[: spec.max_boxes]):
     fitting = simplify_polygons(view.polygons(polygons), spec.max_vertices)
-    flat = [polygon.ravel() for polygon in fitting]
-    vertices[row], owners[row] = pack_polygons(flat, spec.max_vertices)
+    vertices[row], owners[row] = pack_polygons([p.ravel() for p in fitting], spec.max_vertices)
   return {"vertices": vertices, "owners": owners}
 
 
-def _regions(record: Record, view: transforms.View, spec: BatchSpec) -> structures.Regions | None:
-  if not spec.max_regions:
-    return None
+def _regions(record: Record, view: transforms.View, spec: BatchSpec) -> structures.Regions:
   boxes = view.boxes(record.region_boxes[: spec.max_regions])
   embeddings = np.asarray(record.region_embeddings[: spec.max_regions], np.float32)
   if embeddings.shape != (len(boxes), spec.embedding_dim):
@@ -203,25 +206,18 @@ def _regions(record: Record, view: transforms.View, spec: BatchSpec) -> structur
       f"{len(record.region_boxes)} regions: set embedding_dim to the teacher's, or run "
       "`python -m rkd_jax.precompute ...` again."
     )
-  return structures.Regions(
-    boxes=_pad(boxes, spec.max_regions, "regions/boxes", record),
-    embeddings=_pad(embeddings, spec.max_regions, "regions/clip_embeddings", record),
-    valid=_valid(len(boxes), spec.max_regions),
-  )
+  fields = {
+    "boxes": ("regions/boxes", boxes),
+    "embeddings": ("regions/clip_embeddings", embeddings),
+  }
+  return structures.Regions(**_padded(record, spec.max_regions, fields))
 
 
-def _pseudo_boxes(
-  record: Record, view: transforms.View, max_labels: int
-) -> structures.PseudoBoxes | None:
-  if not max_labels:
-    return None
-  boxes = view.boxes(record.pseudo_boxes[:max_labels])
-  classes = np.asarray(record.pseudo_labels[:max_labels], np.int32)
-  return structures.PseudoBoxes(
-    boxes=_pad(boxes, max_labels, "pseudo_boxes/boxes", record),
-    classes=_pad(classes, max_labels, "pseudo_boxes/labels", record),
-    valid=_valid(len(boxes), max_labels),
-  )
+def _pseudo_boxes(record: Record, view: transforms.View, count: int) -> structures.PseudoBoxes:
+  boxes = view.boxes(record.pseudo_boxes[:count])
+  classes = np.asarray(record.pseudo_labels[:count], np.int32)
+  fields = {"boxes": ("pseudo_boxes/boxes", boxes), "classes": ("pseudo_boxes/labels", classes)}
+  return structures.PseudoBoxes(**_padded(record, count, fields))
 
 
 def _shown(
@@ -241,19 +237,6 @@ def _shown(
   )
 
 
-def _only_view(original: transforms.Size, spec: BatchSpec) -> transforms.View:
-  size = transforms.resized_size(original, spec.short_sides[0], spec.max_side)
-  return transforms.View(original, size)
-
-
-def draw_view(record: Record, spec: BatchSpec, rng: np.random.Generator | None) -> transforms.View:
-  """How an image is shown, in training the first use of the randomness of its row."""
-  original = (record.height, record.width)
-  if spec.kind == "eval":
-    return _only_view(original, spec)
-  return transforms.random_view(original, spec.short_sides, spec.max_side, spec.flip, rng)
-
-
 def detector_example(
   record: Record,
   image: transforms.Pixels,
@@ -267,8 +250,8 @@ def detector_example(
   regions in stored order; 'eval' has the image alone.
 
   Args:
-    record: the record; its boxes are of the stored image.
-    image: its image, as stored or already at the size of the view.
+    record: what is known of the image; its boxes are of the stored image.
+    image: as stored or already at the size of the view.
     spec: static shapes and augmentation.
     rng: randomness of this row, which 'eval' does not use.
     out: zeros that the padded image is written to; None makes them.
@@ -276,7 +259,7 @@ def detector_example(
   Raises:
     ValueError: too many boxes, an image larger than the canvas, embeddings of another width.
   """
-  view = draw_view(record, spec, rng)
+  view = spec.view((record.height, record.width), rng)
   batch = _shown(image, spec, view, _name(record), record.image_id, out)
   if spec.kind == "eval":
     return batch
@@ -284,8 +267,10 @@ def detector_example(
   return dataclasses.replace(
     batch,
     ground_truth=_ground_truth(record, view, spec) if box else None,
-    regions=_regions(record, view, spec),
-    pseudo_boxes=None if box else _pseudo_boxes(record, view, spec.max_labels),
+    regions=_regions(record, view, spec) if spec.max_regions else None,
+    pseudo_boxes=None
+    if box or not spec.max_labels
+    else _pseudo_boxes(record, view, spec.max_labels),
   )
 
 
@@ -297,7 +282,7 @@ def picture_example(
   Raises:
     ValueError: resized, it does not fit the canvas; `name` says which image.
   """
-  return _shown(image, spec, _only_view(image.shape[:2], spec), name)
+  return _shown(image, spec, spec.view(image.shape[:2]), name)
 
 
 def caption_example(
@@ -335,22 +320,9 @@ def caption_example(
 
 
 EXAMPLE_OF_KIND = {
-  "box": detector_example,
-  "image": detector_example,
-  "eval": detector_example,
+  **dict.fromkeys(("box", "image", "eval"), detector_example),
   "caption": caption_example,
 }
-
-
-def _stack(rows: Sequence[Any]) -> Any:
-  """Arrays stacked, structures of them field by field; None where there is none."""
-  first = rows[0]
-  if first is None or not dataclasses.is_dataclass(first):
-    return None if first is None else np.stack(rows)
-  names = [field.name for field in dataclasses.fields(first)]
-  return dataclasses.replace(
-    first, **{name: _stack([getattr(row, name) for row in rows]) for name in names}
-  )
 
 
 def collate(examples: Sequence[Example], images: np.ndarray | None = None) -> Example:
@@ -360,5 +332,16 @@ def collate(examples: Sequence[Example], images: np.ndarray | None = None) -> Ex
   """
   if images is None:
     return _stack(examples)
-  stacked = collate([dataclasses.replace(example, images=None) for example in examples])
+  stacked = _stack([dataclasses.replace(example, images=None) for example in examples])
   return dataclasses.replace(stacked, images=images)
+
+
+def _stack(rows: Sequence[Any]) -> Any:
+  """Arrays stacked, structures of them field by field; None where there is none."""
+  first = rows[0]
+  if first is None:
+    return None
+  if not dataclasses.is_dataclass(first):
+    return np.stack(rows)
+  names = [field.name for field in dataclasses.fields(first)]
+  return type(first)(**{name: _stack([getattr(row, name) for row in rows]) for name in names})

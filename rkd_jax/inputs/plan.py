@@ -7,24 +7,14 @@ from collections.abc import Mapping
 import ml_collections
 
 from rkd_jax.inputs.examples import BatchSpec
-from rkd_jax.inputs.repeats import repeat_factors
-from rkd_jax.inputs.sampler import Repeats, Sampler
+from rkd_jax.inputs.sampler import Repeats, Sampler, repeat_factors
 from rkd_jax.records.joined import join
 from rkd_jax.records.sources import Selection, Source, open_source, select
 
-# The fields of a kind of batch in the config that say which records it takes, not their shapes.
-_SELECTION = (
-  "dir",
-  "name",
-  "teachers",
-  "class_embeddings",
-  "split",
-  "records",
-  "repeat_threshold",
-  "repeat_form",
-)
-
-
+# The fields of a kind of batch in the config that say which records it takes, and how often; the
+# others are those of its BatchSpec.
+_SELECTION = ("dir", "name", "split", "teachers", "class_embeddings", "records")
+_REPEATS = ("repeat_threshold", "repeat_form")
 # Records of a split, or some of them, perhaps joined with the results of teachers.
 AnySource = Source | Selection
 
@@ -63,24 +53,18 @@ def make_plan(
   sources: Mapping[str, AnySource] | None = None,
   specs: Mapping[str, BatchSpec] | None = None,
 ) -> Plan:
-  """The plan of a config.
-
-  Args:
-    config: the whole config.
-    sources: by default `open_sources`.
-    specs: by default `detector_specs`.
+  """The plan of a config; its sources and specs are by default all that it names.
 
   Raises:
     ValueError: see `open_sources`.
   """
-  if sources is None:
-    sources = open_sources(config)
-  repeats = {}
-  for kind, source in sources.items():
-    own = config.data[kind]
-    if own.get("repeat_threshold"):
-      repeats[kind] = Repeats(repeat_factors(source.index, own.repeat_threshold), own.repeat_form)
+  sources = open_sources(config) if sources is None else sources
   specs = detector_specs(config) if specs is None else specs
+  repeats = {
+    kind: Repeats(repeat_factors(source.index, own.repeat_threshold), own.repeat_form)
+    for kind, source in sources.items()
+    if (own := config.data[kind]).get("repeat_threshold")
+  }
   return Plan(config.seed, tuple(config.data.schedule), sources, specs, repeats)
 
 
@@ -119,11 +103,12 @@ def _open(config: ml_collections.ConfigDict, kind: str) -> AnySource:
 
 def detector_specs(config: ml_collections.ConfigDict) -> dict[str, BatchSpec]:
   """BatchSpec of every kind in `config.data`, 'eval' included."""
-  embedding_dim = config.model.classifier.embedding_dim
-  specs = {}
-  for kind in {*config.data.schedule, "eval"}:
-    fields = {k: v for k, v in config.data[kind].items() if k not in _SELECTION}
-    if kind != "eval":
-      fields["embedding_dim"] = embedding_dim
-    specs[kind] = BatchSpec(kind=kind, **fields)
-  return specs
+  width = config.model.classifier.embedding_dim
+  return {
+    kind: BatchSpec(
+      kind=kind,
+      embedding_dim=width,
+      **{k: v for k, v in config.data[kind].items() if k not in _SELECTION + _REPEATS},
+    )
+    for kind in {*config.data.schedule, "eval"}
+  }

@@ -1,8 +1,13 @@
 """Which records form the batch at step t: a pure function of (seed, t).
 
-Nothing here has state that a run could lose: resuming needs only the step, and
-the number of hosts may change between runs, because every host computes the
-same global list of records and then takes its own rows of it.
+Nothing here has state that a run could lose: resuming needs only the step, and the number of hosts
+may change between runs, because every host computes the same global list of records and then takes
+its own rows of it.
+
+With repeat factors images of rare classes come more often (Gupta et al., LVIS, 2019).  They are
+those of detectron2's `RepeatFactorTrainingSampler`, which repeats an image a whole number of times
+per epoch and rounds at random ("stochastic"); its sampler over several data sets draws images with
+replacement, as likely as their factors ("fractional").
 """
 
 import dataclasses
@@ -13,7 +18,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rkd_jax.inputs import repeats
+from rkd_jax.records.index import Index
+
+FORMS = ("stochastic", "fractional")
 
 # Draws with replacement come in blocks of so many, each with a generator of its own.
 _BLOCK = 4096
@@ -21,16 +28,30 @@ _BLOCK = 4096
 _WHOLE = 2**53
 
 
+def repeat_factors(index: Index, threshold: float) -> Float[np.ndarray, "n"]:
+  """r(I) = max over the classes c of image I of max(1, sqrt(threshold / f(c))).
+
+  f(c) is the share of images with class c.  An image without classes has factor 1.
+  """
+  counts = index.image_counts(int(index.classes.max(initial=-1)) + 1)
+  share = np.where(counts > 0, counts, 1) / len(index)
+  of_class = np.maximum(1.0, np.sqrt(threshold / share))
+  factors = np.ones(len(index))
+  image = np.repeat(np.arange(len(index)), np.diff(index.starts))
+  np.maximum.at(factors, image, of_class[index.classes])
+  return factors
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Repeats:
-  """How often the records of a kind come: their repeat factors and one of `repeats.FORMS`."""
+  """How often the records of a kind come: their repeat factors and one of `FORMS`."""
 
   factors: Float[np.ndarray, "n"]
   form: str
 
   def __post_init__(self):
-    if self.form not in repeats.FORMS:
-      raise ValueError(f"The form of repeats is {self.form!r}; expected one of {repeats.FORMS}.")
+    if self.form not in FORMS:
+      raise ValueError(f"The form of repeats is {self.form!r}; expected one of {FORMS}.")
     if not (np.isfinite(self.factors).all() and (self.factors > 0).all()):
       raise ValueError("Repeat factors must be finite and positive.")
 
@@ -41,89 +62,80 @@ class Repeats:
     weights = self.factors * (len(self.factors) / self.factors.sum())
     return np.cumsum(weights) / np.sum(weights)
 
+  def rounded(self, rng: np.random.Generator) -> Int[np.ndarray, "m"]:
+    """Record numbers of one epoch: each int(factor) times, and once more with its fraction."""
+    whole = np.floor(self.factors).astype(np.int64)
+    whole += rng.random(len(self.factors)) < self.factors - whole
+    return np.repeat(np.arange(len(self.factors)), whole)
+
 
 def _generator(seed: int, stream: str, *position: int) -> np.random.Generator:
   """Philox generator of the named stream, started at a position (at most two numbers).
 
-  Seed and stream are the key; the position fills the upper half of Philox' 256-bit
-  counter, so that different positions can never run into one another.
+  Seed and stream are the key; the position fills the upper half of Philox' 256-bit counter, so that
+  different positions can never run into one another.
   """
-  position = (*position, 0, 0)[:2]
   key = np.array([seed, zlib.crc32(stream.encode())], np.uint64)
-  counter = np.array([0, 0, *position], np.uint64)
+  counter = np.array([0, 0, *(*position, 0, 0)[:2]], np.uint64)
   return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-@functools.lru_cache(maxsize=16)
-def _permutation(seed: int, name: str, epoch: int, num_records: int) -> Int[np.ndarray, "n"]:
-  order = _generator(seed, f"order of {name}", epoch).permutation(num_records)
-  order.setflags(write=False)
-  return order
-
-
-@functools.lru_cache(maxsize=16)
-def _rounded_epoch(seed: int, name: str, epoch: int, own: Repeats) -> Int[np.ndarray, "m"]:
-  """The records of an epoch of the stochastic form, in order."""
-  rng = _generator(seed, f"repeats of {name}", epoch)
-  order = rng.permutation(repeats.rounded_repeats(own.factors, rng))
-  order.setflags(write=False)
-  return order
-
-
-@functools.lru_cache(maxsize=16)
-def _independent_draws(seed: int, name: str, block: int, own: Repeats) -> Int[np.ndarray, "m"]:
-  """A block of draws of the fractional form."""
-  numbers = _generator(seed, f"draws of {name}", block).random(_BLOCK)
-  # Rounding may leave the last of the shares a little below 1.
-  draws = np.searchsorted(own.cumulative, numbers, side="right")
-  return np.minimum(draws, len(own.factors) - 1)
+@functools.lru_cache(maxsize=32)
+def _epoch(
+  seed: int, name: str, number: int, size: int, own: Repeats | None
+) -> Int[np.ndarray, "m"]:
+  """The draws of an epoch, or of a block of independent ones."""
+  if own is None:
+    return _generator(seed, f"order of {name}", number).permutation(size)
+  if own.form == "fractional":
+    draws = _generator(seed, f"draws of {name}", number).random(_BLOCK)
+    # Rounding may leave the last of the shares a little below 1.
+    return np.minimum(np.searchsorted(own.cumulative, draws, side="right"), size - 1)
+  rng = _generator(seed, f"repeats of {name}", number)
+  return rng.permutation(own.rounded(rng))
 
 
 @functools.cache
-def _epoch_start(seed: int, name: str, epoch: int, own: Repeats) -> int:
+def _epoch_start(seed: int, name: str, number: int, size: int, own: Repeats) -> int:
   """Number of draws before an epoch of the stochastic form.  Asked for in ascending order."""
-  if epoch == 0:
+  if number == 0:
     return 0
-  return _epoch_start(seed, name, epoch - 1, own) + len(_rounded_epoch(seed, name, epoch - 1, own))
+  before = seed, name, number - 1, size, own
+  return _epoch_start(*before) + len(_epoch(*before))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Stream:
   """An endless sequence of records that share batches: all of a kind, or those that lie or stand.
 
-  `records` are the numbers of its records within the kind, None where they are all.
+  `records` are their numbers within the kind.
   """
 
   seed: int
   name: str
-  size: int
+  records: Int[np.ndarray, "n"]
   repeats: Repeats | None
-  records: Int[np.ndarray, "n"] | None = None
 
   def take(self, start: int, count: int) -> Int[np.ndarray, "count"]:
     """The draws start .. start + count - 1."""
     pieces, stop = [], start + count
     while start < stop:
       draws, first = self._draws(start)
-      piece = draws[first : first + stop - start]
-      pieces.append(piece)
-      start += len(piece)
-    drawn = np.concatenate(pieces)
-    return drawn if self.records is None else self.records[drawn]
+      pieces.append(draws[first : first + stop - start])
+      start += len(pieces[-1])
+    return self.records[np.concatenate(pieces)]
 
   def _draws(self, position: int) -> tuple[Int[np.ndarray, "m"], int]:
     """The epoch (or block) of draws that holds a position, and where in it."""
-    seed, name, own = self.seed, self.name, self.repeats
-    if own is None:
-      epoch, first = divmod(position, self.size)
-      return _permutation(seed, name, epoch, self.size), first
-    if own.form == "fractional":
-      block, first = divmod(position, _BLOCK)
-      return _independent_draws(seed, name, block, own), first
-    epoch = 0
-    while _epoch_start(seed, name, epoch + 1, own) <= position:
-      epoch += 1
-    return _rounded_epoch(seed, name, epoch, own), position - _epoch_start(seed, name, epoch, own)
+    seed, name, size, own = self.seed, self.name, len(self.records), self.repeats
+    if own is None or own.form == "fractional":
+      number, first = divmod(position, size if own is None else _BLOCK)
+    else:
+      number = 0
+      while _epoch_start(seed, name, number + 1, size, own) <= position:
+        number += 1
+      first = position - _epoch_start(seed, name, number, size, own)
+    return _epoch(seed, name, number, size, own), first
 
 
 def host_rows(batch_size: int, host_index: int, host_count: int) -> range:
@@ -147,25 +159,24 @@ def host_rows(batch_size: int, host_index: int, host_count: int) -> range:
 class Sampler:
   """Deterministic interleaving of several kinds of batches.
 
+  The draws of one kind walk through an endless sequence of epochs, each a fresh permutation of all
+  records: none is dropped at the end of an epoch, and a batch may hold the end of one and the
+  beginning of the next.  With repeats of the stochastic form an epoch holds a record as often as
+  its factor says, rounded at random, so that epochs differ in length; in the fractional form every
+  draw is independent.
+
+  Where orientations do not mix, lying and standing records are two such sequences, between which
+  the batches of the kind are shared out in proportion to the number (or the factors) of their
+  records, as evenly as whole batches can be.  The original fills one queue for each and emits it
+  when it is full, which gives the same shares; here a batch needs nothing of the batches before.
+
   Attributes:
     seed: any integer in [0, 2**64).
     schedule: kinds of successive steps, repeated for ever, e.g. ('box', 'box', 'image').
     sizes: kind -> (number of records, global batch size).
     repeats: kind -> repeat factors of its records; kinds without are drawn evenly.
     standing: kind -> which of its records are not wider than high, for kinds whose batches are
-      of one orientation; in those of other kinds all records mix.
-
-  The draws of one kind walk through an endless sequence of epochs, each a fresh
-  permutation of all records: no record is dropped at the end of an epoch, and a
-  batch may hold the end of one epoch and the beginning of the next.  With repeats of the
-  stochastic form an epoch holds a record as often as its factor says, rounded at random, so
-  that epochs differ in length; in the fractional form every draw is independent.
-
-  Where orientations do not mix, lying and standing records are two such sequences.  The batches
-  of the kind are shared out between them in proportion to the number (or the factors) of their
-  records, as evenly as whole batches can be, so that no record comes more often for its
-  orientation.  The original fills one queue for each and emits it when it is full, which gives
-  the same shares; here a batch needs nothing of the batches before.
+      of one orientation.
   """
 
   seed: int
@@ -225,8 +236,7 @@ class Sampler:
 
   def _earlier(self, step: int) -> int:
     """Number of batches of this step's kind before it."""
-    cycles, offset = divmod(step, len(self.schedule))
-    kind = self.kind(step)
+    kind, (cycles, offset) = self.kind(step), divmod(step, len(self.schedule))
     return cycles * self.schedule.count(kind) + self.schedule[:offset].count(kind)
 
   def _standing_before(self, kind: str, batches: int) -> int:
@@ -241,14 +251,15 @@ class Sampler:
     for kind in set(self.schedule):
       own = self.repeats.get(kind)
       if kind not in self.standing:
-        streams[kind] = (_Stream(self.seed, kind, self.sizes[kind][0], own),)
+        streams[kind] = (_Stream(self.seed, kind, np.arange(self.sizes[kind][0]), own),)
         continue
-      parts = []
-      for name, stands in (("lying", False), ("standing", True)):
-        records = np.flatnonzero(self.standing[kind] == stands)
-        theirs = own and dataclasses.replace(own, factors=own.factors[records])
-        parts.append(_Stream(self.seed, f"{name} {kind}", len(records), theirs, records))
-      streams[kind] = tuple(parts)
+      lying, standing = (np.flatnonzero(self.standing[kind] == stands) for stands in (False, True))
+      streams[kind] = tuple(
+        _Stream(
+          self.seed, name, records, own and dataclasses.replace(own, factors=own.factors[records])
+        )
+        for name, records in ((f"lying {kind}", lying), (f"standing {kind}", standing))
+      )
     return streams
 
   @functools.cached_property

@@ -1,9 +1,8 @@
-"""Image decoding and the geometry of the input pipeline (NumPy and PIL, uint8 images).
+"""The geometry of the input pipeline (NumPy and PIL, uint8 images).
 
-All boxes of a picture (ground truth, teacher regions, pseudo boxes) go through
-one `View`, so they can never be transformed differently from its pixels.
-Sizes are (height, width); boxes XYXY in absolute pixels.  The arithmetic is that
-of detectron2's ResizeShortestEdge and RandomFlip (golden: tests/golden/resize.npz).
+All boxes of a picture go through one `View`, so they can never be transformed differently from its
+pixels.  Sizes are (height, width).  The arithmetic is that of detectron2's ResizeShortestEdge and
+RandomFlip (golden: tests/golden/resize.npz).
 """
 
 import dataclasses
@@ -95,34 +94,16 @@ class View:
     return [p * (-1, 1) + (width, 0) for p in moved] if self.flip else moved
 
 
-def random_view(
-  original: Size,
-  short_sides: Sequence[int],
-  max_side: int,
-  flip: bool,
-  rng: np.random.Generator,
-) -> View:
-  """A view with a short side from the list and, if `flip`, mirrored with probability 1/2."""
-  short_side = short_sides[int(rng.integers(len(short_sides)))]
-  return View(original, resized_size(original, short_side, max_side), flip and rng.random() < 0.5)
-
-
 def pad_to_canvas(
   image: UInt8[np.ndarray, "h w 3"],
   canvas: Size,
   name: str,
   out: UInt8[np.ndarray, "h2 w2 3"] | None = None,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-  """Pads with zeros at the bottom and right up to the canvas.
-
-  Args:
-    image: the pixels.
-    canvas: (height, width) of the result.
-    name: what to call the image in an error.
-    out: zeros of that size to write to and return; None makes them.
+  """Pads with zeros at the bottom and right, in `out` if zeros of that size are given.
 
   Raises:
-    ValueError: the image is larger than the canvas.
+    ValueError: the image, called `name`, is larger than the canvas.
   """
   height, width = image.shape[:2]
   if height > canvas[0] or width > canvas[1]:

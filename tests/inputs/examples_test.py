@@ -59,6 +59,17 @@ def test_zero_rows_leave_a_field_out():
   assert _one("image", max_labels=0).pseudo_boxes is None
 
 
+def test_views_have_every_short_side_and_both_flips():
+  spec = make_spec(short_sides=(10, 20), max_side=1000, flip=True)
+  views = {spec.view((100, 200), np.random.default_rng(seed)) for seed in range(40)}
+  assert {(view.size, bool(view.flip)) for view in views} == {
+    ((10, 20), False),
+    ((10, 20), True),
+    ((20, 40), False),
+    ((20, 40), True),
+  }
+
+
 def test_all_boxes_of_a_picture_move_with_it():
   same = np.array([[2, 3, 10, 12]], np.float32)
   record = make_record(

@@ -111,19 +111,6 @@ def test_nonempty_wants_both_sides():
   assert transforms.nonempty(boxes).tolist() == [True, False, False, False]
 
 
-def test_random_view_draws_every_short_side_and_both_flips():
-  views = {
-    transforms.random_view((100, 200), (10, 20), 1000, True, np.random.default_rng(seed))
-    for seed in range(40)
-  }
-  assert {(view.size, bool(view.flip)) for view in views} == {
-    ((10, 20), False),
-    ((10, 20), True),
-    ((20, 40), False),
-    ((20, 40), True),
-  }
-
-
 def test_padding_is_at_the_bottom_and_right():
   image = np.full((2, 3, 3), 7, np.uint8)
   padded = transforms.pad_to_canvas(image, (4, 5), "a.png")

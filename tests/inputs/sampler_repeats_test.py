@@ -5,8 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from rkd_jax.inputs import repeats
-from rkd_jax.inputs.sampler import Repeats, Sampler
+from rkd_jax.inputs.sampler import FORMS, Repeats, Sampler, repeat_factors
 from rkd_jax.records import index as index_lib
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "sampler.npz")
@@ -19,7 +18,7 @@ def _index(source):
 
 
 def _factors(source):
-  return repeats.repeat_factors(_index(source), float(GOLDEN["sp_thresh"]))
+  return repeat_factors(_index(source), float(GOLDEN["sp_thresh"]))
 
 
 @pytest.mark.parametrize(("source", "name"), [(0, "sp_rfs_box"), (1, "sp_rfs_tag")])
@@ -42,8 +41,8 @@ def test_shares_within_a_data_set_equal_the_originals(which, name):
 def test_factors_by_hand():
   # Class 0 in 4 of 5 images, class 7 in 1 of 5; threshold 0.8: sqrt(0.8 / 0.2) = 2.
   index = index_lib.make((1, 1, own, 0, 0) for own in ([0], [0], [0, 7], [], [0]))
-  np.testing.assert_allclose(repeats.repeat_factors(index, 0.8), [1, 1, 2, 1, 1])
-  np.testing.assert_allclose(repeats.repeat_factors(index, 0.001), np.ones(5))
+  np.testing.assert_allclose(repeat_factors(index, 0.8), [1, 1, 2, 1, 1])
+  np.testing.assert_allclose(repeat_factors(index, 0.001), np.ones(5))
 
 
 FACTORS = np.array([1.0, 1.0, 2.5, 1.0, 3.0, 1.25, 1.0])
@@ -61,7 +60,7 @@ def _draws(sampler, steps):
 def test_an_epoch_rounds_each_factor_at_random():
   counts = []
   for seed in range(400):
-    records = repeats.rounded_repeats(FACTORS, np.random.default_rng(seed))
+    records = Repeats(FACTORS, "stochastic").rounded(np.random.default_rng(seed))
     counts.append(np.bincount(records, minlength=len(FACTORS)))
   counts = np.array(counts)
   assert (counts.min(0) == np.floor(FACTORS)).all() and (counts.max(0) == np.ceil(FACTORS)).all()
@@ -77,7 +76,7 @@ def test_epochs_follow_one_another_without_a_gap():
   assert len({tuple(epoch) for epoch in epochs.tolist()}) > 5
 
 
-@pytest.mark.parametrize("form", repeats.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_records_come_in_proportion_to_their_factors(form):
   """Chi-square over 20,000 draws; 22.5 is the 0.1 % point of 6 degrees of freedom."""
   counts = np.bincount(_draws(_sampler(form, 100), 200), minlength=len(FACTORS))
@@ -86,7 +85,7 @@ def test_records_come_in_proportion_to_their_factors(form):
   assert counts.max() > 2.5 * counts.min()
 
 
-@pytest.mark.parametrize("form", repeats.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_a_step_depends_on_nothing_read_before(form):
   in_order = [_sampler(form).indices(step) for step in range(40)]
   again = _sampler(form)
@@ -95,7 +94,7 @@ def test_a_step_depends_on_nothing_read_before(form):
   assert not np.array_equal(_draws(_sampler(form, seed=1), 5), np.concatenate(in_order[:5]))
 
 
-@pytest.mark.parametrize("form", repeats.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_batch_size_only_cuts_the_draws_differently(form):
   """Also across the blocks of independent draws."""
   small, large = _draws(_sampler(form, 5), 2000), _draws(_sampler(form, 2000), 5)
