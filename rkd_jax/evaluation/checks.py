@@ -1,4 +1,12 @@
-"""What all evaluators do: check the classes and images they are given, and average."""
+"""What all evaluators do: check the classes and images they are given, and average.
+
+An evaluator is made for `class_names`, the C names of the vocabulary, which classes index.  `add`
+takes a record, its annotated objects with it, and what was found in its image: `boxes` [n, 4] (XYXY
+in pixels of the record's image), `scores` and `classes`, in any order; `compute` gives APs in
+percent, as in the paper's tables.  A class without ground truth has None there and is left out of
+the means, and a mean over no class is None.  Images are counted by rising id, so that ties of
+scores do not depend on the order of `add`.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -29,7 +37,7 @@ def check_image(
 
   Args:
     record: the image.
-    found: `boxes` [n, 4], `classes` and `scores` of the detections.
+    found: the detections.
     seen: ids of the images before it.
     columns: the number of classes.
     truth: fields of the record that are needed, a row per object.
@@ -41,24 +49,17 @@ def check_image(
   image_id = int(record.image_id)
   if image_id in seen:
     raise ValueError(f"image {image_id} was added twice; give every image once")
+  objects = {name: np.asarray(getattr(record, name)) for name in truth}
+  detections = {name: np.asarray(found[name]) for name in ("boxes", "classes", "scores")}
   return (
     image_id,
-    _check_arrays(
-      f"image {image_id}, ground truth", columns, {name: getattr(record, name) for name in truth}
-    ),
-    _check_arrays(
-      f"image {image_id}, detections",
-      columns,
-      {name: found[name] for name in ("boxes", "classes", "scores")},
-    ),
+    _checked(f"image {image_id}, ground truth", columns, objects),
+    _checked(f"image {image_id}, detections", columns, detections),
   )
 
 
-def _check_arrays(
-  what: str, columns: int, arrays: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-  """The arrays as NumPy, or a ValueError that says which of them is wrong."""
-  arrays = {name: np.asarray(array) for name, array in arrays.items()}
+def _checked(what: str, columns: int, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays, classes as int64 and crowds as bool, or a ValueError that says which is wrong."""
   count = len(arrays["boxes"])
   for name, array in arrays.items():
     expected = (count, 4) if name == "boxes" else (count,)

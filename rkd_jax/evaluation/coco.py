@@ -1,16 +1,15 @@
 """The OV-COCO protocol: box AP over novel, base and all annotated classes.
 
-The detector scores every class of the vocabulary (80 columns on COCO); the
-annotations cover base and novel classes only (48 + 17).  Detections of the
-remaining classes are dropped here, after the detector's top-100 cut, as the
-original does by evaluating against an annotation file of 65 categories.
-All APs are in percent, as in the paper's tables.
+The detector scores every class of the vocabulary (80 columns on COCO); the annotations cover base
+and novel classes only (48 + 17).  Detections of the remaining classes are dropped here, after the
+detector's top-100 cut, as the original does by evaluating against an annotation file of 65
+categories.
 """
 
 import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import hotcoco
 import numpy as np
@@ -21,22 +20,19 @@ from pycocotools import cocoeval as pycocotools_cocoeval
 from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
 from rkd_jax.records.sources import Record
 
-Engine = Literal["hotcoco", "pycocotools"]
-
 
 class CocoEvaluator:
-  """Collects detections image by image, then computes COCO box AP.
+  """Collects detections image by image, then computes COCO box AP; see `checks`.
 
   Args:
-    class_names: the C names of the vocabulary; classes index this list.
+    class_names: of the vocabulary.
     base: names annotated in training.
     novel: names annotated in evaluation only; disjoint from `base`.
     engine: 'hotcoco' (fast) or 'pycocotools' (the reference); equal numbers.
     max_detections: cap per image and class, COCO's maxDets.
 
   Raises:
-    ValueError: a base or novel name is not in `class_names`, or is in both
-      lists; an unknown engine.
+    ValueError: a base or novel name is no class, or is in both lists; an unknown engine.
   """
 
   def __init__(
@@ -44,36 +40,27 @@ class CocoEvaluator:
     class_names: Sequence[str],
     base: Sequence[str],
     novel: Sequence[str],
-    engine: Engine = "hotcoco",
+    engine: str = "hotcoco",
     max_detections: int = 100,
   ):
-    if engine not in ("hotcoco", "pycocotools"):
+    if engine not in _ENGINES:
       raise ValueError(f"engine is {engine!r}; expected 'hotcoco' or 'pycocotools'")
     check_split(class_names, base, novel)
     self._class_names = tuple(class_names)
-    self._index = {name: index for index, name in enumerate(class_names)}
-    self._base = tuple(base)
-    self._novel = tuple(novel)
-    self._evaluated = sorted(self._index[name] for name in (*base, *novel))
-    self._engine = engine
-    self._max_detections = max_detections
+    self._groups = {"novel": novel, "base": base, "all": (*base, *novel)}
+    self._evaluated = [i for i, name in enumerate(class_names) if name in self._groups["all"]]
+    self._engine, self._max_detections = engine, max_detections
     self._num_gt = np.zeros(len(class_names), np.int64)  # without crowds
     # Height, width, annotated objects and detections.
     self._images: dict[int, tuple[int, int, dict, dict]] = {}
 
   def add(self, record: Record, found: Mapping[str, np.ndarray]) -> None:
-    """Adds one image.
-
-    Args:
-      record: the image and its annotated objects, crowds among them.
-      found: `boxes` [n, 4] (XYXY in pixels of the record's image), `scores` and `classes`.
+    """Adds one image; its objects have areas, and may be crowds.
 
     Raises:
-      ValueError: the image id was added before, array lengths differ, a class
-        is not a column, or a box, area or score is not finite.
+      ValueError: see `checks.check_image`.
     """
-    fields = ("boxes", "classes", "areas", "is_crowd")
-    columns = len(self._class_names)
+    columns, fields = len(self._class_names), ("boxes", "classes", "areas", "is_crowd")
     image_id, truth, found = check_image(record, found, self._images, columns, fields)
     self._images[image_id] = int(record.height), int(record.width), truth, found
     np.add.at(self._num_gt, truth["classes"][~truth["is_crowd"]], 1)
@@ -83,9 +70,7 @@ class CocoEvaluator:
 
     Returns:
       {'AP50_novel', 'AP50_base', 'AP50_all', 'AP_novel', 'AP_base', 'AP_all',
-      'per_class': {name: {'AP50', 'AP', 'num_gt'}}}.  A class without ground
-      truth (crowds do not count) has None and is left out of the means; a mean
-      over no class is None.
+      'per_class': {name: {'AP50', 'AP', 'num_gt'}}}, without crowds.
 
     Raises:
       ValueError: no image was added.
@@ -102,18 +87,16 @@ class CocoEvaluator:
         "AP": 100.0 * float(values.mean()) if counted else None,
         "num_gt": int(self._num_gt[index]),
       }
-    groups = {"novel": self._novel, "base": self._base, "all": (*self._base, *self._novel)}
     means = {
       f"{metric}_{group}": mean_of_counted(per_class[name][metric] for name in names)
       for metric in ("AP50", "AP")
-      for group, names in groups.items()
+      for group, names in self._groups.items()
     }
     return {**means, "per_class": per_class}
 
   def _precision(self) -> Float[np.ndarray, "iou recall k"]:
     """Interpolated precision per IoU threshold, recall point and evaluated class."""
-    # Ranks by sorted id, so that ties do not depend on the order of `add`, and
-    # that ids of 0 (which pycocotools takes for "unmatched") cannot occur.
+    # Ranks, because pycocotools takes an id of 0 for "unmatched".
     images, truth, found = [], [], []
     for rank, image_id in enumerate(sorted(self._images), start=1):
       height, width, *both = self._images[image_id]
@@ -165,12 +148,10 @@ def _hotcoco(truth: dict, found: dict):
 
 
 def _pycocotools(truth: dict, found: dict):
-  datasets = []
-  for content in (truth, found):
-    dataset = pycocotools_coco.COCO()
+  datasets = pycocotools_coco.COCO(), pycocotools_coco.COCO()
+  for dataset, content in zip(datasets, (truth, found)):
     dataset.dataset = content  # pyright: ignore[reportAttributeAccessIssue]
     dataset.createIndex()
-    datasets.append(dataset)
   return pycocotools_cocoeval.COCOeval(*datasets, iouType="bbox")
 
 

@@ -24,17 +24,13 @@ from rkd_jax.structures import Vocabulary
 from rkd_jax.vocabulary.class_embeddings import embed_classes
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
 
-# Record index and the detections of that record.
-Found = Iterator[tuple[int, dict[str, np.ndarray]]]
+# Of a split, the first so many are enough to see whether CLIP knows the classes.
+_CLIP_IMAGES = 200
 
 
 def detections_of(
-  detector: Detector,
-  source: Source,
-  vocabulary: Vocabulary,
-  config: ml_collections.ConfigDict,
-  description: str = "detecting",
-) -> Found:
+  detector: Detector, source: Source, vocabulary: Vocabulary, config: ml_collections.ConfigDict
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
   """Yields (record index, {'boxes', 'scores', 'classes'}) for every record of a source.
 
   Detectors with a mask head also give 'masks', in the frames of the boxes; see
@@ -44,27 +40,22 @@ def detections_of(
   batches = eval_batches(
     source, spec, threads=config.data.threads, skip_bad_images=config.skip_bad_images
   )
-  index = 0
-  with tqdm.tqdm(total=len(source), desc=description, unit="img", mininterval=2) as bar:
-    for batch in batches:
+  with tqdm.tqdm(total=len(source), desc="evaluating", unit="img", mininterval=2) as bar:
+    for number, batch in enumerate(batches):
       found = detector.detect(batch, vocabulary.embeddings)
-      for row in range(len(batch.valid)):
-        if index < len(source) and batch.valid[row]:
-          arrays = {name: getattr(found, name) for name in ("boxes", "scores", "classes", "masks")}
-          keep = found.valid[row]
-          yield index, {k: v[row][keep] for k, v in arrays.items() if v is not None}
-        index += 1
-      bar.update(int(np.sum(batch.valid)))
+      arrays = {name: getattr(found, name) for name in ("boxes", "scores", "classes", "masks")}
+      rows = np.flatnonzero(batch.valid).tolist()
+      for row in rows:
+        keep = found.valid[row]
+        kept = {name: array[row][keep] for name, array in arrays.items() if array is not None}
+        yield number * spec.batch_size + row, kept
+      bar.update(len(rows))
 
 
-def evaluate_detector(
-  config: ml_collections.ConfigDict, checkpoint: str, description: str = "evaluating"
-) -> dict[str, Any]:
+def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, Any]:
   """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names.
 
-  'coco' gives box AP over novel, base and all classes (`evaluation.coco`), 'lvis' federated AP of
-  boxes and, with a mask head, masks (`evaluation.lvis`), 'open_images' that of the Open Images
-  Challenge (`evaluation.open_images`).
+  What each gives is said in the module of its name beside this one.
 
   Raises:
     ValueError: another protocol, or the data set does not hold what the protocol asks for.
@@ -76,7 +67,7 @@ def evaluate_detector(
   evaluator = _EVALUATORS[protocol](config, source)
   vocabulary = load_vocabulary(config, source)
   detector = Detector(config, checkpoint)
-  for index, found in detections_of(detector, source, vocabulary, config, description):
+  for index, found in detections_of(detector, source, vocabulary, config):
     evaluator.add(source[index], found)
   return evaluator.compute()
 
@@ -92,8 +83,8 @@ def _lvis(config: ml_collections.ConfigDict, source: Source) -> LvisEvaluator:
       f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
       "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
     )
-  masks, limit = config.model.mask_head.layers > 0, config.model.test.detections
-  return LvisEvaluator(source.class_names, source.frequencies, masks, limit)
+  masks = config.model.mask_head.layers > 0
+  return LvisEvaluator(source.class_names, source.frequencies, masks, config.model.test.detections)
 
 
 def _open_images(config: ml_collections.ConfigDict, source: Source) -> OpenImagesEvaluator:
@@ -110,15 +101,12 @@ def _open_images(config: ml_collections.ConfigDict, source: Source) -> OpenImage
 _EVALUATORS = {"coco": _coco, "lvis": _lvis, "open_images": _open_images}
 
 
-def evaluate_clip(
-  config: ml_collections.ConfigDict, checkpoint: str, limit: int = 200
-) -> dict[str, float]:
+def evaluate_clip(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, float]:
   """Zero-shot accuracy of CLIP on ground-truth boxes of a split, over all class names."""
   source = open_source(config.data.dir, config.data.name, config.data.eval.split)
   clip = load_clip(checkpoint)
   crops, labels = [], []
-  for index in range(min(len(source), limit)):
-    record = source[index]
+  for record in map(source.__getitem__, range(min(len(source), _CLIP_IMAGES))):
     crops.append(crop_regions(decode_image(record), record.boxes, clip.image_size))
     labels.append(record.classes)
   embeddings = RegionEncoder(clip).embed(np.concatenate(crops))
@@ -136,9 +124,7 @@ def evaluate_clip(
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   """Evaluates the newest checkpoint of a run and writes `evaluation.json` beside it."""
-  if config.task == "clip":
-    results = evaluate_clip(config, workdir)
-  else:
-    results = evaluate_detector(config, workdir)
+  measure = evaluate_clip if config.task == "clip" else evaluate_detector
+  results = measure(config, workdir)
   storage.write(epath.Path(workdir) / "evaluation.json", json.dumps(results, indent=2))
   return results

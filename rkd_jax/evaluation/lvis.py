@@ -6,7 +6,6 @@ the 300 best of the image.  An unmatched detection of a class that is not exhaus
 the image is no error.
 hotcoco is the engine (its numbers are those of the lvis package).  Images are matched as they
 come: memory holds the outcomes of matching, not the masks of all images.
-All APs are in percent, as in the paper's tables.
 """
 
 import contextlib
@@ -30,10 +29,10 @@ _IOU_TYPES = {"box": "bbox", "mask": "segm"}
 
 
 class LvisEvaluator:
-  """Collects detections image by image, then computes LVIS AP.
+  """Collects detections image by image, then computes LVIS AP; see `checks`.
 
   Args:
-    class_names: the C names of the vocabulary; classes index this list.
+    class_names: of the vocabulary.
     frequencies: 'r', 'c' or 'f' of each.
     masks: evaluate masks beside boxes.
     max_detections: the best so many of an image count.
@@ -72,18 +71,16 @@ class LvisEvaluator:
     }
 
   def add(self, record: Record, found: Mapping[str, np.ndarray]) -> None:
-    """Adds one image; of equally scored detections those of the lower image id come first.
+    """Adds one image.
 
     Args:
       record: the image, its objects (with polygons, for masks), the classes looked for that are
         not there (`negative_labels`), and those that have objects without annotation
         (`not_exhaustive_labels`).
-      found: the detections in any order: `boxes` [n, 4] (XYXY in pixels of the record's image),
-        `scores`, `classes`, and for masks `masks` [n, m, m], probabilities in the boxes' frames.
+      found: the detections, for masks with `masks` [n, m, m], probabilities in the boxes' frames.
 
     Raises:
-      ValueError: the image id was added before, array lengths differ, masks or polygons are
-        missing, a class is not a column, or a box or score is not finite.
+      ValueError: masks or polygons are missing, or see `checks.check_image`.
     """
     masks, polygons = found.get("masks"), record.polygons
     image_id, truth, found = check_image(record, found, self._seen, len(self._class_names))
@@ -111,7 +108,9 @@ class LvisEvaluator:
     detections = coco_annotations(image_id, found, counted)
     for name, stream in self._streams.items():
       if name == "mask":
-        outlines = [_outline(own, height, width) for own in polygons]
+        # An object without polygons covers nothing: one run of zeros.
+        empty = {"size": [height, width], "counts": [height * width]}
+        outlines = [[polygon.ravel().tolist() for polygon in own] or empty for own in polygons]
         runs = encode_masks(masks[counted], found["boxes"][counted], height, width)
         objects = [o | {"segmentation": s} for o, s in zip(objects, outlines)]
         # As the lvis package does: a mask without a pixel is no false positive.
@@ -136,8 +135,6 @@ class LvisEvaluator:
     Returns:
       For each of box and mask {'box_AP', 'box_APr', 'box_APc', 'box_APf', 'box_AP50',
       'box_AP75'}, and 'per_class': {name: {'frequency', 'num_gt', 'box_AP', 'mask_AP'}}.
-      A class without ground truth has None and is left out of the means; a mean over no
-      class is None.
 
     Raises:
       ValueError: no image was added.
@@ -156,7 +153,7 @@ class LvisEvaluator:
         entry[f"{name}_AP"] = ap
       means[f"{name}_AP"] = mean_of_counted(aps)
       for group in FREQUENCIES:
-        own = [ap for ap, frequency in zip(aps, self._frequencies) if frequency == group]
+        own = (ap for ap, frequency in zip(aps, self._frequencies) if frequency == group)
         means[f"{name}_AP{group}"] = mean_of_counted(own)
       for percent, threshold in ((50, 0), (75, 5)):
         at_one = [self._ap(precision[threshold : threshold + 1], column) for column in columns]
@@ -182,11 +179,3 @@ def _precision(stream: hotcoco.StreamingEval) -> Float[np.ndarray, "iou recall c
     evaluation = stream.finalize()
     evaluation.accumulate()
   return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
-
-
-def _outline(polygons: Sequence[np.ndarray], height: int, width: int) -> Any:
-  """The polygons as COCO has them; an object without any covers nothing."""
-  if polygons:
-    return [polygon.ravel().tolist() for polygon in polygons]
-  runs = pycocotools_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-  return {"size": [height, width], "counts": str(runs["counts"], "ascii")}

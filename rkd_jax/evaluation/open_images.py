@@ -20,7 +20,6 @@ one across data sets, has both numbers.
 
 Sources: OpenImagesDetectionChallengeEvaluator of TensorFlow's object detection API (group weight
 1), and `oideval.py` of UniDet and Detic, which cuts to the best 300 of an image before expanding.
-All APs are in percent, as in the paper's tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,18 +36,18 @@ _THRESHOLD = 0.5
 
 
 class OpenImagesEvaluator:
-  """Collects detections image by image, then computes the challenge's AP.
+  """Collects detections image by image, then computes the challenge's AP; see `checks`.
 
   Args:
-    class_names: the C names of the vocabulary; classes index this list.
+    class_names: of the vocabulary.
     base: names annotated in training.
     novel: names annotated in evaluation only; disjoint from `base`.
     ancestors: of each class, all classes above it.
     max_detections: the best so many of an image count, whatever their class.
 
   Raises:
-    ValueError: a base or novel name is not in `class_names`, or is in both lists; `ancestors` has
-      another length, or a class that is none.
+    ValueError: a base or novel name is no class, or is in both lists; `ancestors` has another
+      length, or a class that is none.
   """
 
   def __init__(
@@ -80,19 +79,13 @@ class OpenImagesEvaluator:
     self._outcomes: dict[str, dict[int, tuple]] = {name: {} for name in self._counts_for}
 
   def add(self, record: Record, found: Mapping[str, np.ndarray]) -> None:
-    """Adds one image; of equally scored detections those of the lower image id come first.
+    """Adds one image, whose boxes and labels must have been expanded along the hierarchy.
 
-    Ground truth is taken as it is: boxes and labels must have been expanded along the hierarchy.
-
-    Args:
-      record: the image, its objects and groups of objects (`is_crowd`), the classes verified to be
-        there beside those of the boxes (`labels`), and not to be there (`negative_labels`).
-      found: the detections in any order: `boxes` [n, 4] (XYXY in pixels of the record's image),
-        `scores` and `classes`.
+    Its record has objects and groups of objects (`is_crowd`), and the classes verified to be there
+    beside those of the boxes (`labels`), and not to be there (`negative_labels`).
 
     Raises:
-      ValueError: the image id was added before, array lengths differ, a class is not a column, or
-        a box or score is not finite.
+      ValueError: see `checks.check_image`, of the verified classes, too.
     """
     columns, fields = len(self._class_names), ("boxes", "classes", "is_crowd")
     image_id, truth, found = check_image(record, found, self._outcomes["AP50"], columns, fields)
@@ -114,8 +107,7 @@ class OpenImagesEvaluator:
     Returns:
       {'AP50_novel', 'AP50_base', 'AP50_all', 'AP50_expanded_novel', 'AP50_expanded_base',
       'AP50_expanded_all', 'per_class': {name: {'num_gt', 'AP50', 'AP50_expanded'}}}.  Groups
-      are among `num_gt`, each counted once.  A class without ground truth has None and is left
-      out of the means; a mean over no class is None.
+      are among `num_gt`, each counted once.
 
     Raises:
       ValueError: no image was added.
