@@ -1,10 +1,10 @@
 """Orbax checkpoints: what training, evaluation and prediction all restore through.
 
-A run's folder holds `config.json` and `checkpoints/<step>/{variables,optimizer}`.
-`variables` (params and running statistics) stands alone, so whoever only needs
-the network never reads the optimiser.
+A run's folder holds `config.json` and `checkpoints/<step>/{variables,optimizer}`.  `variables`
+(params and running statistics) stands alone: who needs the network never reads the optimiser.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from rkd_jax.runs.state import TrainState
+from rkd_jax.runs.state import TrainState, parameter_paths
 
 
 class CheckpointError(ValueError):
@@ -25,9 +25,9 @@ class Checkpointer:
   """Saves and restores the TrainState of one run, keeping the last n steps."""
 
   def __init__(self, workdir: str, keep: int = 2):
-    self.directory = epath.Path(workdir).resolve() / "checkpoints"
+    directory = epath.Path(workdir).resolve() / "checkpoints"
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    self._manager = _manager(self.directory, options)
+    self._manager = _manager(directory, options)
 
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
@@ -40,7 +40,7 @@ class Checkpointer:
   def restore(self, step: int, state: TrainState) -> TrainState:
     """Restores onto the shapes and shardings of an abstract or concrete state."""
     items = _items(state)
-    _check(self._manager, step, items["variables"], str(self.directory), ())
+    _check(self._manager, step, _leaves(items["variables"]))
     items = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     return TrainState(**restored["variables"], **restored["optimizer"])
@@ -67,41 +67,39 @@ def latest_step(workdir: str) -> int | None:
   return max((int(f.name) for f in directory.iterdir() if f.name.isdigit()), default=None)
 
 
+def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
+  """A run's folder and, if the path is that of `.../checkpoints/<step>` in it, the step."""
+  folder = epath.Path(path).resolve()
+  if folder.parent.name == "checkpoints" and folder.name.isdigit():
+    return folder.parent.parent, int(folder.name)
+  return folder, None
+
+
 def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
   handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "optimizer")}
   return ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
 
 
-def _stored(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  """Path -> array metadata of the variables in a checkpoint."""
-  return _paths(manager.item_metadata(step)["variables"].tree)
+def _leaves(tree) -> dict[str, Any]:
+  """Path -> leaf."""
+  return dict(zip(jax.tree.leaves(parameter_paths(tree)), jax.tree.leaves(tree)))
 
 
-def _paths(tree) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in leaves}
-
-
-def _check(manager, step: int, expected, where: str, allow_missing: Sequence[str]) -> None:
-  """Compares a stored tree of variables with the expected one, by path and shape."""
-  stored = _stored(manager, step)
-  wanted = _paths(expected)
+def _check(manager, step: int, wanted: dict[str, Any], allow_missing: Sequence[str] = ()):
+  """Paths of the stored variables, once they and their shapes are the wanted ones."""
+  stored = _leaves(manager.item_metadata(step)["variables"].tree)
   allowed = [p for p in wanted if any(re.fullmatch(pattern, p) for pattern in allow_missing)]
   problems = [f"missing {p}" for p in wanted if p not in stored and p not in allowed]
   problems += [f"not in this config {p}" for p in stored if p not in wanted]
-  problems += [
-    f"{p} is {tuple(stored[p].shape)}, expected {tuple(wanted[p].shape)}"
-    for p in wanted
-    if p in stored and tuple(stored[p].shape) != tuple(wanted[p].shape)
-  ]
+  shapes = {p: (tuple(stored[p].shape), tuple(wanted[p].shape)) for p in wanted if p in stored}
+  problems += [f"{p} is {own}, expected {new}" for p, (own, new) in shapes.items() if own != new]
   if problems:
     more = f" ... and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise CheckpointError(
-      f"Checkpoint {where} (step {step}) belongs to another config: "
-      + "; ".join(problems[:5])
-      + more
-      + ". Use the config it was trained with, or another checkpoint."
+      f"Checkpoint {manager.directory} (step {step}) belongs to another config: "
+      f"{'; '.join(problems[:5])}{more}. Use the config it was trained with, or another checkpoint."
     )
+  return stored.keys()
 
 
 def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
@@ -119,10 +117,7 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
   Raises:
     CheckpointError: nothing there, or it belongs to another model.
   """
-  folder = epath.Path(path).resolve()
-  step = None
-  if folder.parent.name == "checkpoints" and folder.name.isdigit():
-    step, folder = int(folder.name), folder.parent.parent
+  folder, step = run_and_step(path)
   directory = folder / "checkpoints"
   if not directory.exists():
     raise CheckpointError(
@@ -136,19 +131,18 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
     step = available[-1] if step is None else step
     if step not in available:
       raise CheckpointError(f"{path}: there is no step {step}; expected one of {available}.")
-    _check(manager, step, expected, str(directory), allow_missing)
-    stored = _stored(manager, step)
-    wanted = _paths(expected)
-    present = {p: leaf for p, leaf in wanted.items() if p in stored}
+    wanted = _leaves(expected)
+    stored = _check(manager, step, wanted, allow_missing)
     empty = {"params": {}, "model_state": {}}
     # Without a sharding Orbax insists on the devices that wrote the checkpoint.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {
       p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or here)
-      for p, v in present.items()
+      for p, v in wanted.items()
+      if p in stored
     }
     target = empty | traverse_util.unflatten_dict(target, sep="/")
     restored = manager.restore(
       step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target))
     ).variables
-  return empty | traverse_util.unflatten_dict(wanted | _paths(restored), sep="/")
+  return empty | traverse_util.unflatten_dict(wanted | _leaves(restored), sep="/")

@@ -9,7 +9,7 @@ from etils import epath
 
 from rkd_jax.files import storage
 from rkd_jax.files.json_checks import differences
-from rkd_jax.runs.checkpoint import CheckpointError, latest_step
+from rkd_jax.runs.checkpoint import CheckpointError, latest_step, run_and_step
 
 # Settings that may differ between a run and its continuation.
 FREE_KEYS = (
@@ -38,14 +38,18 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
   file, new = epath.Path(workdir) / "config.json", config.to_dict()
   if file.exists() and latest_step(workdir) is not None:
     old = _with_joined_results(json.loads(file.read_text()), new)
-    free = tuple(f"{key}." for key in FREE_KEYS)
-    differing = [key for key in differences(old, new) if not f"{key}.".startswith(free)]
-    if differing:
+    if differing := _differing(old, new):
       raise CheckpointError(
-        f"{workdir} was started with another config; it differs in {', '.join(differing[:5])}. "
-        "Use the same settings to resume, or another --workdir."
+        f"{workdir} was started with another config; it differs in {differing}. Use the same "
+        "settings to resume, or another --workdir."
       )
   storage.write(file, json.dumps(new, indent=2))
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
+  """The first settings that differ, but for the free ones; '' if none does."""
+  free = tuple(f"{key}." for key in FREE_KEYS)
+  return ", ".join([k for k in differences(old, new) if not f"{k}.".startswith(free)][:5])
 
 
 def _with_joined_results(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +75,7 @@ def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
   Raises:
     CheckpointError: the folder has none.
   """
-  file = _run_folder(path) / "config.json"
+  file = run_and_step(path)[0] / "config.json"
   if not file.exists():
     raise CheckpointError(
       f"{file} is missing: expected the --workdir of a run, or the --output of rkd_jax.convert."
@@ -86,11 +90,6 @@ def _with_tuples(value: Any) -> Any:
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _run_folder(path: str | os.PathLike) -> epath.Path:
-  folder = epath.Path(path).resolve()
-  return folder.parent.parent if folder.parent.name == "checkpoints" else folder
-
-
 def check_model(path: str, config: ml_collections.ConfigDict) -> None:
   """Checks that a run's network has the settings of `config.model`.
 
@@ -99,17 +98,12 @@ def check_model(path: str, config: ml_collections.ConfigDict) -> None:
   Raises:
     CheckpointError: naming the first settings that differ.
   """
-  file = _run_folder(path) / "config.json"
+  file = run_and_step(path)[0] / "config.json"
   if not file.exists():
     return
-  old = json.loads(file.read_text()).get("model", {})
-  differing = [
-    key
-    for key in differences(old, config.model.to_dict())
-    if not key.startswith(("test.", "rpn.test."))
-  ]
-  if differing:
+  old = {"model": json.loads(file.read_text()).get("model", {})}
+  if differing := _differing(old, {"model": config.model.to_dict()}):
     raise CheckpointError(
-      f"Checkpoint {path} belongs to another config: it differs in "
-      f"{', '.join(f'model.{key}' for key in differing[:5])}. Use the config it was trained with."
+      f"Checkpoint {path} belongs to another config: it differs in {differing}. Use the config it "
+      "was trained with."
     )

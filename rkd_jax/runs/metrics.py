@@ -1,8 +1,7 @@
 """Training metrics: JSON lines, TensorBoard and a progress bar.
 
-`metrics.jsonl` holds one object per step and kind,
-`{"step": 12, "kind": "box", "loss": 1.25, ...}`.  Floats are written in full, so
-that two runs can be compared to the last bit.
+`metrics.jsonl` holds an object per step and kind, `{"step": 12, "kind": "box", "loss": 1.25, ...}`.
+Floats are written in full, so that two runs can be compared to the last bit.
 """
 
 import contextlib
@@ -12,9 +11,9 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import tensorboardX
 import tqdm
@@ -24,36 +23,36 @@ from rkd_jax.files import storage
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 _TENSORBOARD_FLUSH_S = 30
+_PROGRESS_LINE_S = 10
 
 
 class MetricWriter(contextlib.AbstractContextManager):
   """Writes scalars to `workdir/metrics.jsonl` and `workdir/tensorboard`.
 
-  Every line reaches the operating system at once, so that a killed process
-  loses at most part of its last line; TensorBoard is flushed every 30 seconds,
-  by `flush` and by `close`.  An object store cannot append: files for a remote
-  workdir grow on this machine, and go there with `flush` and `close`.
+  Every line reaches the operating system at once, so that a killed process loses at most part of
+  its last line; TensorBoard is flushed every 30 seconds, by `flush` and at the end.  An object
+  store cannot append: files for a remote workdir grow on this machine, and go there with `flush`
+  and at the end.
 
   Args:
     workdir: folder of the run, perhaps remote; made if absent.
-    start_step: the first step that this process will write.  Lines of this step
-      and later ones, left by a killed run that got further than its last
-      checkpoint, are removed, so that each step appears once.  None keeps all.
+    start_step: the first step that this process will write.  Lines of this step and later ones,
+      left by a killed run that got further than its last checkpoint, are removed, so that each step
+      appears once.
 
   Raises:
     ValueError: an existing metrics file has a malformed line before its last.
   """
 
-  def __init__(self, workdir: str | os.PathLike, start_step: int | None = None):
+  def __init__(self, workdir: str | os.PathLike, start_step: int):
     self._workdir = storage.path(workdir)
     folder = storage.work_folder(workdir)
     storage.local_copy(workdir, lambda name: name == METRICS_FILE, missing_ok=True)
     path = folder / METRICS_FILE
     if path.exists():
-      end = math.inf if start_step is None else start_step
-      kept = [record for record in read_metrics(path) if record["step"] < end]
+      lines = (json.dumps(r) + "\n" for r in read_metrics(path) if r["step"] < start_step)
       # A kill in the middle leaves the old file.
-      storage.write(path, "".join(json.dumps(record) + "\n" for record in kept))
+      storage.write(path, "".join(lines))
     self._path = path
     self._lines = path.open("a", buffering=1, encoding="utf-8")
     self._events = storage.work_folder(self._workdir / TENSORBOARD_FOLDER)
@@ -86,7 +85,7 @@ class MetricWriter(contextlib.AbstractContextManager):
     self._tensorboard.flush()
     self._send()
 
-  def close(self) -> None:
+  def __exit__(self, *exception: object) -> None:
     self._lines.close()
     self._tensorboard.close()
     self._send()
@@ -94,9 +93,6 @@ class MetricWriter(contextlib.AbstractContextManager):
   def _send(self) -> None:
     for file in (self._path, *self._events.iterdir()):
       storage.put(file, self._workdir / file.relative_to(self._path.parent))
-
-  def __exit__(self, *exception: object) -> None:
-    self.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -139,95 +135,63 @@ def _number(value: Any, what: str) -> int | float | None:
 
 
 class Progress(contextlib.AbstractContextManager):
-  """Progress of a loop: losses, images per second and time left.
+  """Progress of a loop on standard error: losses, images per second and time left.
 
-  A bar on a terminal; elsewhere (a log file) one line every `every_s` seconds
-  and one at the end.  Rates are over the last 50 steps, hence soon free of the
-  time that compilation took.
+  A bar on a terminal; elsewhere (a log file) one line every 10 seconds and one at the end.  Rates
+  are over the last 50 steps, hence soon free of the time that compilation took.
 
   Args:
     total: the step after the last one.
     start: the first step, above 0 on resume.
     description: short name of the stage.
-    every_s: seconds between lines where there is no terminal.
-    stream: where to write; standard error by default.
-    clock: seconds, monotonic.
   """
 
-  def __init__(
-    self,
-    total: int,
-    start: int = 0,
-    description: str = "",
-    every_s: float = 10.0,
-    stream: TextIO | None = None,
-    clock: Callable[[], float] = time.monotonic,
-  ):
-    self._total = total
-    self._step = start
-    self._description = description
-    self._every_s = every_s
-    self._stream = stream if stream is not None else sys.stderr
-    self._clock = clock
-    self._recent = deque([(clock(), 0)], maxlen=51)
-    self._last_line = clock()
-    self._printed_step: int | None = None
+  def __init__(self, total: int, start: int, description: str):
+    self._total, self._step, self._description = total, start, description
+    self._last_line, self._printed_step = time.monotonic(), -1
+    # Times and images of steps; the first entry only marks the start of the window.
+    self._recent = deque([(self._last_line, 0)], maxlen=51)
     self._losses: Mapping[str, Any] = {}
     self._bar = tqdm.tqdm(
       total=total,
       initial=start,
       desc=description,
       unit="step",
-      file=self._stream,
       dynamic_ncols=True,
-      disable=not self._stream.isatty(),
+      disable=not sys.stderr.isatty(),
     )
 
-  def update(self, images: int, losses: Mapping[str, Any] | None = None) -> None:
-    """Counts one step of `images` images; `losses` are shown if given."""
+  def update(self, images: int, losses: Mapping[str, Any]) -> None:
+    """Counts one step of so many images."""
     self._step += 1
-    now = self._clock()
-    self._recent.append((now, images))
-    if losses:
-      self._losses = losses
+    self._recent.append((time.monotonic(), images))
+    self._losses = losses
     if not self._bar.disable:
-      self._bar.set_postfix_str(f"{self._text()} {self.images_per_s:.1f} img/s", refresh=False)
+      self._bar.set_postfix_str(self._figures()[0], refresh=False)
       self._bar.update()
-    elif now - self._last_line >= self._every_s:
+    elif self._recent[-1][0] - self._last_line >= _PROGRESS_LINE_S:
       self._print_line()
 
-  @property
-  def images_per_s(self) -> float:
-    """Images per second over the recent steps; 0 before the first."""
-    seconds = self._recent[-1][0] - self._recent[0][0]
-    # The first entry only marks the start of the window.
-    images = sum(count for _, count in self._recent) - self._recent[0][1]
-    return images / seconds if seconds > 0 else 0.0
-
-  @property
-  def seconds_left(self) -> float:
-    """Expected seconds until `total`, at the recent pace."""
-    seconds = self._recent[-1][0] - self._recent[0][0]
-    return (self._total - self._step) * seconds / max(len(self._recent) - 1, 1)
-
-  def close(self) -> None:
+  def __exit__(self, *exception: object) -> None:
     if self._bar.disable and self._step != self._printed_step:
       self._print_line()
     self._bar.close()
 
-  def _text(self) -> str:
+  def _figures(self) -> tuple[str, float]:
+    """Losses and images per second, and the expected seconds until the end, at the recent pace."""
+    (start, _), *steps = self._recent
+    seconds = self._recent[-1][0] - start
+    rate = sum(images for _, images in steps) / seconds if seconds > 0 else 0.0
     # Only here, so that where nothing is shown no device array is waited for.
-    return " ".join(f"{name} {float(value):.4g}" for name, value in self._losses.items())
+    losses = " ".join(f"{name} {float(value):.4g}" for name, value in self._losses.items())
+    return f"{losses} {rate:.1f} img/s", (self._total - self._step) * seconds / max(len(steps), 1)
 
   def _print_line(self) -> None:
-    self._last_line, self._printed_step = self._clock(), self._step
-    left = tqdm.tqdm.format_interval(self.seconds_left)
+    self._last_line, self._printed_step = time.monotonic(), self._step
+    figures, seconds_left = self._figures()
     print(
-      f"{self._description} {self._step}/{self._total} {self._text()} "
-      f"{self.images_per_s:.1f} img/s {left} left",
-      file=self._stream,
+      f"{self._description} {self._step}/{self._total} {figures} "
+      f"{tqdm.tqdm.format_interval(seconds_left)} left",
+      file=sys.stderr,
       flush=True,
     )
-
-  def __exit__(self, *exception: object) -> None:
-    self.close()
