@@ -17,6 +17,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import dataset_builder
 
 from rkd_jax.data.making import Record, RecordMaker, Split, records, write_on_beam
 from rkd_jax.files import storage
@@ -33,7 +34,7 @@ Everything is checked before it is stored.  What frozen teachers say of a split
 _MARK = "dataset_info.json"
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
   """Base of the builders: records of some splits, and their indices beside the shards."""
 
   SPLITS_WITH_ALL_BOXES = ("validation",)
@@ -96,7 +97,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def check(self):
     """Goes through all records without storing them; raises ValueError for the first problem."""
     for name in self.splits:
-      for _ in self._generate_examples(name):
+      for _ in self._records(name):
         pass
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -119,23 +120,17 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       disable_shuffling=True,
     )
 
-  def _generate_splits(
-    self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
-  ) -> list[tfds.core.SplitInfo]:
-    del download_config
+  def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
     infos = []
-    for name, made in self._split_generators(dl_manager).items():
+    for name, split in self.splits.items():
       template = self._get_filename_template(name)
       if self._beam is None:
-        infos.append(shards.write_shards(made, template))
+        infos.append(shards.write_shards(self._indexed_records(name), template))
       else:
-        infos.append(write_on_beam(self.splits[name], self._maker(), template, self._beam))
-    return infos
+        infos.append(write_on_beam(split, self._maker(), template, self._beam))
+    self.info.set_splits(tfds.core.splits.SplitDict(infos))
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    return {name: self._indexed_records(name) for name in self.splits}
-
-  def _generate_examples(self, split: str) -> Iterator[Record]:
+  def _records(self, split: str) -> Iterator[Record]:
     return records(self.splits[split], self._maker(), self._workers)
 
   def _maker(self) -> RecordMaker:
@@ -144,7 +139,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _indexed_records(self, split: str) -> Iterator[bytes]:
     """The records; once all have been taken, their index lies in the folder being written."""
     rows = []
-    for record in self._generate_examples(split):
+    for record in self._records(split):
       rows.append(record.row)
       yield record.data
     index_lib.save(self.data_dir, split, index_lib.make(rows))

@@ -113,12 +113,10 @@ class Imagenet21kRandom(builder.RecordBuilder):
       **kwargs,
     )
 
-  def _generate_splits(
-    self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
-  ) -> list[tfds.core.SplitInfo]:
+  def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
     names = "".join(f"{name}\n" for name in self.splits["train"].class_names)
     (Path(self.data_dir) / NAMES_FILE).write_text(names, "utf-8")
-    return super()._generate_splits(dl_manager, download_config)
+    super()._download_and_prepare(dl_manager, download_config)
 
 
 def _plain(name: str) -> str:

@@ -26,6 +26,8 @@ from rkd_jax.records import results, shards
 # Parts that are held open while they are brought into order.
 _OPEN_PARTS = 64
 
+_Arrays, _Notes = Mapping[str, np.ndarray], Mapping[str, Any]
+
 
 class ResultPart(shards.PartWriter):
   """Writes results to a part of a split.
@@ -42,12 +44,7 @@ class ResultPart(shards.PartWriter):
     self._serializer = shards.Serializer(results.features(*embeddings))
 
   def add(
-    self,
-    image_id: int,
-    record: Mapping[str, np.ndarray],
-    position: int = -1,
-    notes: Mapping[str, Any] | None = None,
-    checksum: int = -1,
+    self, image_id: int, record: _Arrays, position: int, notes: _Notes | None, checksum: int
   ) -> None:
     """Adds the results of one image; see `TeacherWriter.write`."""
     where = f"Teacher record of image {image_id} for {self._target.parent}"
@@ -185,9 +182,9 @@ class TeacherWriter:
   def write(
     self,
     image_id: int,
-    record: Mapping[str, np.ndarray],
+    record: _Arrays,
     position: int = -1,
-    notes: Mapping[str, Any] | None = None,
+    notes: _Notes | None = None,
     checksum: int = -1,
   ) -> None:
     """Adds the results of one image.
