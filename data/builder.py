@@ -24,6 +24,7 @@ from rkd_jax.files import storage
 from rkd_jax.files.json_checks import differences
 from rkd_jax.records import index as index_lib
 from rkd_jax.records import schema, shards
+from rkd_jax.records.class_names import check_split
 
 _EPILOG = """\
 Everything is checked before it is stored.  What frozen teachers say of a split
@@ -62,8 +63,11 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     Args:
       splits: by name, of the same classes.
-      base, novel, frequencies, ancestors: of the classes, see `schema.metadata`.
+      base: classes to train on.
+      novel: classes that are only evaluated.
       settings: what the splits were made from, as JSON values.
+      frequencies: LVIS' 'r', 'c' or 'f' of each class.
+      ancestors: the classes above each class, where they form a hierarchy.
       totals: lines of the description, see `compared`.
       limit: only the first so many images of each split.
       skip_bad_images, workers: see `making.RecordMaker` and `making.records`.
@@ -72,7 +76,7 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         folder; `prepare` takes it there.
 
     Raises:
-      ValueError: a limit of less than one image.
+      ValueError: a limit of less than one image, or `base` or `novel` names what is no class.
     """
     if limit is not None and limit < 1:
       raise ValueError(f"limit is {limit}, expected at least 1 image.")
@@ -103,19 +107,20 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
   def _info(self) -> tfds.core.DatasetInfo:
     first = next(iter(self.splits.values()))
     base, novel, frequencies, ancestors = self._classes
+    check_split(first.class_names, base, novel)
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
       features=schema.features(first.class_names, self._polygons, first.federated),
-      metadata=schema.metadata(
-        first.class_names,
-        base,
-        novel,
-        self.SPLITS_WITH_ALL_BOXES,
-        self.settings,
+      metadata=tfds.core.MetadataDict(
+        class_names=first.class_names,
+        base=base,
+        novel=novel,
+        splits_with_all_boxes=self.SPLITS_WITH_ALL_BOXES,
+        settings=self.settings,
         image_counts=self.splits["train"].image_counts() if "train" in self.splits else None,
         frequencies=frequencies,
-        ancestors=ancestors,
+        ancestors=None if ancestors is None else [sorted(above) for above in ancestors],
       ),
       disable_shuffling=True,
     )

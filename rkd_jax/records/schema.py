@@ -6,14 +6,12 @@ Boxes enter and leave as XYXY absolute pixels; only here are they turned into th
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int
-
-from rkd_jax.records.class_names import check_split
 
 # Annotation tools round: a box may stick out of the image by this many pixels and is clipped.
 _ROUNDING = 1.0
@@ -65,35 +63,6 @@ def features(
       "labels": tfds.features.Sequence(label),
       **more,
     }
-  )
-
-
-def metadata(
-  class_names: Sequence[str],
-  base: Sequence[str],
-  novel: Sequence[str],
-  splits_with_all_boxes: Sequence[str],
-  settings: Mapping[str, Any] | None = None,
-  image_counts: Sequence[int] | None = None,
-  frequencies: Sequence[str] | None = None,
-  ancestors: Sequence[Iterable[int]] | None = None,
-) -> tfds.core.MetadataDict:
-  """What a reader must know beside the records; `settings` are what they were built from (JSON).
-
-  Per class, where known: `image_counts`, the training images with a box of it, `frequencies`,
-  LVIS' 'r', 'c' or 'f', and `ancestors`, the classes above it in a hierarchy.  Base and novel
-  classes are checked, see `check_split`.
-  """
-  check_split(class_names, base, novel)
-  return tfds.core.MetadataDict(
-    class_names=list(class_names),
-    base=list(base),
-    novel=list(novel),
-    splits_with_all_boxes=list(splits_with_all_boxes),
-    settings=dict(settings or {}),
-    image_counts=None if image_counts is None else list(image_counts),
-    frequencies=None if frequencies is None else list(frequencies),
-    ancestors=None if ancestors is None else [sorted(above) for above in ancestors],
   )
 
 

@@ -39,10 +39,8 @@ SOURCES = {
 }
 
 
-def _flag(
-  text: str, default: Any = dataclasses.MISSING, choices: Sequence[str] | None = None
-) -> Any:
-  return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+def _flag(text: str, default: Any = dataclasses.MISSING, choices: Sequence = ()) -> Any:
+  return dataclasses.field(default=default, metadata={"help": text, "choices": choices or None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +50,10 @@ class Settings:
   `options` decide the results, beside the teachers; each other field is a flag of its name.
   """
 
+  options: Options
   data_dir: str = _flag("root folder of built data sets")
   dataset: str = _flag("such as shapes_ovd/scenes")
   clip: str = _flag("folder of a CLIP run, or published weights")
-  options: Options
   proposals: str = _flag(f"{', '.join(SOURCES)}, or a folder of results", "regions")
   checkpoint: str | None = _flag("of the model that proposes", None)
   vocabulary: str | None = _flag("vocab.json of roberta-base, for mvit", None)

@@ -3,6 +3,7 @@
 import pytest
 
 from rkd_jax.data import builder
+from rkd_jax.data.shapes_ovd import shapes_ovd
 
 
 def test_official_totals_are_recognised():
@@ -20,3 +21,18 @@ def test_flags_of_the_second_build_say_how_it_is_done_now(flag, capsys):
   with pytest.raises(SystemExit):
     parser.parse_args(["--data_dir=data", flag])
   assert "--config.data.teachers=FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("novel", "message"),
+  [
+    (("zebra",), "novel classes names 'zebra', which is not among"),
+    (("solid red circle",), r"\['solid red circle'\] are in the list of base classes"),
+  ],
+)
+def test_novel_names_that_are_no_class_or_base_ones_are_refused(
+  tmp_path, monkeypatch, novel, message
+):
+  monkeypatch.setattr(shapes_ovd.vocabulary, "NOVEL", novel)
+  with pytest.raises(ValueError, match=message):
+    shapes_ovd.ShapesOvd(data_dir=tmp_path)

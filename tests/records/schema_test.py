@@ -65,15 +65,6 @@ def test_an_example_has_the_fields_of_the_schema():
   assert set(schema.features(["a", "b"])) == set(_encode())
 
 
-def test_metadata_refuses_names_that_are_no_class():
-  with pytest.raises(ValueError, match="novel classes names 'zebra', which is not among"):
-    schema.metadata(["cat", "dog"], ["cat"], ["zebra"], [])
-  with pytest.raises(
-    ValueError, match=r"\['cat'\] are in the list of base classes and of novel ones"
-  ):
-    schema.metadata(["cat", "dog"], ["cat"], ["cat"], [])
-
-
 def test_polygons_keep_their_objects_and_two_decimals():
   rng = np.random.default_rng(0)
   polygons = [

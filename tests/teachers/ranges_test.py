@@ -37,7 +37,7 @@ def write(tmp_path, monkeypatch):
 
   def call(start, stop, done=()):
     return ranges.write_range(
-      Settings("", "", "", OPTIONS), "train", str(tmp_path), (start, stop, done)
+      Settings(OPTIONS, "", "", ""), "train", str(tmp_path), (start, stop, done)
     )
 
   return call

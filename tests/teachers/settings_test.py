@@ -8,7 +8,7 @@ from rkd_jax.teachers import settings as teachers
 from rkd_jax.teachers.images import Options
 from rkd_jax.teachers.region_growing import RegionGrowing
 
-SETTINGS = teachers.Settings("nowhere", "shapes_ovd/scenes", "clip", Options())
+SETTINGS = teachers.Settings(Options(), "nowhere", "shapes_ovd/scenes", "clip")
 
 
 def test_region_growing_needs_no_file():
