@@ -15,17 +15,6 @@ import numpy as np
 from rkd_jax.records.sources import Record
 
 
-def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence[str]) -> None:
-  """Raises ValueError unless base and novel are names of classes, none of them in both."""
-  for split, names in (("base", base), ("novel", novel)):
-    if unknown := sorted(set(names) - set(class_names)):
-      raise ValueError(
-        f"{split} classes {unknown} are not among the class names; correct the split"
-      )
-  if both := sorted(set(base) & set(novel)):
-    raise ValueError(f"classes {both} are both base and novel; keep each in one list")
-
-
 def check_image(
   record: Record,
   found: Mapping[str, np.ndarray],

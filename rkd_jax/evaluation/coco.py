@@ -17,7 +17,8 @@ from jaxtyping import Float
 from pycocotools import coco as pycocotools_coco
 from pycocotools import cocoeval as pycocotools_cocoeval
 
-from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
+from rkd_jax.evaluation.checks import check_image, mean_of_counted
+from rkd_jax.records.class_names import check_split
 from rkd_jax.records.sources import Record
 
 

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
+from rkd_jax.evaluation.checks import check_image, mean_of_counted
 from rkd_jax.ops.host import covered, iou
+from rkd_jax.records.class_names import check_split
 from rkd_jax.records.sources import Record
 
 _THRESHOLD = 0.5

@@ -26,7 +26,7 @@ from rkd_jax.records import results, shards
 # Parts that are held open while they are brought into order.
 _OPEN_PARTS = 64
 
-_Arrays, _Notes = Mapping[str, np.ndarray], Mapping[str, Any]
+_Arrays, _Notes = Mapping[str, np.ndarray], Mapping[str, Any] | None
 
 
 class ResultPart(shards.PartWriter):
@@ -44,7 +44,7 @@ class ResultPart(shards.PartWriter):
     self._serializer = shards.Serializer(results.features(*embeddings))
 
   def add(
-    self, image_id: int, record: _Arrays, position: int, notes: _Notes | None, checksum: int
+    self, image_id: int, record: _Arrays, position: int, notes: _Notes, checksum: int
   ) -> None:
     """Adds the results of one image; see `TeacherWriter.write`."""
     where = f"Teacher record of image {image_id} for {self._target.parent}"
@@ -184,7 +184,7 @@ class TeacherWriter:
     image_id: int,
     record: _Arrays,
     position: int = -1,
-    notes: _Notes | None = None,
+    notes: _Notes = None,
     checksum: int = -1,
   ) -> None:
     """Adds the results of one image.

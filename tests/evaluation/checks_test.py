@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_records import make_record
 
-from rkd_jax.evaluation.checks import check_image, check_split, mean_of_counted
+from rkd_jax.evaluation.checks import check_image, mean_of_counted
 
 TRUTH = {"boxes": np.array([[0, 0, 10, 10]], np.float32), "classes": np.array([0])}
 FOUND = {**TRUTH, "scores": np.array([0.9])}
@@ -36,14 +36,6 @@ def test_an_image_is_added_once():
   assert image_id == 7 and truth["classes"].dtype == np.int64 and found["scores"] == [0.9]
   with pytest.raises(ValueError, match="image 7 was added twice"):
     _check(seen=(7,))
-
-
-def test_a_split_names_classes_and_each_once():
-  check_split(("cat", "owl"), ("cat",), ("owl",))
-  with pytest.raises(ValueError, match=r"novel classes \['yak'\] are not among"):
-    check_split(("cat", "owl"), ("cat",), ("yak",))
-  with pytest.raises(ValueError, match=r"classes \['cat'\] are both base and novel"):
-    check_split(("cat", "owl"), ("cat",), ("cat",))
 
 
 def test_the_mean_is_over_what_is_defined():

@@ -154,7 +154,7 @@ def test_order_of_images_does_not_matter():
 def test_bad_use_is_refused():
   with pytest.raises(ValueError, match="'yak'"):
     CocoEvaluator(NAMES, BASE, ("yak",))
-  with pytest.raises(ValueError, match="both base and novel"):
+  with pytest.raises(ValueError, match="in the list of base classes and of novel"):
     CocoEvaluator(NAMES, BASE, ("cat",))
   with pytest.raises(ValueError, match="expected 'hotcoco' or 'pycocotools'"):
     CocoEvaluator(NAMES, BASE, NOVEL, engine="lvis")

@@ -318,7 +318,7 @@ def test_bad_use_is_refused():
     OpenImagesEvaluator(("a", "b"), (), ("a",), [[]])
   with pytest.raises(ValueError, match=r"ancestors of class 'b': \[2\] are no classes"):
     OpenImagesEvaluator(("a", "b"), (), ("a",), [[], [2]])
-  with pytest.raises(ValueError, match=r"\['a'\] are both base and novel"):
+  with pytest.raises(ValueError, match=r"\['a'\] are in the list of base classes and of novel"):
     OpenImagesEvaluator(("a", "b"), ("a",), ("a",), [[], []])
   evaluator = OpenImagesEvaluator(NAMES, (), NAMES, ANCESTORS)
   with pytest.raises(ValueError, match="no image was added"):

@@ -40,3 +40,11 @@ def test_captions_name_whole_words_and_their_plurals():
   names = ("cat", "bus", "red fox")
   assert category_names.named_in(["Two buses", "a RED  fox"], names) == ["bus", "red fox"]
   assert category_names.named_in(["a category", "predicates"], names) == []
+
+
+def test_a_split_names_classes_and_each_once():
+  category_names.check_split(("cat", "owl"), ("cat",), ("owl",))
+  with pytest.raises(ValueError, match="novel classes names 'yak', which is not among"):
+    category_names.check_split(("cat", "owl"), ("cat",), ("yak",))
+  with pytest.raises(ValueError, match=r"\['cat'\] are in the list of base classes and of novel"):
+    category_names.check_split(("cat", "owl"), ("cat",), ("cat",))
