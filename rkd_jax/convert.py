@@ -43,10 +43,8 @@ def to_rkd_jax(
 ) -> str:
   """Writes a run's folder from a checkpoint file; returns a summary.
 
-  Parameters that `allow` (regular expressions of detectron2 names) lets be missing are left out.
-
   Raises:
-    ReadError, WeightsError: see `read_checkpoint` and `detectron2`.
+    ReadError, WeightsError: see `read_checkpoint` and `detectron2.to_params`, also for `allow`.
     ValueError: the folder holds a checkpoint already.
   """
   if latest_step(workdir) is not None:

@@ -38,7 +38,6 @@ from rkd_jax.records.sources import Source, decode_image, open_source
 from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.teachers import pipeline
-from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.images import Options
 from rkd_jax.teachers.region_growing import RegionGrowing
 from rkd_jax.train.train import train
@@ -120,7 +119,7 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
         )
     source = open_source(data_dir, "shapes_ovd/scenes", "train_boxes")
     results = TeacherReader(f"{root}/teachers", "train_boxes")
-    recall = assess(source, results)["box_recall"]
+    recall = pipeline.assess(source, results)["box_recall"]
     print(f"The top-5 proposals cover {recall:.1%} of the annotated (base) boxes.")
   return {**quality, "top5_recall_base": recall}
 

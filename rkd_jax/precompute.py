@@ -53,9 +53,8 @@ from rkd_jax.machine.memory import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
-from rkd_jax.teachers.assess import assess
 from rkd_jax.teachers.images import Options
-from rkd_jax.teachers.pipeline import precompute
+from rkd_jax.teachers.pipeline import assess, precompute
 from rkd_jax.teachers.ranges import missing_ranges, write_range
 from rkd_jax.teachers.settings import Settings, Teachers, open_teachers
 

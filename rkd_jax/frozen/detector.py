@@ -24,8 +24,7 @@ _Found = TypeVar("_Found", Detections, Proposals)
 class Detector:
   """A detector with its weights: batches in, detections in pixels of the original images out.
 
-  The vocabulary is given with each call, so one compiled detector serves any class
-  list of the same length.
+  The vocabulary comes with each call: one compiled detector serves all class lists of a length.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, checkpoint: str):
@@ -72,11 +71,10 @@ class Detector:
 
     Four shapes at most are compiled, and the canvas changes no result.
     """
-    shape = [
-      self._short_side if np.max(sizes[:, axis]) <= self._short_side else images.shape[1 + axis]
-      for axis in range(2)
-    ]
-    return images[:, : shape[0], : shape[1]]
+    rows, columns = (
+      self._short_side if longest <= self._short_side else None for longest in sizes.max(0)
+    )
+    return images[:, :rows, :columns]
 
   def embed_regions(self, batch: Batch, boxes: Float[np.ndarray, "b k 4"]) -> np.ndarray:
     """Distilled region embeddings [b, k, e] of boxes in network-input pixels."""
@@ -103,9 +101,7 @@ def encode_masks(
   mask at a time is pasted, so that memory does not grow with the number of detections.
 
   Args:
-    masks: probabilities in the frames of `boxes`.
-    boxes: XYXY in pixels of the image, clipped to it.
-    height, width: of the image.
+    masks: probabilities in the frames of `boxes`, which are clipped to the image.
 
   Returns:
     {'size': [height, width], 'counts': str} of each, as `pycocotools.mask.decode` reads it.

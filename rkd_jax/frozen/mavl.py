@@ -136,13 +136,9 @@ class Mavl:
   ) -> list[Answer]:
     """Boxes and scores of every object, for each query, in no particular order.
 
-    Boxes are XYXY in pixels of `image`, float32, not clipped to it.  Scores are the probabilities
-    of being any object, in (0, 1]; objects whose probability vanishes are left out.
-
-    Args:
-      image: RGB.
-      queries: such as "all objects".
-      truncate: cut coordinates to whole pixels towards zero, as the original does.
+    Boxes are XYXY in pixels of `image`, float32, not clipped to it; `truncate` cuts them to whole
+    pixels towards zero, as the original does.  Scores are the probabilities of being any object, in
+    (0, 1]; objects whose probability vanishes are left out.
 
     Raises:
       ValueError: the image is not uint8 [h, w, 3], is empty or extremely long, or a query is too

@@ -15,7 +15,7 @@ from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.ops.host import unit
 from rkd_jax.records.index import checksum
 from rkd_jax.records.sources import Record, decode_image
-from rkd_jax.teachers.proposals import Answerer, Proposed, Proposer, PseudoBoxes, Recorded
+from rkd_jax.teachers.proposals import Answerer, Proposer, PseudoBoxes, Recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,9 @@ class Options:
   crop_mode: str = "square"
 
   def __post_init__(self):
-    if self.regions < 1 or self.pseudo_box_proposals < 1:
-      raise ValueError(
-        f"regions={self.regions} and pseudo_box_proposals={self.pseudo_box_proposals}: "
-        "each must be at least 1"
-      )
+    for name in ("regions", "pseudo_box_proposals"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
     if self.context < 0:
       raise ValueError(f"context is {self.context}; expected a fraction of at least 0")
     # Found by `crop_regions` only, a typing error would look like unreadable images.
@@ -111,7 +109,14 @@ def prepare(
   try:
     if isinstance(image, str):
       raise ValueError(image)
-    (boxes, scores), answers = _ask(proposer, image, record, class_names)
+    if isinstance(proposer, Recorded):
+      (boxes, scores), answers = proposer.recall(record.image_id)
+    elif isinstance(proposer, Answerer):
+      names = [class_names[i] for i in record.labels]
+      (boxes, scores), (named, best) = proposer.answer(image, names)
+      answers = PseudoBoxes(named, record.labels, best)
+    else:
+      (boxes, scores), answers = proposer.propose(image), None
   except ValueError as error:
     (boxes, _, scores), answers = _NO_BOXES, None
     image, notes["unreadable"] = np.zeros((1, 1, 3), np.uint8), str(error)
@@ -132,20 +137,6 @@ def prepare(
   return Prepared(
     record.image_id, checksum(record.image), record.labels, boxes, scores, crops, answers, notes
   )
-
-
-def _ask(
-  proposer: Proposer | Recorded,
-  image: UInt8[np.ndarray, "h w 3"],
-  record: Record,
-  class_names: Sequence[str],
-) -> tuple[Proposed, PseudoBoxes | None]:
-  if isinstance(proposer, Recorded):
-    return proposer.recall(record.image_id)
-  if isinstance(proposer, Answerer):
-    proposed, (boxes, scores) = proposer.answer(image, [class_names[i] for i in record.labels])
-    return proposed, PseudoBoxes(boxes, record.labels, scores)
-  return proposer.propose(image), None
 
 
 def _select(found: PseudoBoxes, kept: Bool[np.ndarray, "p"]) -> PseudoBoxes:
@@ -204,8 +195,8 @@ def choose_pseudo_boxes(
   objectness ** objectness_power.
 
   Returns:
-    Index of the chosen proposal, label and score in [0, 1], for each label whose score is above
-    the threshold, in the order of `labels`.
+    Index of the proposal, label and score in [0, 1], in the order of `labels`, for each whose score
+    is above the threshold.
   """
   rows, columns = (unit(np.asarray(e, np.float64)) for e in (embeddings, class_embeddings))
   similarities = rows @ columns.T

@@ -34,11 +34,7 @@ _INSTALL = (
 
 
 def import_scenic() -> types.ModuleType:
-  """Scenic's `models` of OWL-ViT.
-
-  Raises:
-    ImportError: it is not there, or something that it imports is not; says what to install.
-  """
+  """Scenic's `models` of OWL-ViT; an ImportError says what to install."""
   path = os.environ.get("SCENIC_PATH")
   if path and path not in sys.path:
     sys.path.insert(0, path)
@@ -70,8 +66,7 @@ class OwlVit:
   embedding serves all queries.  Calls from several threads use all local devices.
 
   Args:
-    checkpoint: of Scenic.
-    config: module of scenic.projects.owl_vit.configs that describes it, such as clip_b32.
+    config: module of scenic.projects.owl_vit.configs that describes the checkpoint.
     top: most proposals per image.
     nms_threshold: greatest IoU between two proposals.
 

@@ -1,4 +1,4 @@
-"""All images of a split through the teachers.
+"""All images of a split through the teachers, and a report on what they said.
 
 Images are decoded in worker processes while the accelerator computes; a proposer that needs no
 accelerator, and the crops it asks for, are computed there, too.  One that needs it is called from
@@ -21,6 +21,8 @@ from jaxtyping import Float, Float32, UInt8
 from tqdm import tqdm
 
 from rkd_jax.machine.workers import in_order
+from rkd_jax.ops.host import iou
+from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import Source
 from rkd_jax.teachers.images import Options, Prepared, decode, prepare, result
@@ -30,6 +32,8 @@ from rkd_jax.teachers.proposals import Answerer, Proposer, Recorded
 CODE_VERSION = 2
 # Images whose crops CLIP sees together.
 GROUP = 64
+# So many images, evenly spaced, are counted and compared in the report.
+ASSESSED = 20_000
 # Decoded images of any size that wait for the proposer.
 _DECODED_AHEAD = 16
 # Per device: while it computes one image, another is resized or the boxes of one are suppressed.
@@ -117,7 +121,7 @@ def precompute(
       prepared = in_order(threads, prepare, tasks, ahead)
     for group in missing:
       images = [next(prepared) for _ in group]
-      for found in results(images, group, encoder, class_embeddings, options):
+      for found in to_write(images, group, encoder, class_embeddings, options):
         if found[0] not in writer:
           writer.write(*found)
       bar.update(len(group))
@@ -128,7 +132,7 @@ def groups(positions: range) -> list[range]:
   return [positions[i : i + GROUP] for i in range(0, len(positions), GROUP)]
 
 
-def results(
+def to_write(
   images: Sequence[Prepared],
   positions: Sequence[int],
   encoder: Encoder,
@@ -158,3 +162,41 @@ def _check_order(source: Source, writer: TeacherWriter) -> None:
         f"Image {done[position]} was record {position} when its results were made, now that is "
         f"image {found}: the data set was built anew; give another output folder."
       )
+
+
+def assess(source: Source, results: TeacherReader) -> dict[str, Any]:
+  """A report on the results of all images of a source; nothing is chosen by it.
+
+  Returns:
+    'images': number of them; 'assessed': how many are counted in what follows; 'regions',
+    'pseudo_boxes': numbers of them; 'box_recall': part of the annotated boxes that a region
+    overlaps at IoU 0.5; 'pseudo_box_precision': of the pseudo boxes in images with boxes of their
+    class, the part that overlaps one, both None where there is nothing to compare;
+    'unreadable': reason by image id, 'dropped_boxes': reasons by image id, both of all images.
+  """
+  regions, pseudo_boxes, found, right = 0, 0, [], []
+  indices = range(0, len(source), max(-(-len(source) // ASSESSED), 1))
+  for i in indices:
+    record = source[i]
+    stored = results[record.image_id]
+    regions += len(stored["regions/boxes"])
+    pseudo_boxes += len(stored["pseudo_boxes/boxes"])
+    overlaps = iou(record.boxes[~record.is_crowd], stored["regions/boxes"])
+    found.extend((overlaps >= 0.5).any(1))
+    for box, label in zip(stored["pseudo_boxes/boxes"], stored["pseudo_boxes/labels"]):
+      same = record.boxes[record.classes == label]
+      if len(same):
+        right.append((iou(box[None], same) >= 0.5).any())
+  notes = sorted(results.notes.items())
+  return {
+    "images": len(source),
+    "assessed": len(indices),
+    "regions": regions,
+    "pseudo_boxes": pseudo_boxes,
+    "box_recall": float(np.mean(found)) if found else None,
+    "pseudo_box_precision": float(np.mean(right)) if right else None,
+    **{
+      key: {str(i): note[key] for i, note in notes if key in note}
+      for key in ("unreadable", "dropped_boxes")
+    },
+  }

@@ -13,7 +13,7 @@ from etils import epath
 
 from rkd_jax.records.results_writer import ResultPart
 from rkd_jax.teachers.images import prepare
-from rkd_jax.teachers.pipeline import GROUP, groups, results
+from rkd_jax.teachers.pipeline import GROUP, groups, to_write
 from rkd_jax.teachers.settings import Settings, open_teachers
 
 # First and end position, and those in between that are done, which are not all.
@@ -46,10 +46,10 @@ def write_range(settings: Settings, split: str, output: str, positions: Range) -
   first = min(set(range(start, stop)).difference(done))
   name, partial = f"beam-{first:09d}", uuid.uuid4().hex
   part = ResultPart(epath.Path(output) / split, name, partial, (width, settings.embedding_dtype))
-  arguments = (proposer, source.class_names, encoder.image_size, settings.options)
+  how = (proposer, source.class_names, encoder.image_size, settings.options)
   for group in groups(range(start, stop)):
-    images = [prepare(source[position], *arguments) for position in group]
-    found = results(images, group, encoder, class_embeddings, settings.options)
+    images = [prepare(source[position], *how) for position in group]
+    found = to_write(images, group, encoder, class_embeddings, settings.options)
     for position, result in zip(group, found):
       if position not in done:
         part.add(*result)

@@ -77,12 +77,11 @@ class RegionGrowing:
     colours = np.ascontiguousarray(np.moveaxis(_median(image), -1, 0), np.float32)
     masks, bridges = self._masks(colours, side)
     regions = _connected(masks, bridges, *(np.array(self.region_size) * side) ** 2)
-    scores = self._scores(regions, _contrast(_describe(colours), regions), image.shape[:2], side)
+    scores = self._scores(regions, _contrast(colours, regions), image.shape[:2], side)
     best = np.argsort(-scores, kind="stable")[: self.candidates]
     boxes, scores = regions.boxes[best], scores[best]
     overlaps = iou(boxes, boxes)
-    agreeing = np.minimum((overlaps > 0.8).sum(1), 6) / 6
-    scores = scores * np.sqrt(agreeing)
+    scores = scores * np.sqrt(np.minimum((overlaps > 0.8).sum(1), 6) / 6)
     kept = suppress(overlaps, scores, self.nms_threshold)[: self.top]
     return boxes[kept], scores[kept].astype(np.float32)
 
@@ -90,7 +89,8 @@ class RegionGrowing:
     self, colours: Float[np.ndarray, "3 h w"], side: float
   ) -> tuple[Bool[np.ndarray, "m h w"], Bool[np.ndarray, "m h w"]]:
     """Planes that hold regions, and the same planes with gaps bridged, which say what is one."""
-    hue = _hue(colours) * self.hue_bins
+    across, along = _opponents(colours)
+    hue = np.arctan2(along, across) / np.float32(2 * np.pi) * self.hue_bins
     hue_known = np.ptp(colours, axis=0) > self.min_chroma
     least = (self.region_size[0] * side) ** 2
     hues = []
@@ -99,12 +99,10 @@ class RegionGrowing:
       bins = np.where(hue_known, np.floor(hue + shift).astype(int) % self.hue_bins, self.hue_bins)
       sizes = np.bincount(bins.ravel(), minlength=self.hue_bins)[: self.hue_bins]
       hues += [bins == bin_ for bin_ in np.flatnonzero(sizes >= least)]
+    hues = np.array(hues, bool).reshape(-1, *hue.shape)
+    bridges = [_dilate(hues, round(radius * side)) for radius in self.bridged]
     distance = np.linalg.norm(colours - _background(colours, side), axis=0)
     outstanding = np.stack([distance > threshold for threshold in self.outstanding])
-    if not hues:
-      return outstanding, outstanding
-    hues = np.stack(hues)
-    bridges = [_dilate(hues, round(radius * side)) for radius in self.bridged]
     masks = np.concatenate([hues] * len(bridges) + [outstanding])
     return masks, np.concatenate([*bridges, outstanding])
 
@@ -115,9 +113,8 @@ class RegionGrowing:
     size = np.sqrt(width * height) / side
     fill = regions.areas / (width * height)
     aspect = np.minimum(width, height) / np.maximum(width, height)
-    at_border = (regions.boxes[:, :2] <= 1).sum(1) + (
-      regions.boxes[:, 2:] >= np.array([shape[1], shape[0]]) - 1
-    ).sum(1)
+    far = np.array([shape[1], shape[0]]) - 1
+    at_border = (regions.boxes[:, :2] <= 1).sum(1) + (regions.boxes[:, 2:] >= far).sum(1)
     smallest, largest = self.typical_size
     return (
       np.minimum(contrast / self.full_contrast, 1)
@@ -147,8 +144,7 @@ def _connected(
   owners = labels.ravel()[places]
   areas = np.bincount(owners, minlength=count + 1)
   kept = (areas >= least) & (areas <= most)
-  number = np.where(kept, np.cumsum(kept), 0)
-  owners = number[owners]  # pyright: ignore[reportCallIssue]
+  owners = np.where(kept, np.cumsum(kept), 0)[owners]  # pyright: ignore[reportCallIssue]
   labels = np.zeros_like(labels)
   labels.ravel()[places] = owners
   boxes = [
@@ -164,10 +160,14 @@ def _connected(
   )
 
 
-def _contrast(
-  features: Float[np.ndarray, "c h w"], regions: _Regions, margin: float = 0.25
-) -> Float[np.ndarray, "k"]:
-  """Distance between the mean of each region and the mean of the rest of its widened box."""
+def _contrast(colours: Float[np.ndarray, "3 h w"], regions: _Regions) -> Float[np.ndarray, "k"]:
+  """Distance between the mean of each region and the mean of the rest of its widened box.
+
+  It is that of colour and, as much again, of hue times saturation, in which shading makes no
+  difference.
+  """
+  brightest = np.maximum(colours.max(0), 40)
+  features = np.concatenate([0.5 * colours, 160 * _opponents(colours) / brightest])
   channels, height, width = features.shape
   count = len(regions.boxes)
   inner = np.stack(
@@ -175,7 +175,7 @@ def _contrast(
   )
   integral = np.zeros((channels, height + 1, width + 1))
   integral[:, 1:, 1:] = features.cumsum(1, dtype=np.float64).cumsum(2)
-  widen = margin * (regions.boxes[:, 2:] - regions.boxes[:, :2])
+  widen = 0.25 * (regions.boxes[:, 2:] - regions.boxes[:, :2])
   widened = regions.boxes + np.concatenate([-widen, widen], 1)
   x0, y0, x1, y1 = np.clip(np.rint(widened), 0, [width, height, width, height]).astype(int).T
   whole = integral[:, y1, x1] - integral[:, y0, x1] - integral[:, y1, x0] + integral[:, y0, x0]
@@ -198,18 +198,6 @@ def _opponents(colours: Float[np.ndarray, "3 h w"]) -> Float[np.ndarray, "2 h w"
   """Two axes across the grey line, whose angle is the hue."""
   red, green, blue = colours
   return np.stack([red - (green + blue) / 2, (green - blue) * np.float32(np.sqrt(3) / 2)])
-
-
-def _hue(colours: Float[np.ndarray, "3 h w"]) -> Float[np.ndarray, "h w"]:
-  """Hue in turns, (-0.5, 0.5]."""
-  across, along = _opponents(colours)
-  return np.arctan2(along, across) / np.float32(2 * np.pi)
-
-
-def _describe(colours: Float[np.ndarray, "3 h w"]) -> Float[np.ndarray, "5 h w"]:
-  """Colour and, as much again, hue times saturation, in which shading makes no difference."""
-  brightest = np.maximum(colours.max(0), 40)
-  return np.concatenate([0.5 * colours, 160 * _opponents(colours) / brightest])
 
 
 def _background(colours: Float[np.ndarray, "3 h w"], side: float) -> Float[np.ndarray, "3 h w"]:

@@ -87,15 +87,10 @@ def open_teachers(settings: Settings, split: str) -> Teachers:
   """
   source = open_source(settings.data_dir, settings.dataset, split)
   proposer = make_proposer(settings, split)
-  loaded = _load_clip(settings)
-  class_embeddings = None
-  if clip_chooses(proposer):
-    class_embeddings = embed_classes(loaded.clip, source.class_names)
-  activation = loaded.clip.model.config.activation
-  metadata = describe(proposer, settings.options, loaded.checksum, activation)
-  return Teachers(
-    source, proposer, loaded.encoder, class_embeddings, loaded.clip.embedding_dim, metadata
-  )
+  clip, encoder, checksum = _load_clip(settings)
+  class_embeddings = embed_classes(clip, source.class_names) if clip_chooses(proposer) else None
+  metadata = describe(proposer, settings.options, checksum, clip.model.config.activation)
+  return Teachers(source, proposer, encoder, class_embeddings, clip.embedding_dim, metadata)
 
 
 def make_proposer(settings: Settings, split: str) -> Proposer:
@@ -126,16 +121,11 @@ def _load_proposer(settings: Settings) -> Proposer:
   return source.open(*(getattr(settings, name) for name in source.settings))
 
 
-class _Loaded(NamedTuple):
-  clip: FrozenClip
-  encoder: Encoder
-  checksum: str
-
-
 @functools.lru_cache(maxsize=1)
-def _load_clip(settings: Settings) -> _Loaded:
+def _load_clip(settings: Settings) -> tuple[FrozenClip, RegionEncoder, str]:
+  """A CLIP, its image tower on all local devices, and what its weights are known by."""
   clip = load_clip(settings.clip, settings.activation)
   is_file = os.path.isfile(settings.clip)
   checksum = checksums.of_file(settings.clip) if is_file else checksums.of_arrays(clip.variables)
   encoder = RegionEncoder(clip, settings.batch_size, jax.local_devices())
-  return _Loaded(clip, encoder, checksum)
+  return clip, encoder, checksum

@@ -16,8 +16,7 @@ from rkd_jax.ops.host import iou
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.teachers import pipeline
-from rkd_jax.teachers.assess import assess
-from rkd_jax.teachers.pipeline import describe, precompute
+from rkd_jax.teachers.pipeline import assess, describe, precompute
 from rkd_jax.teachers.region_growing import RegionGrowing
 from tests import colours
 from tests.colours import (
@@ -305,3 +304,28 @@ def test_reasons_survive_a_restart(tmp_path):
     _run(tmp_path, source, ColourEncoder(fail_at_call=3), images_per_group=1)
   results = _run(tmp_path, source, images_per_group=1)
   assert list(assess(source, results)["unreadable"]) == ["0"]
+
+
+def test_assessment_by_hand(tmp_path):
+  """Two of three boxes are among the two regions kept; labels that are not there are not judged."""
+  source = MemorySource(
+    [colours.record(0, labels=(2, 0)), colours.record(1, classes=(0, 1), labels=(2,))]
+  )
+  report = assess(source, _run(tmp_path, source))
+  assert report == {
+    "images": 2,
+    "assessed": 2,
+    "regions": 4,
+    "pseudo_boxes": 3,
+    "unreadable": {},
+    "dropped_boxes": {},
+    "box_recall": pytest.approx(4 / 5),
+    "pseudo_box_precision": 1.0,
+  }
+
+
+def test_a_limit_takes_evenly_spaced_images(tmp_path, monkeypatch):
+  source = MemorySource([colours.record(i) for i in range(5)])
+  monkeypatch.setattr(pipeline, "ASSESSED", 2)
+  report = assess(source, _run(tmp_path, source))
+  assert (report["images"], report["assessed"], report["regions"]) == (5, 2, 4)
