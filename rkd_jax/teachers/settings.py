@@ -39,8 +39,8 @@ SOURCES = {
 }
 
 
-def _flag(text: str, default: Any = dataclasses.MISSING, choices: Sequence = ()) -> Any:
-  return dataclasses.field(default=default, metadata={"help": text, "choices": choices or None})
+def _flag(text: str, default: Any = dataclasses.MISSING, choices: Sequence | None = None) -> Any:
+  return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
 
 
 @dataclasses.dataclass(frozen=True)
