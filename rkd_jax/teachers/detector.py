@@ -73,11 +73,7 @@ class StoredProposals:
     self._results = results
 
   def recall(self, image_id: int) -> tuple[Proposed, PseudoBoxes]:
-    """The regions and the pseudo boxes of an image.
-
-    Raises:
-      ValueError: the other run has no results for it.
-    """
+    """See `Recorded`; a ValueError says that the other run has no results for the image."""
     record = self._results[image_id]
     regions = record["regions/boxes"], record["regions/scores"]
     return regions, PseudoBoxes(*(record[f"pseudo_boxes/{key}"] for key in PseudoBoxes._fields))

@@ -42,17 +42,13 @@ class MvitProposer:
     self._model = {"short_side": short_side, "config": dataclasses.asdict(config)}
 
   def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
-    """Best first, not clipped to the image; raises what `answer` does."""
+    """At most `top` boxes, best first, not clipped to the image."""
     return self.answer(image, ())[0]
 
   def answer(
     self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]
   ) -> tuple[Proposed, Proposed]:
-    """Proposals, and MAVL's best box for "every <name>" of each name; the image is encoded once.
-
-    Raises:
-      ValueError: see `Mavl.infer`.
-    """
+    """Proposals, and MAVL's best box for "every <name>" of each name; raises what `infer` does."""
     answers = self.mavl.infer(image, [*RKD_QUERIES, *(f"every {name}" for name in names)])
     boxes, scores = np.zeros((len(names), 4), np.float32), np.zeros(len(names), np.float32)
     for i, (found, found_scores) in enumerate(answers[len(RKD_QUERIES) :]):

@@ -126,11 +126,7 @@ class OwlVit:
   def answer(
     self, image: UInt8[np.ndarray, "h w 3"], names: Sequence[str]
   ) -> tuple[Proposed, Proposed]:
-    """Proposals, and the best box for each name.
-
-    Raises:
-      ValueError: the image is not uint8 [h, w, 3].
-    """
+    """Proposals, and the best box for each name; refuses what `check_image` does."""
     check_image(image)
     queries = [*self._queries, *(f"a photo of a {name}" for name in names)]
     general = len(self._queries)

@@ -43,8 +43,7 @@ _DEVICE_THREADS = 2
 class Encoder(Protocol):
   """A frozen CLIP image tower."""
 
-  @property
-  def image_size(self) -> int: ...
+  image_size: int
 
   def embed(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n d"]:
     """Embeddings of square crops of `image_size`, not normalised; n varies, even 0."""

@@ -66,11 +66,7 @@ class RegionGrowing:
     return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
   def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
-    """At most `top` boxes, best first, none overlapping above `nms_threshold`.
-
-    Raises:
-      ValueError: if `image` is not uint8 [h, w, 3].
-    """
+    """At most `top` boxes, best first, that overlap by at most `nms_threshold`."""
     check_image(image)
     side = np.sqrt(image.shape[0] * image.shape[1])
     # Channels first: NumPy reduces a short last axis slowly.

@@ -94,11 +94,7 @@ def open_teachers(settings: Settings, split: str) -> Teachers:
 
 
 def make_proposer(settings: Settings, split: str) -> Proposer:
-  """The proposer that `settings.proposals` names, loaded.
-
-  Raises:
-    ValueError, ImportError, FileNotFoundError: see `open_teachers`.
-  """
+  """The proposer that `settings.proposals` names, loaded; raises what `open_teachers` does."""
   kind = settings.proposals
   if kind in SOURCES:
     missing = [name for name in SOURCES[kind].settings if getattr(settings, name) is None]

@@ -43,7 +43,6 @@ _RENAMES = (
   (r"in_proj\.bias$", "in_proj_bias"),
 )
 
-
 # Hugging Face's names to OpenAI's.
 _HUGGING_FACE = (
   (r"^text_projection\.weight$", "text_projection"),
