@@ -47,9 +47,9 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     self,
     *,
     splits: Mapping[str, Split],
-    base: Sequence[str],
-    novel: Sequence[str],
     settings: Mapping[str, Any],
+    base: Sequence[str] = (),
+    novel: Sequence[str] = (),
     frequencies: Sequence[str] | None = None,
     ancestors: Sequence[Iterable[int]] | None = None,
     totals: Sequence[str] = (),
@@ -63,9 +63,9 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
 
     Args:
       splits: by name, of the same classes.
+      settings: what the splits were made from, as JSON values.
       base: classes to train on.
       novel: classes that are only evaluated.
-      settings: what the splits were made from, as JSON values.
       frequencies: LVIS' 'r', 'c' or 'f' of each class.
       ancestors: the classes above each class, where they form a hierarchy.
       totals: lines of the description, see `compared`.

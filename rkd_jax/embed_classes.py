@@ -50,12 +50,9 @@ def class_names(names: str | None, annotations_path: str | None) -> tuple[str, .
 def class_synonyms(
   names: Sequence[str], synonyms_path: str, annotations_path: str | None
 ) -> tuple[tuple[str, ...], ...]:
-  """For every class the texts that stand for it.
+  """For every class the texts that stand for it: a JSON list with a list of texts per class.
 
-  Args:
-    names: the classes.
-    synonyms_path: JSON list with a list of texts per class; '' takes those of the annotations.
-    annotations_path: LVIS JSON whose categories have 'synonyms'.
+  Where `synonyms_path` is '', the 'synonyms' of the categories in LVIS' annotations.
 
   Raises:
     ValueError: neither is given, or the file does not have texts for every class.

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from rkd_jax.files import json_checks as checks
 from rkd_jax.records import class_names as category_names
+from rkd_jax.records import schema
 
 # Annotation tools round: a box may stick out of its image by so many pixels and is clipped.
 _ROUNDING = 1.0
@@ -32,7 +33,7 @@ class AnnotatedImage:
   """One entry of 'images' with its annotations; boxes XYXY pixels, inside the image.
 
   `polygons` are those of each object, XY pixels, none where the file has run lengths or nothing;
-  the labels are LVIS' neg_category_ids and not_exhaustive_category_ids as classes.
+  `federated` has LVIS' neg_category_ids and not_exhaustive_category_ids as classes.
   """
 
   image_id: int
@@ -46,8 +47,7 @@ class AnnotatedImage:
   areas: Float[np.ndarray, "g"]
   is_crowd: Bool[np.ndarray, "g"]
   polygons: tuple[tuple[Float[np.ndarray, "_ 2"], ...], ...]
-  negative_labels: tuple[int, ...] = ()
-  not_exhaustive_labels: tuple[int, ...] = ()
+  federated: Mapping[str, tuple[int, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +82,9 @@ def _box(
   x, y, w, h = bbox
   outside = max(-x, -y, x + w - width, y + h - height)
   clipped = [max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)]
+  empty = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
   if repairs is not None:
     repairs["boxes clipped to the image"] += outside > _ROUNDING
-    empty = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
     repairs[LEFT_OUT] += empty
     return None if empty else clipped
   if w <= 0 or h <= 0:
@@ -92,7 +92,7 @@ def _box(
       f"{where}: bbox {bbox} has size {w} x {h} (width x height), expected more than 0: "
       "correct or remove it. The format is [x, y, width, height]."
     )
-  if outside > _ROUNDING or clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+  if outside > _ROUNDING or empty:
     raise ValueError(
       f"{where}: bbox {bbox} ([x, y, width, height]) reaches {outside:g} pixels out of the image "
       f"of {width} x {height} (width x height): correct it, or the size of the image."
@@ -123,16 +123,11 @@ def _polygons(segmentation: Any, where: str, repairs: collections.Counter) -> tu
 
 
 def _objects(
-  content: Any,
-  path: Path,
-  images: Mapping,
-  class_of: Mapping,
-  repair: bool,
-  repairs: collections.Counter,
-) -> dict[int, list]:
-  """image id -> [(box, class, annotation id, area, is_crowd, polygons), ...]."""
+  content: Any, path: Path, images: Mapping, class_of: Mapping, repair: bool
+) -> tuple[dict[int, list], collections.Counter]:
+  """image id -> [(box, class, annotation id, area, is_crowd, polygons), ...], and the repairs."""
   objects = {image_id: [] for image_id in images}
-  seen = set()
+  seen, repairs = set(), collections.Counter()
   keys = ("id", "image_id", "category_id", "bbox")
   for where, entry, values in checks.entries(content, "annotations", path, keys):
     annotation_id, image_id, category_id, bbox = values
@@ -149,9 +144,9 @@ def _objects(
         f"{where} of image {image_id} has category {category_id!r}, which is not in 'categories': "
         "add the category or remove the annotation."
       )
-    filename, height, width, _ = images[image_id]
-    where = f"{where} of image {image_id} ({filename})"
-    box = _box(bbox, height, width, where, repairs if repair else None)
+    image = images[image_id]
+    where = f"{where} of image {image_id} ({image['filename']})"
+    box = _box(bbox, image["height"], image["width"], where, repairs if repair else None)
     polygons = _polygons(entry.get("segmentation"), where, repairs)
     if box is None:
       continue
@@ -160,7 +155,7 @@ def _objects(
       raise ValueError(f"{where}: area is {area!r}, expected a number of at least 0.")
     crowd = bool(entry.get("iscrowd", 0))
     objects[image_id].append((box, class_of[category_id], annotation_id, area, crowd, polygons))
-  return objects
+  return objects, repairs
 
 
 def _file_name(entry: Mapping, lvis: bool, where: str) -> str:
@@ -173,12 +168,12 @@ def _federated(entry: Mapping, class_of: Mapping, where: str) -> dict[str, tuple
   """LVIS' classes that are not, or not all of them, annotated in an image."""
   keys = ("neg_category_ids", "not_exhaustive_category_ids")
   labels = {}
-  for key, ids in zip(keys, checks.required(entry, keys, where)):
+  for name, key, ids in zip(schema.FEDERATED, keys, checks.required(entry, keys, where)):
     if not isinstance(ids, list) or (unknown := [i for i in ids if i not in class_of]):
       found = ids if not isinstance(ids, list) else unknown
       raise ValueError(f"{where}: {key} has {found!r}, expected a list of ids in 'categories'.")
-    labels[key] = tuple(class_of[i] for i in ids)
-  return {"negative_labels": labels[keys[0]], "not_exhaustive_labels": labels[keys[1]]}
+    labels[name] = tuple(class_of[i] for i in ids)
+  return labels
 
 
 def load_annotations(
@@ -216,33 +211,29 @@ def load_annotations(
     where = f"{path}: image {image_id} ({filename})"
     checks.integer(height, "height", where, low=1)
     checks.integer(width, "width", where, low=1)
-    images[image_id] = (
-      filename,
-      height,
-      width,
-      _federated(entry, class_of, where) if lvis else {},
-    )
+    images[image_id] = {
+      "filename": filename,
+      "path": Path(image_dir) / filename,
+      "height": height,
+      "width": width,
+      "federated": _federated(entry, class_of, where) if lvis else None,
+    }
   if not images:
     raise ValueError(f"{path}: 'images' is empty: there is nothing to build.")
-  repairs = collections.Counter()
-  objects = _objects(content, path, images, class_of, repair, repairs)
+  objects, repairs = _objects(content, path, images, class_of, repair)
   entries = []
-  for image_id, (filename, height, width, federated) in images.items():
+  for image_id, known in images.items():
     columns = zip(*objects[image_id]) if objects[image_id] else [()] * 6
     boxes, classes, ids, areas, crowds, polygons = columns
     entry = AnnotatedImage(
       image_id=image_id,
-      filename=filename,
-      path=Path(image_dir) / filename,
-      height=height,
-      width=width,
+      **known,
       boxes=np.array(boxes, np.float64).reshape(-1, 4),
       classes=np.array(classes, np.int64),
       object_ids=np.array(ids, np.int64),
       areas=np.array(areas, np.float32),
       is_crowd=np.array(crowds, bool),
       polygons=tuple(polygons),
-      **federated,
     )
     entries.append(entry)
   return Annotations(

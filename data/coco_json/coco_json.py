@@ -13,10 +13,9 @@ and the class names that occur in the captions (COCO captions JSON).  Polygons a
 the JSON has them, for detectors with a mask head; run lengths are not.
 """
 
-import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -26,8 +25,7 @@ from rkd_jax.data.coco_json.split import AnnotatedSplit
 from rkd_jax.records import class_names as category_names
 
 
-@dataclasses.dataclass(frozen=True)
-class Files:
+class Files(NamedTuple):
   """Where a split comes from: COCO JSON, the folder of its images, optional captions and tags."""
 
   json: str | os.PathLike
@@ -37,8 +35,8 @@ class Files:
 
   def checksums(self) -> dict[str, str]:
     """A checksum of every file that is given."""
-    files = {"json": self.json, "captions": self.captions, "tags": self.tags}
-    return {name: builder.checksum(path) for name, path in files.items() if path is not None}
+    files = self._asdict().items()
+    return {name: builder.checksum(path) for name, path in files if path and name != "images"}
 
 
 def _split(files: Files, content: annotations.Annotations, kept: Sequence[str]) -> AnnotatedSplit:
@@ -67,14 +65,9 @@ class CocoJson(builder.RecordBuilder):
     novel: Sequence[str] = (),
     **kwargs: Any,
   ):
-    """Reads and checks the JSON files; images are read by `download_and_prepare`.
+    """Reads and checks the JSON files; images are read by `builder.prepare`.
 
-    Args:
-      train: files of the split `train`.
-      validation: files of the split `validation`, if there is one.
-      base: classes to train on; None takes every class that is not novel.
-      novel: classes that are only evaluated.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
+    `base` None takes every class that is not novel.
 
     Raises:
       ValueError: a problem with the files, the class lists.
@@ -92,12 +85,11 @@ class CocoJson(builder.RecordBuilder):
           f"{sorted(set(found) ^ set(names)) or 'the same names in another order of ids'}. "
           "Give both files the same 'categories'."
         )
-    settings = {
+    files = {
       "train": train.checksums(),
       "validation": None if validation is None else validation.checksums(),
-      "base": list(base),
-      "novel": list(novel),
     }
+    settings = {**files, "base": list(base), "novel": list(novel)}
     super().__init__(splits=splits, base=base, novel=novel, settings=settings, **kwargs)
 
 
@@ -115,17 +107,14 @@ def main():
 
   def make(base: str | None, novel: str, **settings: Any) -> CocoJson:
     train, validation = (
-      {
-        name: settings.pop(f"{split}_{name}", None)
-        for name in ("json", "images", "captions", "tags")
-      }
+      Files(*(settings.pop(f"{split}_{name}", None) for name in Files._fields))
       for split in ("train", "validation")
     )
-    if (validation["json"] is None) != (validation["images"] is None):
+    if (validation.json is None) != (validation.images is None):
       parser.error("--validation_json and --validation_images belong together")
     return CocoJson(
-      train=Files(**train),
-      validation=Files(**validation) if validation["json"] else None,
+      train=train,
+      validation=validation if validation.json else None,
       base=None if base is None else category_names.parse_names(base),
       novel=category_names.parse_names(novel),
       **settings,

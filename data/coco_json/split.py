@@ -8,7 +8,6 @@ import numpy as np
 
 from rkd_jax.data import making
 from rkd_jax.data.coco_json import annotations
-from rkd_jax.records import schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +20,6 @@ class AnnotatedSplit(making.Split):
     images: those of `content` that are stored.
     captions: image id -> captions; images may be missing.
     labels: image id -> image-level labels (classes).
-    federated: store LVIS' negative and not exhaustive classes of each image.
   """
 
   content: annotations.Annotations
@@ -29,7 +27,6 @@ class AnnotatedSplit(making.Split):
   images: Sequence[annotations.AnnotatedImage]
   captions: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
   labels: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
-  federated: bool = False
 
   @functools.cached_property
   def _is_kept(self) -> np.ndarray:
@@ -55,12 +52,16 @@ class AnnotatedSplit(making.Split):
     """Whether any object of the file has one."""
     return any(own for image in self.content.images for own in image.polygons)
 
+  @property
+  def federated(self) -> bool:
+    """Whether the file is LVIS'."""
+    return self.content.images[0].federated is not None
+
   def num_boxes(self) -> dict[str, int]:
     """Class name -> number of boxes that are kept, crowds included."""
-    names = self.content.class_names
     classes = np.concatenate([np.zeros(0, np.int64), *(i.classes for i in self.images)])
-    counts = np.bincount(classes, minlength=len(names)) * self._is_kept
-    return {name: int(count) for name, count in zip(names, counts) if count}
+    counts = np.bincount(classes, minlength=len(self.class_names)) * self._is_kept
+    return {name: int(count) for name, count in zip(self.class_names, counts) if count}
 
   def image_counts(self) -> list[int]:
     """As `making.Split`."""
@@ -86,19 +87,15 @@ class AnnotatedSplit(making.Split):
     """As `making.Split`; an image of another size than the JSON says is an error, too."""
     for image in self.images[start:stop]:
       keep = self.keep(image)
-      federated = {name: getattr(image, name) for name in schema.FEDERATED}
+      objects = ("boxes", "classes", "object_ids", "areas", "is_crowd")
       fields = {
+        **{name: getattr(image, name)[keep] for name in objects},
         "image_id": image.image_id,
         "filename": image.filename,
-        "boxes": image.boxes[keep],
-        "classes": image.classes[keep],
-        "object_ids": image.object_ids[keep],
-        "areas": image.areas[keep],
-        "is_crowd": image.is_crowd[keep],
         "captions": self.captions.get(image.image_id, ()),
         "labels": self.labels.get(image.image_id, ()),
         "polygons": [image.polygons[i] for i in np.flatnonzero(keep)],
-        "federated": federated if self.federated else None,
+        "federated": image.federated,
       }
       name = f"{image.path} (image id {image.image_id} of {self.source})"
       yield making.Entry(making.Place(image.path), name, fields, (image.height, image.width))

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from rkd_jax.data import builder
 from rkd_jax.data.coco_json import annotations
 from rkd_jax.data.coco_json.split import AnnotatedSplit, images_with_boxes
-from rkd_jax.data.coco_ovd import tags, vocabulary
+from rkd_jax.data.coco_ovd import vocabulary
 
 TRAIN_JSON = "annotations/instances_train2017.json"
 VALIDATION_JSON = "annotations/instances_val2017.json"
@@ -35,11 +35,7 @@ class CocoOvd(builder.RecordBuilder):
   VERSION = tfds.core.Version("1.0.0")
 
   def __init__(self, *, coco: str | os.PathLike, **kwargs: Any):
-    """Reads and checks the JSON files; images are read by `download_and_prepare`.
-
-    Args:
-      coco: the folder of the official files.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
+    """Reads and checks the JSON files; images are read by `builder.prepare`.
 
     Raises:
       ValueError: a problem with the files.
@@ -53,14 +49,10 @@ class CocoOvd(builder.RecordBuilder):
 
     numbers = {name: number for number, name in enumerate(train.class_names)}
     labels = {
-      image_id: [numbers[name] for name in tags.tags(own, vocabulary.SYNONYMS)]
+      image_id: [numbers[name] for name in vocabulary.tags(own)]
       for image_id, own in captions.items()
     }
     stripped = {key: [caption.strip() for caption in own] for key, own in captions.items()}
-    splits = {
-      "train": AnnotatedSplit(train, base, train.images, stripped, labels),
-      "validation": AnnotatedSplit(validation, (*base, *novel), evaluated),
-    }
     counted = {
       TRAIN_JSON: {
         "images": (len(train.images), 118_287),
@@ -72,24 +64,21 @@ class CocoOvd(builder.RecordBuilder):
       },
       CAPTIONS_JSON: {"images": (sum(map(bool, captions.values())), 118_287)},
     }
-    files = (TRAIN_JSON, VALIDATION_JSON, CAPTIONS_JSON)
-    settings = {name: builder.checksum(folder / name) for name in files}
     super().__init__(
-      splits=splits,
+      splits={
+        "train": AnnotatedSplit(train, base, train.images, stripped, labels),
+        "validation": AnnotatedSplit(validation, (*base, *novel), evaluated),
+      },
       base=base,
       novel=novel,
-      settings=settings,
+      settings={name: builder.checksum(folder / name) for name in counted},
       totals=builder.compared(counted),
       **kwargs,
     )
 
 
 def _load(path: Path, images: Path) -> annotations.Annotations:
-  """The annotations, with COCO's 80 classes.
-
-  Raises:
-    ValueError: as `load_annotations`, or other classes.
-  """
+  """The annotations; ValueError if their classes are not COCO's 80."""
   content = annotations.load_annotations(path, images, repair=True)
   if content.class_names != tuple(vocabulary.SYNONYMS):
     differing = sorted(set(content.class_names) ^ set(vocabulary.SYNONYMS))

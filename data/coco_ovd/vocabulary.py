@@ -4,6 +4,8 @@ The split is that of Bansal et al. (Zero-Shot Object Detection, 2018), as all of
 The synonyms are those that LVIS v1 gives for the synset that corresponds to each COCO class.
 """
 
+from collections.abc import Sequence
+
 # fmt: off
 CLASSES = (
   "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
@@ -70,3 +72,24 @@ _SYNONYMS = {
   "hair drier": ("hair_dryer",),
 }
 SYNONYMS = {name: _SYNONYMS.get(name, (name.replace(" ", "_"),)) for name in CLASSES}
+
+
+def spoken(synonym: str) -> str:
+  """An LVIS synonym as it stands in a caption: 'tie_(necktie)' is 'tie'."""
+  return synonym.replace("_", " ").split("(")[0].strip().lower()
+
+
+def tags(captions: Sequence[str]) -> list[str]:
+  """The classes of which a synonym stands between spaces in the joined captions, in lower case.
+
+  The beginning and the end count as spaces, unless the synonym is all there is; a tab, a full
+  stop or a comma does not count.  This is the rule of the reference's `tools/get_cc_tags.py` with
+  all captions of an image, as they are in the file: simple enough to miss plurals and words before
+  a comma.  The published models were trained on it.
+  """
+  text = " ".join(captions).lower()
+  return [
+    name
+    for name, words in SYNONYMS.items()
+    if any(f" {word} " in f" {text} " and word != text for word in map(spoken, words))
+  ]

@@ -62,15 +62,10 @@ class Imagenet21kRandom(builder.RecordBuilder):
     seed: int = 0,
     **kwargs: Any,
   ):
-    """Draws the classes and lists their images; `download_and_prepare` reads them.
+    """Draws the classes and lists their images; `builder.prepare` reads them.
 
-    Args:
-      imagenet: the folder of ImageNet-21K.
-      wordnet: data.noun of WordNet 3.0.
-      vocabulary: names of the classes to detect, none of which is drawn.
-      classes: number of classes to draw; None takes five times those of the vocabulary.
-      seed: of the draw; which synsets the folder holds decides it, too.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
+    `vocabulary` has the names of the classes to detect, none of which is drawn.  The draw depends
+    on the seed and on which synsets the folder holds.
 
     Raises:
       ValueError: a problem with the files, or there are fewer classes.
@@ -87,24 +82,19 @@ class Imagenet21kRandom(builder.RecordBuilder):
     names = {offset: known[offset][0].replace("_", " ") for offset in usable}
     count = _TIMES * len(vocabulary) if classes is None else classes
     drawn = _draw(usable, names, count, seed, imagenet)
-    used = [found[offset] for offset in drawn]
-    split = synsets.SynsetSplit(
-      str(imagenet),
+    split = synsets.make_split(
+      imagenet,
       [names[offset] for offset in drawn],
-      used,
+      [found[offset] for offset in drawn],
       {offset: (number,) for number, offset in enumerate(drawn)},
-      synsets.count_images(imagenet, used),
     )
-    settings = {
-      "synsets": list(map(wnid, drawn)),
-      "wordnet": builder.checksum(wordnet),
-      "images": split.checksum(),
-    }
     super().__init__(
       splits={"train": split},
-      base=(),
-      novel=(),
-      settings=settings,
+      settings={
+        "synsets": list(map(wnid, drawn)),
+        "wordnet": builder.checksum(wordnet),
+        "images": split.checksum(),
+      },
       totals=[
         f"{len(drawn)} classes of {len(found)} synsets in {imagenet}: "
         f"{len(found) - len(known)} are not in {wordnet}, {len(known) - len(usable)} have a name "

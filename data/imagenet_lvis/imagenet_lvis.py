@@ -27,8 +27,7 @@ import tensorflow_datasets as tfds
 from rkd_jax.data import builder
 from rkd_jax.data.imagenet_lvis import synsets
 from rkd_jax.data.imagenet_lvis.wordnet import load_senses, offset_of
-from rkd_jax.data.lvis_ovd.classes import load_synsets
-from rkd_jax.data.lvis_ovd.lvis_ovd import VALIDATION_JSON
+from rkd_jax.data.lvis_ovd.lvis_ovd import VALIDATION_JSON, load_synsets
 
 # Classes of LVIS with images in the ImageNet-21K of autumn 2011.
 OFFICIAL = 997
@@ -47,42 +46,33 @@ class ImagenetLvis(builder.RecordBuilder):
     wordnet: str | os.PathLike,
     **kwargs: Any,
   ):
-    """Reads the JSON and WordNet, and lists the images; `download_and_prepare` reads them.
-
-    Args:
-      lvis: the folder of lvis_v1_val.json.
-      imagenet: the folder of ImageNet-21K.
-      wordnet: index.noun of WordNet 3.0.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
+    """Reads the JSON and WordNet, and lists the images; `builder.prepare` reads them.
 
     Raises:
-      ValueError: a problem with the files, or ImageNet has no images of
-        these classes.
+      ValueError: a problem with the files, or ImageNet has no images of these classes.
     """
     annotations = Path(lvis) / VALIDATION_JSON
     classes, names = load_synsets(annotations)
     labels, not_in_wordnet = _labels(names, wordnet, annotations)
     found = synsets.find(imagenet)
     used = [found[offset] for offset in labels if offset in found]
-    counts = synsets.count_images(imagenet, used)
-    split = synsets.SynsetSplit(str(imagenet), classes.names, used, labels, counts)
-    if not any(counts.values()):
+    split = synsets.make_split(imagenet, classes.names, used, labels)
+    if not len(split):
       raise ValueError(f"{imagenet} has no images of the {len(labels)} synsets of {annotations}.")
     absent = [own[0] for offset, own in labels.items() if offset not in found]
-    counted = {str(imagenet): {"synsets with images": (sum(map(bool, counts.values())), OFFICIAL)}}
-    settings = {
-      VALIDATION_JSON: builder.checksum(annotations),
-      "wordnet": builder.checksum(wordnet),
-      "images": split.checksum(),
-    }
+    with_images = sum(map(bool, split.counts.values()))
     super().__init__(
       splits={"train": split},
       base=classes.base,
       novel=classes.novel,
-      settings=settings,
+      settings={
+        VALIDATION_JSON: builder.checksum(annotations),
+        "wordnet": builder.checksum(wordnet),
+        "images": split.checksum(),
+      },
       frequencies=classes.frequencies,
       totals=[
-        *builder.compared(counted),
+        *builder.compared({str(imagenet): {"synsets with images": (with_images, OFFICIAL)}}),
         _missing("whose synset is not in WordNet", not_in_wordnet, names),
         _missing("whose synset is not in ImageNet", absent, names),
       ],
@@ -97,10 +87,7 @@ def _labels(
   senses = load_senses(path)
   labels, missing = {}, []
   for number, name in enumerate(names):
-    try:
-      offset = offset_of(name, senses)
-    except ValueError as error:
-      raise ValueError(f"{annotations}: {error}") from error
+    offset = offset_of(name, senses, annotations)
     if offset is None:
       missing.append(number)
     else:

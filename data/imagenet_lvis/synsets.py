@@ -60,26 +60,22 @@ class Synset:
       ValueError: the archive is damaged or cut off, a file has another name than those of this
         synset, or two have the same number.
     """
-    seen = {}
+    seen, own = {}, wnid(self.offset)
     files = _archived(self.path) if self.path.suffix == ".tar" else _in_folder(self.path)
     for name, place in files:
-      number = self._number(name)
+      match = re.fullmatch(rf"{own}_(\d+)\.(jpe?g|png)", name, re.IGNORECASE)
+      if match is None or (number := int(match[1])) >= _NUMBERS:
+        raise ValueError(
+          f"{self.path}: {name!r} is no image of this synset, expected names like "
+          f"{own}_10026.JPEG with a number below {_NUMBERS}: remove it."
+        )
       if number in seen:
         raise ValueError(
           f"{self.path}: {seen[number]} and {name} have the same number, so the same image id: "
           "remove one of them."
         )
       seen[number] = name
-      yield Image(image_id(name), f"{wnid(self.offset)}/{name}", place)
-
-  def _number(self, name: str) -> int:
-    match = re.fullmatch(rf"{wnid(self.offset)}_(\d+)\.(jpe?g|png)", name, re.IGNORECASE)
-    if match is None or int(match[1]) >= _NUMBERS:
-      raise ValueError(
-        f"{self.path}: {name!r} is no image of this synset, expected names like "
-        f"{wnid(self.offset)}_10026.JPEG with a number below {_NUMBERS}: remove it."
-      )
-    return int(match[1])
+      yield Image(self.offset * _NUMBERS + number, f"{own}/{name}", place)
 
 
 def find(folder: str | os.PathLike) -> dict[int, Synset]:
@@ -146,12 +142,6 @@ def _damaged(path: Path, reason: str) -> ValueError:
   )
 
 
-def count_images(folder: str | os.PathLike, synsets: Sequence[Synset]) -> dict[int, int]:
-  """Number of images of each synset; goes through all names."""
-  bar = tqdm(synsets, f"listing {folder}", unit=" synsets")
-  return {synset.offset: sum(1 for _ in synset.images()) for synset in bar}
-
-
 @dataclasses.dataclass(frozen=True)
 class SynsetSplit(Split):
   """Whole synsets: images with the class of their synset, no boxes.
@@ -161,7 +151,7 @@ class SynsetSplit(Split):
     class_names: in the order of their numbers.
     synsets: whose images are stored, in this order.
     labels: number of the synset -> classes.
-    counts: number of images of each synset, see `count_images`.
+    counts: number of the synset -> number of images.
     limit: only the first so many images.
   """
 
@@ -210,3 +200,15 @@ class SynsetSplit(Split):
           fields = {"image_id": number, "filename": filename, "labels": labels}
           yield Entry(place, f"{filename} (image id {number}) of {place.path}", fields)
       first += count
+
+
+def make_split(
+  folder: str | os.PathLike,
+  class_names: Sequence[str],
+  synsets: Sequence[Synset],
+  labels: Mapping[int, Sequence[int]],
+) -> SynsetSplit:
+  """The split of all images of some synsets of a folder; goes through all names."""
+  bar = tqdm(synsets, f"listing {folder}", unit=" synsets")
+  counts = {synset.offset: sum(1 for _ in synset.images()) for synset in bar}
+  return SynsetSplit(str(folder), class_names, synsets, labels, counts)

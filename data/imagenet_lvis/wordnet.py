@@ -39,17 +39,18 @@ def load_lemmas(path: str | os.PathLike) -> dict[int, tuple[str, ...]]:
   return _read(path, "data.noun", read)
 
 
-def offset_of(synset: str, senses: Mapping[str, tuple[int, ...]]) -> int | None:
+def offset_of(
+  synset: str, senses: Mapping[str, tuple[int, ...]], path: str | os.PathLike
+) -> int | None:
   """The synset that 'dog.n.01' names; None where it is none of the nouns of `load_senses`.
 
   Raises:
-    ValueError: not a name of this form.
+    ValueError: not a name of this form, in the file `path`.
   """
   match = re.fullmatch(r"(.+)\.([a-z])\.(\d+)", synset)
-  if match is None or int(match[3]) < 1:
-    raise ValueError(f"synset {synset!r} is not of the form 'dog.n.01'.")
+  if match is None or (sense := int(match[3])) < 1:
+    raise ValueError(f"{path}: synset {synset!r} is not of the form 'dog.n.01'.")
   offsets = senses.get(match[1].lower(), ()) if match[2] == "n" else ()
-  sense = int(match[3])
   return offsets[sense - 1] if sense <= len(offsets) else None
 
 

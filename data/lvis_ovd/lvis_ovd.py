@@ -13,18 +13,63 @@ of training images of each class, 0 for the rare, is stored for the federated lo
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from rkd_jax.data import builder
 from rkd_jax.data.coco_json import annotations
 from rkd_jax.data.coco_json.split import AnnotatedSplit
-from rkd_jax.data.lvis_ovd.classes import of_categories
+from rkd_jax.records import class_names as category_names
 
 TRAIN_JSON = "lvis_v1_train.json"
 VALIDATION_JSON = "lvis_v1_val.json"
+
+
+class LvisClasses(NamedTuple):
+  """All classes in their order, and LVIS' 'r', 'c' or 'f' of each."""
+
+  names: tuple[str, ...]
+  frequencies: tuple[str, ...]
+
+  @property
+  def base(self) -> list[str]:
+    return [name for name, f in zip(self.names, self.frequencies) if f != "r"]
+
+  @property
+  def novel(self) -> list[str]:
+    return [name for name, f in zip(self.names, self.frequencies) if f == "r"]
+
+
+def of_categories(categories: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> LvisClasses:
+  """The classes of 'categories' that are in order; ValueError if one has no frequency."""
+  for entry in categories:
+    if entry.get("frequency") not in ("r", "c", "f"):
+      raise ValueError(
+        f"{path}: category {entry['id']} ({entry['name']}) has frequency "
+        f"{entry.get('frequency')!r}, expected 'r', 'c' or 'f': use the official LVIS v1 file."
+      )
+  return LvisClasses(
+    tuple(entry["name"] for entry in categories), tuple(entry["frequency"] for entry in categories)
+  )
+
+
+def load_synsets(json_path: str | os.PathLike) -> tuple[LvisClasses, tuple[str, ...]]:
+  """The classes of an LVIS JSON, and WordNet's name of each, such as 'dog.n.01'.
+
+  Raises:
+    ValueError: missing or malformed file, a category without frequency or synset.
+  """
+  entries = list(category_names.load_categories(json_path).values())
+  for entry in entries:
+    if not isinstance(entry.get("synset"), str):
+      raise ValueError(
+        f"{json_path}: category {entry['id']} ({entry['name']}) has synset "
+        f"{entry.get('synset')!r}, expected a text like 'dog.n.01': use the official LVIS v1 file."
+      )
+  return of_categories(entries, json_path), tuple(entry["synset"] for entry in entries)
 
 
 class LvisOvd(builder.RecordBuilder):
@@ -32,19 +77,8 @@ class LvisOvd(builder.RecordBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
 
-  def __init__(
-    self,
-    *,
-    lvis: str | os.PathLike,
-    coco: str | os.PathLike,
-    **kwargs: Any,
-  ):
-    """Reads and checks the JSON files; images are read by `download_and_prepare`.
-
-    Args:
-      lvis: the folder of the annotations.
-      coco: the folder of the images.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
+  def __init__(self, *, lvis: str | os.PathLike, coco: str | os.PathLike, **kwargs: Any):
+    """Reads and checks the JSON files; images are read by `builder.prepare`.
 
     Raises:
       ValueError: a problem with the files.
@@ -57,12 +91,6 @@ class LvisOvd(builder.RecordBuilder):
     classes = of_categories(train.categories, train.path)
     if validation.class_names != train.class_names:
       raise ValueError(f"{validation.path} has other categories than {train.path}.")
-    splits = {
-      "train": AnnotatedSplit(train, classes.base, train.images, federated=True),
-      "validation": AnnotatedSplit(
-        validation, train.class_names, validation.images, federated=True
-      ),
-    }
     counted = {
       TRAIN_JSON: {
         "images": (len(train.images), 100_170),
@@ -75,12 +103,14 @@ class LvisOvd(builder.RecordBuilder):
         "annotations": (_num_objects(validation), 244_707),
       },
     }
-    settings = {name: builder.checksum(folder / name) for name in (TRAIN_JSON, VALIDATION_JSON)}
     super().__init__(
-      splits=splits,
+      splits={
+        "train": AnnotatedSplit(train, classes.base, train.images),
+        "validation": AnnotatedSplit(validation, train.class_names, validation.images),
+      },
       base=classes.base,
       novel=classes.novel,
-      settings=settings,
+      settings={name: builder.checksum(folder / name) for name in counted},
       frequencies=classes.frequencies,
       totals=builder.compared(counted),
       **kwargs,

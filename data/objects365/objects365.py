@@ -26,7 +26,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from rkd_jax.data import builder
-from rkd_jax.data.coco_json import annotations
+from rkd_jax.data.coco_json.annotations import Annotations, load_annotations
 from rkd_jax.data.coco_json.split import AnnotatedSplit
 from rkd_jax.files import json_checks as checks
 
@@ -39,49 +39,35 @@ class Objects365(builder.RecordBuilder):
   def __init__(
     self,
     *,
-    annotations_json: str | os.PathLike,
+    annotations: str | os.PathLike,
     images: str | os.PathLike,
     name_fixes: str | os.PathLike | None = None,
     **kwargs: Any,
   ):
-    """Reads and checks the JSON; images are read by `download_and_prepare`.
-
-    Args:
-      annotations_json: zhiyuan_objv2_val.json.
-      images: the folder that its file names are relative to.
-      name_fixes: CSV of better names; see the module's docstring.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
+    """Reads and checks the files that the flags name; images are read by `builder.prepare`.
 
     Raises:
       ValueError: a problem with the files.
     """
-    content = annotations.load_annotations(annotations_json, images, repair=True)
+    content = load_annotations(annotations, images, repair=True)
     if name_fixes is not None:
       content = _renamed(content, name_fixes)
     names = content.class_names
     counted = {"images": (len(content.images), 80_000), "classes": (len(names), 365)}
-    split = AnnotatedSplit(content, names, content.images)
-    settings = {
-      "annotations": builder.checksum(annotations_json),
-      "name_fixes": None if name_fixes is None else builder.checksum(name_fixes),
-    }
     super().__init__(
-      splits={"validation": split},
-      base=(),
+      splits={"validation": AnnotatedSplit(content, names, content.images)},
       novel=names,
-      settings=settings,
-      totals=builder.compared({str(annotations_json): counted}),
+      settings={
+        "annotations": builder.checksum(annotations),
+        "name_fixes": None if name_fixes is None else builder.checksum(name_fixes),
+      },
+      totals=builder.compared({str(annotations): counted}),
       **kwargs,
     )
 
 
-def _renamed(content: annotations.Annotations, path: str | os.PathLike) -> annotations.Annotations:
-  """The annotations with the better names of a CSV.
-
-  Raises:
-    ValueError: the file is missing or malformed, names another category than the JSON, or gives
-      two categories one name.
-  """
+def _renamed(content: Annotations, path: str | os.PathLike) -> Annotations:
+  """The annotations with the better names of a CSV, each of which must be of one category."""
   rows = csv.reader(checks.read_text(path).splitlines())
   names = {str(entry["id"]): name for entry, name in zip(content.categories, content.class_names)}
   for number, row in enumerate(rows, start=1):
@@ -100,9 +86,7 @@ def _renamed(content: annotations.Annotations, path: str | os.PathLike) -> annot
 def main():
   """Command line of the module's docstring."""
   parser = builder.argument_parser(__doc__)
-  parser.add_argument(
-    "--annotations", dest="annotations_json", required=True, help="zhiyuan_objv2_val.json"
-  )
+  parser.add_argument("--annotations", required=True, help="zhiyuan_objv2_val.json")
   parser.add_argument("--images", required=True, help="the folder of its file names")
   parser.add_argument("--name_fixes", help="CSV: category id,official name,better name")
   builder.run(parser, Objects365)

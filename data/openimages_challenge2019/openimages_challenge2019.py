@@ -46,14 +46,7 @@ LABELS_CSV = "challenge-2019-validation-detection-human-imagelabels.csv"
 
 @dataclasses.dataclass(frozen=True)
 class OpenImagesSplit(making.Split):
-  """Images of Open Images.
-
-  Attributes:
-    source: the folder of the images.
-    class_names: in the order of their numbers.
-    images: their annotations.
-    num_empty: boxes without area that were left out.
-  """
+  """Images of Open Images in a folder, and how many boxes without area were left out."""
 
   source: str
   class_names: Sequence[str]
@@ -100,19 +93,8 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
   name = "openimages_challenge2019"
   VERSION = tfds.core.Version("1.1.0")
 
-  def __init__(
-    self,
-    *,
-    openimages: str | os.PathLike,
-    images: str | os.PathLike,
-    **kwargs: Any,
-  ):
-    """Reads and checks the annotations; images are read by `download_and_prepare`.
-
-    Args:
-      openimages: the folder of the challenge's files.
-      images: the folder of the images.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
+  def __init__(self, *, openimages: str | os.PathLike, images: str | os.PathLike, **kwargs: Any):
+    """Reads and checks the annotations; images are read by `builder.prepare`.
 
     Raises:
       ValueError: a problem with the files.
@@ -124,14 +106,11 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
       folder / BOXES_CSV, folder / LABELS_CSV, list(classes), ancestors
     )
     names = list(classes.values())
-    split = OpenImagesSplit(str(images), names, found, num_empty)
     used = (CLASSES_CSV, HIERARCHY_JSON, BOXES_CSV, LABELS_CSV)
-    settings = {name: builder.checksum(folder / name) for name in used}
     super().__init__(
-      splits={"validation": split},
-      base=(),
+      splits={"validation": OpenImagesSplit(str(images), names, found, num_empty)},
       novel=names,
-      settings=settings,
+      settings={name: builder.checksum(folder / name) for name in used},
       ancestors=ancestors,
       totals=builder.compared({CLASSES_CSV: {"classes": (len(classes), 500)}}),
       **kwargs,

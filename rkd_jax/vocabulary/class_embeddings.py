@@ -7,7 +7,6 @@ the published matrices (norms about 10), unless they were averaged or normalised
 """
 
 import io
-import itertools
 import json
 import os
 import zipfile
@@ -28,7 +27,7 @@ TEMPLATE = prompts.SINGLE
 
 
 class ClassEmbeddings(NamedTuple):
-  """Embeddings and what they were made from; the latter is None when read from a bare .npy."""
+  """Embeddings and what they were made from, which a bare .npy does not say."""
 
   embeddings: Float[np.ndarray, "c d"]
   names: tuple[str, ...] | None
@@ -42,20 +41,13 @@ def embed_classes(
   synonyms: Sequence[Sequence[str]] | None = None,
   normalize: bool = False,
 ) -> Float[np.ndarray, "c d"]:
-  """One row per class, float32.
+  """One row per class, float32, for one or several templates (see `prompts`).
 
-  With one template and no synonyms a row is the text tower's output, not normalised, as in the
-  published matrices: the zero-shot classifier divides by the norm itself.  With several texts per
-  class a row is the mean of their unit vectors, so that no text counts more for being longer
-  (prompt ensembling, arXiv 2103.00020, section 3.1.4).
-
-  Args:
-    clip: whose text tower embeds.
-    names: the classes.
-    template: one or several, see `prompts`.
-    synonyms: for every class the texts that stand for its name, the name itself among them if it
-      is to count.
-    normalize: rows become unit vectors.
+  With one template and no synonyms a row is the text tower's output, not normalised unless asked,
+  as in the published matrices: the zero-shot classifier divides by the norm itself.  With several
+  texts per class a row is the mean of their unit vectors, so that no text counts more for being
+  longer (prompt ensembling, arXiv 2103.00020, section 3.1.4).  `synonyms` has for every class the
+  texts that stand for its name, the name itself among them if it is to count.
 
   Raises:
     ValueError: no names, a template without {}, a list of synonyms that is empty or not there, a
@@ -71,11 +63,11 @@ def embed_classes(
     if not row:
       raise ValueError(f"synonyms of {name!r}: the list is empty; give at least the name itself")
   texts = [[prompts.fill(t, name) for name in row for t in templates] for row in variants]
-  embeddings = clip.embed_texts(list(itertools.chain(*texts)))
-  if any(len(row) > 1 for row in texts):
-    starts = np.cumsum([0, *(len(row) for row in texts[:-1])])
-    sums = np.add.reduceat(unit(embeddings), starts, axis=0)
-    embeddings = sums / np.array([[len(row)] for row in texts], np.float32)
+  embeddings = clip.embed_texts([text for row in texts for text in row])
+  counts = np.array([len(row) for row in texts])
+  if (counts > 1).any():
+    sums = np.add.reduceat(unit(embeddings), np.cumsum(counts) - counts, axis=0)
+    embeddings = sums / counts[:, None].astype(np.float32)
   return unit(embeddings) if normalize else embeddings
 
 
@@ -125,11 +117,7 @@ def save(
 
 
 def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEmbeddings:
-  """Reads an .npz or .npy.
-
-  Args:
-    path: of the file.
-    names: the classes of the rows, where the file itself does not say them.
+  """Reads an .npz or .npy; `names` are the classes of the rows where the file does not say them.
 
   Raises:
     ValueError: not a class-embedding file, values that are not finite, or another number of rows
@@ -143,9 +131,8 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
       result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
       with stored:
-        stored_names = tuple(stored["names"].tolist())
-        templates = tuple(np.atleast_1d(stored["template"]).tolist())
-        result = ClassEmbeddings(stored["embeddings"], stored_names, templates)
+        texts = (tuple(np.atleast_1d(stored[key]).tolist()) for key in ("names", "template"))
+        result = ClassEmbeddings(stored["embeddings"], *texts)
   except FileNotFoundError:
     raise
   except (KeyError, TypeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
@@ -154,13 +141,12 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
       " embeddings, or .npy [classes, dimensions]"
     ) from error
   rows = _check_array(result.embeddings, str(path))
-  if result.names is None and names is not None:
-    result = result._replace(names=tuple(names))
-  if result.names is not None and len(result.names) != len(rows):
+  names = names if result.names is None else result.names
+  if names is not None and len(names) != len(rows):
     raise ValueError(
-      f"{path}: {len(rows)} rows for {len(result.names)} class names; make the file again for these"
+      f"{path}: {len(rows)} rows for {len(names)} class names; make the file again for these"
     )
-  return result._replace(embeddings=rows)
+  return ClassEmbeddings(rows, None if names is None else tuple(names), result.templates)
 
 
 def _read_sidecar(path: epath.Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:

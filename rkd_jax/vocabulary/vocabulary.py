@@ -47,12 +47,11 @@ def training_vocabulary(
   vocabulary = load_vocabulary(config, main)
   if "image" not in sources:
     return vocabulary
-  path = config.data.image.get("class_embeddings")
-  if not path:
-    _check_same_classes(main, sources["image"])
-    return vocabulary
-  rows = _source_rows(config, path, "data.image.class_embeddings", sources["image"])
-  return dataclasses.replace(vocabulary, image_embeddings=rows)
+  if path := config.data.image.get("class_embeddings"):
+    rows = _source_rows(config, path, "data.image.class_embeddings", sources["image"])
+    return dataclasses.replace(vocabulary, image_embeddings=rows)
+  _check_same_classes(main, sources["image"])
+  return vocabulary
 
 
 def _check_same_classes(first: Source, second: Source) -> None:
@@ -70,10 +69,7 @@ def _check_same_classes(first: Source, second: Source) -> None:
 
 
 def _image_counts(path: str, source: Source) -> np.ndarray | None:
-  """Number of training images per class, in the order of the data set's classes.
-
-  From the file, or else what the data set says, if it does.
-  """
+  """Number of training images per class: from the file, or else what the data set says of them."""
   if not path:
     counts = getattr(source, "image_counts", None)
     return None if counts is None else np.array(counts, np.float32)
@@ -107,14 +103,10 @@ def class_vocabulary(
   clip: str | None = None,
   template: str = class_embeddings_lib.TEMPLATE,
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "c e"]]:
-  """Names to look for, and their embeddings.
+  """Names to look for with the detector of a config, and their embeddings.
 
-  Args:
-    config: the detector's.
-    classes: names, or None for every class of the file.
-    class_embeddings: file with embeddings; None takes `config.class_embeddings`.
-    clip: workdir of a CLIP run that embeds the names instead.
-    template: prompt for the CLIP run.
+  Those of the file `class_embeddings` (None: the config's), for every class of it where `classes`
+  is None; or those that the CLIP of the workdir `clip` gives with the prompt `template`.
 
   Raises:
     ValueError: no names, a name twice, a name that has no embedding, a file without names,

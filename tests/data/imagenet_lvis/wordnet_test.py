@@ -15,21 +15,22 @@ def folder(tmp_path):
 def test_senses_are_numbered_in_the_order_of_the_line(folder):
   senses = wordnet.load_senses(folder / "index.noun")
   assert senses["crane"] == (3126707, 2012849) and len(senses) == 10
-  assert wordnet.offset_of("crane.n.01", senses) == 3126707
-  assert wordnet.offset_of("crane.n.02", senses) == 2012849
-  assert wordnet.offset_of("Tinca_tinca.n.01", senses) == 1440764
+  assert wordnet.offset_of("crane.n.01", senses, "lvis.json") == 3126707
+  assert wordnet.offset_of("crane.n.02", senses, "lvis.json") == 2012849
+  assert wordnet.offset_of("Tinca_tinca.n.01", senses, "lvis.json") == 1440764
   assert wordnet.wnid(1440764) == "n01440764"
 
 
 @pytest.mark.parametrize("name", ["crane.n.03", "stop_sign.n.01", "crane.v.01"])
 def test_what_is_no_sense_of_a_noun_is_none(folder, name):
-  assert wordnet.offset_of(name, wordnet.load_senses(folder / "index.noun")) is None
+  senses = wordnet.load_senses(folder / "index.noun")
+  assert wordnet.offset_of(name, senses, "lvis.json") is None
 
 
 @pytest.mark.parametrize("name", ["crane", "crane.n", "crane.n.00", "crane.n.one"])
 def test_other_names_are_refused(name):
-  with pytest.raises(ValueError, match=r"is not of the form 'dog\.n\.01'"):
-    wordnet.offset_of(name, {"crane": (1,)})
+  with pytest.raises(ValueError, match=r"lvis\.json: synset '.*' is not of the form 'dog\.n\.01'"):
+    wordnet.offset_of(name, {"crane": (1,)}, "lvis.json")
 
 
 def test_lemmas_are_as_written_with_the_usual_one_first(folder):

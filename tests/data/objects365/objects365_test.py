@@ -38,7 +38,7 @@ def _make(root, fixes=None, **settings):
     settings["name_fixes"] = root / "fixes.csv"
   return Objects365(
     data_dir=root / "built",
-    annotations_json=root / "val.json",
+    annotations=root / "val.json",
     images=root,
     **{"config": "plain"} | settings,
   )
