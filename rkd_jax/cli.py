@@ -12,11 +12,7 @@ VERBS = {
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
   "convert": ("convert", [], "read and write checkpoints of detectron2"),
   "show": ("show", [], "draw the batches that training reads"),
-  "benchmark": (
-    "benchmark.__main__",
-    [],
-    "measure a detector, its input or a CLIP here",
-  ),
+  "benchmark": ("benchmark.__main__", [], "measure a detector, its input or a CLIP here"),
   "demo": ("demo", [], "run the whole method on the embedded data set"),
 }
 

@@ -24,7 +24,6 @@ from rkd_jax.configs import demo as demo_config
 from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.evaluation.evaluate import evaluate
-from rkd_jax.files import checksums
 from rkd_jax.frozen.clip import RegionEncoder, load_clip
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.frozen.regions import crop_regions
@@ -37,9 +36,9 @@ from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import Source, decode_image, open_source
 from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
-from rkd_jax.teachers import pipeline
 from rkd_jax.teachers.images import Options
-from rkd_jax.teachers.region_growing import RegionGrowing
+from rkd_jax.teachers.pipeline import assess, precompute
+from rkd_jax.teachers.settings import Settings, open_teachers
 from rkd_jax.train.train import train
 from rkd_jax.vocabulary import class_embeddings
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
@@ -54,7 +53,7 @@ METHODS = {
 }
 DEMO_STAGES = ("base", "rkd", "rkd_ils_weight_transfer")
 ABLATION_STAGES = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_longer")
-RKD_SPLITS = ("train_boxes", "train_images")
+DATA_SET, RKD_SPLITS = "shapes_ovd/scenes", ("train_boxes", "train_images")
 NUM_PICTURES, SIMILARITY_IMAGES = 6, 128
 
 
@@ -97,29 +96,18 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
     quality = run_stage(root, "clip", 0)
     print("CLIP on ground-truth crops of the tuning split:", quality)
   with clock("offline step: proposals, region embeddings, pseudo boxes"):
-    clip = load_clip(f"{root}/clip")
-    names = shapes_ovd.vocabulary.CLASS_NAMES
-    embeddings = class_embeddings.embed_classes(clip, list(names))
-    class_embeddings.save(
-      f"{root}/class_embeddings.npz", names, class_embeddings.TEMPLATE, embeddings
-    )
-    proposer, options = RegionGrowing(), Options()
-    checksum, activation = checksums.of_arrays(clip.variables), clip.model.config.activation
-    metadata = pipeline.describe(proposer, options, checksum, activation)
+    settings = Settings(data_dir, DATA_SET, f"{root}/clip", Options(), batch_size=320)
     with process_pool() as pool:
       for split in RKD_SPLITS:
-        pipeline.precompute(
-          open_source(data_dir, "shapes_ovd/scenes", split),
-          proposer,
-          RegionEncoder(clip, 320),
-          embeddings,
-          TeacherWriter(f"{root}/teachers", split, clip.embedding_dim, metadata, class_names=names),
-          options,
-          pool,
-        )
-    source = open_source(data_dir, "shapes_ovd/scenes", "train_boxes")
+        teachers = open_teachers(settings, split)
+        names, rows = teachers.source.class_names, teachers.class_embeddings
+        about = teachers.embedding_dim, teachers.metadata
+        writer = TeacherWriter(f"{root}/teachers", split, *about, class_names=names)
+        precompute(*teachers[:4], writer, settings.options, pool)
+    class_embeddings.save(f"{root}/class_embeddings.npz", names, class_embeddings.TEMPLATE, rows)
+    source = open_source(data_dir, DATA_SET, "train_boxes")
     results = TeacherReader(f"{root}/teachers", "train_boxes")
-    recall = pipeline.assess(source, results)["box_recall"]
+    recall = assess(source, results)["box_recall"]
     print(f"The top-5 proposals cover {recall:.1%} of the annotated (base) boxes.")
   return {**quality, "top5_recall_base": recall}
 
@@ -136,23 +124,20 @@ def picture_rows(root: str, seed: int, source: Source) -> list[dict[str, report.
   """Ground truth and each stage's predictions on the same validation images."""
   # Images that show both a base and a novel class, evenly spread over the split.
   novel = {source.class_names.index(name) for name in source.novel}
-  indices = []
-  for index in range(0, len(source), max(1, len(source) // (4 * NUM_PICTURES))):
-    classes = set(source[index].classes.tolist())
-    if classes & novel and classes - novel:
-      indices.append(index)
-  indices = indices[:NUM_PICTURES]
+  spread = range(0, len(source), max(1, len(source) // (4 * NUM_PICTURES)))
+  shown = ((index, set(source[index].classes.tolist())) for index in spread)
+  both = [index for index, classes in shown if classes & novel and classes - novel]
+  indices = both[:NUM_PICTURES]
   found = {}
   for stage in DEMO_STAGES:
     config, detector, batch = _opened(root, stage, seed, source, indices)
     found[METHODS[stage]] = detector.detect(batch, load_vocabulary(config, source).embeddings)
-  rows = []
+  rows, names = [], (source.class_names, source.novel)
   for row, record in enumerate(source[index] for index in indices):
     stages = {
       name: tuple(own[row][d.valid[row]] for own in (d.boxes, d.scores, d.classes))
       for name, d in found.items()
     }
-    names = source.class_names, source.novel
     image = decode_image(record)
     rows.append(report.prediction_row(image, record.boxes, record.classes, stages, *names))
   return rows
@@ -165,35 +150,32 @@ def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.nd
   """
   novel = [source.class_names.index(name) for name in source.novel]
   records = [source[i] for i in range(SIMILARITY_IMAGES)]
-  boxes = np.zeros((len(records), max(len(r.boxes) for r in records), 4), np.float32)
-  classes = np.full(boxes.shape[:2], -1)
+  kept = [np.isin(record.classes, novel) for record in records]
+  classes = np.concatenate([record.classes[keep] for record, keep in zip(records, kept)])
+  counts = np.array([keep.sum() for keep in kept])
+  shown = np.arange(max(len(record.boxes) for record in records)) < counts[:, None]
+  boxes = np.zeros((*shown.shape, 4), np.float32)
+  boxes[shown] = np.concatenate([record.boxes[keep] for record, keep in zip(records, kept)])
   clip = load_clip(f"{root}/clip")
-  crops = []
-  for i, record in enumerate(records):
-    keep = np.isin(record.classes, novel)
-    boxes[i, : keep.sum()] = record.boxes[keep]
-    classes[i, : keep.sum()] = record.classes[keep]
-    crops.append(crop_regions(decode_image(record), record.boxes[keep], clip.image_size))
-  shown = classes >= 0
+  crops = [
+    crop_regions(decode_image(record), record.boxes[keep], clip.image_size)
+    for record, keep in zip(records, kept)
+  ]
   embeddings = {"CLIP": RegionEncoder(clip, 320).embed(np.concatenate(crops))}
   for stage in ("base", "rkd"):
     _, detector, batch = _opened(root, stage, seed, source, range(SIMILARITY_IMAGES))
     embeddings[METHODS[stage]] = detector.embed_regions(batch, boxes)[shown]
   return {
-    name: figures.class_similarities(rows, classes[shown], novel)
-    for name, rows in embeddings.items()
+    name: figures.class_similarities(rows, classes, novel) for name, rows in embeddings.items()
   }
 
 
 def write_results(root: str, results: dict[str, list[dict]], ablation: bool) -> list[report.Row]:
   """results.json of the demo, or ablation.json with every seed, mean and spread."""
-  if ablation:
-    content = {
-      stage: {metric: _over_seeds([run[metric] for run in runs]) for metric in report.METRICS}
-      for stage, runs in results.items()
-    }
-  else:
-    content = {stage: {m: runs[0][m] for m in report.METRICS} for stage, runs in results.items()}
+  content = {}
+  for stage, runs in results.items():
+    values = {metric: [run[metric] for run in runs] for metric in report.METRICS}
+    content[stage] = {m: _over_seeds(own) if ablation else own[0] for m, own in values.items()}
   file = epath.Path(root) / ("ablation.json" if ablation else "results.json")
   file.write_text(json.dumps(content, indent=2) + "\n")
   return [
@@ -225,7 +207,7 @@ def main(given: flags.FlagValues) -> None:
         print({m: round(results[stage][-1][m], 1) for m in report.METRICS})
   with clock("report"):
     rows = write_results(root, results, given.ablation)
-    source = open_source(f"{root}/data", "shapes_ovd/scenes", "validation")
+    source = open_source(f"{root}/data", DATA_SET, "validation")
     curves = {
       METHODS[stage]: read_metrics(f"{demo_config.workdir(root, stage, seeds[0])}/{METRICS_FILE}")
       for stage in stages

@@ -20,7 +20,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rkd_jax import commands
-from rkd_jax.benchmark import clip, detector
+from rkd_jax.benchmark import comparisons, detector
 from rkd_jax.benchmark.report import Options
 from rkd_jax.models.clip.model import PRESETS
 
@@ -33,11 +33,11 @@ def main(given: flags.FlagValues) -> None:
   canvas = re.fullmatch(r"(\d+)x(\d+)", given.canvas)
   if not canvas:
     raise app.UsageError(f"--canvas is {given.canvas!r}; expected HEIGHTxWIDTH, as 800x1344.")
-  batches = []
-  for name in ("batch", "box_batch", "image_batch"):
+  batches = {}
+  for kind, name in (("inference", "batch"), ("box", "box_batch"), ("image", "image_batch")):
     if not all(size.isdecimal() for size in given[name].value):
       raise app.UsageError(f"--{name} is {given[name].value}; expected numbers, as 1,2.")
-    batches.append(tuple(int(size) for size in given[name].value))
+    batches[f"{kind}_batches"] = tuple(int(size) for size in given[name].value)
   if given.against == "torch":
     # By default JAX takes most of a GPU's memory at once; torch needs some too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -45,9 +45,7 @@ def main(given: flags.FlagValues) -> None:
     steps=given.steps,
     seconds=given.seconds or (10.0 if jax.default_backend() == "cpu" else 60.0),
     canvas=(int(canvas[1]), int(canvas[2])),
-    inference_batches=batches[0],
-    box_batches=batches[1],
-    image_batches=batches[2],
+    **batches,
     programs=tuple(given.programs),
     num_classes=given.classes,
     torch=given.against == "torch",
@@ -55,7 +53,7 @@ def main(given: flags.FlagValues) -> None:
   )
   try:
     if given.clip is not None:
-      clip.run(given.clip, given.dtype or "float32", options)
+      comparisons.clip(given.clip, given.dtype or "float32", options)
     elif given.input:
       # Imported only where it is asked for: it needs the data stack.
       from rkd_jax.benchmark import inputs

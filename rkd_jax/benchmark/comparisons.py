@@ -1,11 +1,13 @@
 """The same work in several ways: forms of RoIAlign and NMS, and PyTorch beside ours.
 
 PyTorch's trunk is torchvision's ResNet-50 with its strides where ours are, its detectors are those
-with an FPN.  Both sides get the same sizes, batch and dtype (bfloat16: autocast) on the same kind
-of device; torch its channels-last layout.  What is frozen is frozen on both sides: batch
-statistics, in the detectors stem and res2 too.
+with an FPN, CLIP's tower is the same with torch's fused attention.  Both sides get the same sizes,
+batch and dtype (bfloat16: autocast) on the same kind of device; torch its channels-last layout.
+What is frozen is frozen on both sides: batch statistics, in the detectors stem and res2 too.  The
+ratio of their rows is what counts, since both ran on the same machine just then.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,8 +17,11 @@ import ml_collections
 import numpy as np
 
 from rkd_jax.benchmark import synthetic
-from rkd_jax.benchmark.report import Bench
+from rkd_jax.benchmark.report import Bench, Options
+from rkd_jax.machine.compilation import matmul_options
 from rkd_jax.models.backbones.resnet import ResNet
+from rkd_jax.models.clip.model import PRESETS, Clip
+from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.detector import rcnn
 from rkd_jax.ops.boxes import assign_levels
 from rkd_jax.ops.nms import nms
@@ -102,13 +107,25 @@ def open_torch(bench: Bench, dtype: str) -> Any:
 
 
 def against_torch(config: ml_collections.ConfigDict, bench: Bench, box_batch: int) -> None:
-  """Rows of both sides, or a line that says why torch's are missing."""
+  """The trunk with every convolution trained, and the detector, or why torch's are missing."""
   dtype, canvas = config.model.dtype, bench.options.canvas
   size = "x".join(map(str, canvas))
   bench.section(f"against torch: ResNet-50 trunk, {box_batch} x {size}")
   rng = np.random.default_rng(3)
   images = rng.standard_normal((box_batch, *canvas, 3), np.float32)
-  _trunk(dtype, bench, images)
+  model = ResNet(_STAGE_BLOCKS, dtype=jnp.dtype(dtype))
+  abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+  args = jax.device_put((synthetic.fill(abstract, np.random.default_rng(0)), images))
+
+  def last_map(params, images):
+    return model.apply({"params": params}, images.astype(dtype))[-1]
+
+  def mean(params, images):
+    return jnp.mean(last_map(params, images).astype(jnp.float32))
+
+  bench.measure("ours, forward", last_map, *args, images=box_batch)
+  both = jax.value_and_grad(mean)
+  bench.measure("ours, forward and backward", both, *args, images=box_batch)
   torch = open_torch(bench, dtype)
   measured = torch and bench.attempt("torchvision", torch.trunk, images)
   if not measured:
@@ -136,18 +153,38 @@ def against_torch(config: ml_collections.ConfigDict, bench: Bench, box_batch: in
     bench.row(f"{name}, step", step, box_batch)
 
 
-def _trunk(dtype: str, bench: Bench, images: np.ndarray) -> None:
-  """Our trunk: all stages, every convolution trained."""
-  model = ResNet(_STAGE_BLOCKS, dtype=jnp.dtype(dtype))
-  abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
-  args = jax.device_put((synthetic.fill(abstract, np.random.default_rng(0)), images))
+def clip(preset: str, dtype: str, options: Options) -> list[dict]:
+  """Image embedding by a CLIP of `PRESETS`: uint8 crops on the device in, embeddings out.
 
-  def last_map(params, images):
-    return model.apply({"params": params}, images.astype(dtype))[-1]
+  Of the options canvas, training batches, programs and classes are for detectors.
 
-  def mean(params, images):
-    return jnp.mean(last_map(params, images).astype(jnp.float32))
+  Returns:
+    The rows, as they are in the JSON.
 
-  bench.measure("ours, forward", last_map, *args, images=len(images))
-  both = jax.value_and_grad(mean)
-  bench.measure("ours, forward and backward", both, *args, images=len(images))
+  Raises:
+    ValueError: PyTorch is asked for and the tower is no vision transformer.
+  """
+  config = dataclasses.replace(PRESETS[preset], dtype=dtype)
+  if options.torch and config.vision_patch_size is None:
+    raise ValueError(f"PyTorch's side has vision transformers only, {preset} is a ResNet.")
+  bench = Bench(f"CLIP {preset}", dtype, options)
+  side = config.image_resolution
+  bench.section(f"image embedding, {side}x{side}")
+  model, rng = Clip(config), np.random.default_rng(0)
+  init = functools.partial(model.init, method=Clip.encode_image)
+  abstract = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+  variables = jax.device_put(synthetic.fill(abstract, rng))
+
+  def embed(variables, images):
+    return model.apply(variables, normalize(images), method=Clip.encode_image)
+
+  torch = open_torch(bench, dtype) if options.torch else None
+  compiler_options = matmul_options(jax.default_backend())  # as precompute does
+  for batch in options.inference_batches:
+    images = rng.integers(0, 256, (batch, side, side, 3), np.uint8)
+    args = variables, jax.device_put(images)
+    name = f"ours, batch {batch}"
+    bench.measure(name, embed, *args, images=batch, compiler_options=compiler_options)
+    if torch:
+      bench.row(f"torch, batch {batch}", torch.clip(config, images), batch)
+  return bench.rows

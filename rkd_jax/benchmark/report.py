@@ -12,7 +12,6 @@ import ml_collections
 
 from rkd_jax.benchmark.measure import Budget, Figures, machine, measure, measure_ceilings
 
-# (heading, figure, factor or None for text, format)
 _COLUMNS = (
   ("ms", "seconds", 1e3, ",.2f"),
   ("min ms", "min_seconds", 1e3, ",.2f"),
@@ -36,8 +35,8 @@ class Options(Budget):
 
   Attributes:
     canvas: (height, width) of images for inference and box steps; image steps have half of it.
-    inference_batches: batch sizes of inference.
-    box_batches, image_batches: of the training steps; () is one group of `loss.images_per_group`.
+    inference_batches, box_batches, image_batches: batch sizes of inference and of the training
+      steps; () of the latter is one group of `loss.images_per_group`.
     programs: some of `detector.PROGRAMS`; () is inference, the config's kinds of step, forms.
     num_classes: size of the vocabulary; 0 is LVIS' or COCO's, by the config's loss.
     torch: also measure PyTorch.
@@ -65,14 +64,14 @@ class Report:
     columns: tuple = _COLUMNS,
     **facts: Any,
   ):
-    """Prints what is measured where: the name, the facts and the machine; the JSON has them too.
+    """Prints what is measured where; the JSON has it too, and the config.
 
     Args:
       name: of what is measured.
-      options: `output` is made with its folder; the rest is for `Bench`.
-      config: for the JSON alone.
+      options: `output` is the JSON file, whose folder is made.
+      config: what else there is to know.
       columns: (heading, name of a figure, factor or None for text, format) of each.
-      **facts: more to be said.
+      **facts: more to print.
     """
     self.options = options
     self._path = Path(options.output) if options.output else None
@@ -111,13 +110,10 @@ class Report:
     self._add({"section": self._section, "name": name, **figures})
 
   def attempt(self, library: str, function: Callable, *args: Any) -> Any:
-    """What a function of an optional library returns; None and a line that says why if it fails.
-
-    Libraries that are missing, or do not fit each other, raise errors of any kind.
-    """
+    """What a function of an optional library returns; None and a line that says why if it fails."""
     try:
       return function(*args)
-    except Exception as error:
+    except Exception as error:  # Libraries that do not fit each other raise errors of any kind.
       reason = f"{type(error).__name__}: {error}".splitlines()[0]
       self.note(f"{library} is not measured: {reason}")
       return None
@@ -139,9 +135,7 @@ class Report:
 class Bench(Report):
   """A report that measures its rows itself, and compares them to what the machine can reach."""
 
-  def __init__(
-    self, name: str, dtype: str, options: Options, config: ml_collections.ConfigDict | None = None
-  ):
+  def __init__(self, name: str, dtype: str, options: Options, config: Any = None):
     """Measures the ceilings in `dtype`; the rest is as for `Report`."""
     self.ceilings = measure_ceilings(dtype, options)
     facts = {"dtype": dtype, "ceilings": dataclasses.asdict(self.ceilings)}
@@ -150,10 +144,7 @@ class Bench(Report):
   def measure(
     self, name: str, function: Callable, *args: Any, images: int = 0, **settings: Any
   ) -> tuple[Any, Figures]:
-    """Measures `function(*args)` as a row; its last outputs and the figures.
-
-    `images` are as for `row`, the settings those of `measure.measure`.
-    """
+    """`measure.measure` with its settings, as a row (see there for `images`)."""
     outputs, figures = measure(function, args, self.options, self.ceilings, **settings)
     self.row(name, figures, images)
     return outputs, figures

@@ -96,23 +96,29 @@ def batch(
   `kind` is 'box' (ground truth, polygons for models with masks), 'image' (pseudo boxes), both with
   as many teacher regions as the config says, or 'inference' (neither).
   """
+
+  def boxes(rows: int) -> np.ndarray:
+    return random_boxes(rng, (size, rows), canvas)
+
+  def classes(rows: int) -> np.ndarray:
+    return rng.integers(0, num_classes, (size, rows)).astype(np.int32)
+
   fields = {}
   if kind == "box":
-    fields["ground_truth"] = _ground_truth(config, size, canvas, num_classes, rng)
+    rows = config.data.box.max_boxes
+    valid = np.tile(np.arange(rows) < OBJECTS, (size, 1))
+    truth = GroundTruth(boxes=boxes(rows), classes=classes(rows), valid=valid)
+    fields["ground_truth"] = _with_masks(config, truth)
   if kind == "image":
-    labels = config.data.image.max_labels
-    fields["pseudo_boxes"] = PseudoBoxes(
-      boxes=random_boxes(rng, (size, labels), canvas),
-      classes=rng.integers(0, num_classes, (size, labels)).astype(np.int32),
-      valid=np.ones((size, labels), bool),
-    )
-  regions = 0 if kind == "inference" else config.data[kind].max_regions
-  if regions:
+    rows = config.data.image.max_labels
+    valid = np.ones((size, rows), bool)
+    fields["pseudo_boxes"] = PseudoBoxes(boxes=boxes(rows), classes=classes(rows), valid=valid)
+  if kind != "inference" and (rows := config.data[kind].max_regions):
     width = config.model.classifier.embedding_dim
     fields["regions"] = Regions(
-      boxes=random_boxes(rng, (size, regions), canvas),
-      embeddings=rng.standard_normal((size, regions, width), np.float32),
-      valid=np.ones((size, regions), bool),
+      boxes=boxes(rows),
+      embeddings=rng.standard_normal((size, rows, width), np.float32),
+      valid=np.ones((size, rows), bool),
     )
   sizes = np.tile(np.array(canvas, np.int32), (size, 1))
   return Batch(
@@ -125,17 +131,13 @@ def batch(
   )
 
 
-def _ground_truth(config, size, canvas, num_classes, rng) -> GroundTruth:
-  rows = config.data.box.max_boxes
-  truth = GroundTruth(
-    boxes=random_boxes(rng, (size, rows), canvas),
-    classes=rng.integers(0, num_classes, (size, rows)).astype(np.int32),
-    valid=np.tile(np.arange(rows) < OBJECTS, (size, 1)),
-  )
+def _with_masks(config: ml_collections.ConfigDict, truth: GroundTruth) -> GroundTruth:
   if not config.model.mask_head.layers:
     return truth
   capacity = max(config.data.box.max_vertices, _POLYGON_CORNERS)
-  vertices = np.zeros((size, rows, capacity, 2), np.float32)
+  vertices = np.zeros((*truth.valid.shape, capacity, 2), np.float32)
   vertices[:, :, :_POLYGON_CORNERS] = ellipses(truth.boxes)
   owners = np.where(np.arange(capacity) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
-  return dataclasses.replace(truth, vertices=vertices, owners=np.tile(owners, (size, rows, 1)))
+  return dataclasses.replace(
+    truth, vertices=vertices, owners=np.tile(owners, (*truth.valid.shape, 1))
+  )

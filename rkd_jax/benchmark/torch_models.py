@@ -94,10 +94,8 @@ class TorchBenchmark:
         loss = model(x).float().mean()
       loss.backward()
 
-    return {
-      "forward": self._forward(model, x),
-      "forward and backward": self._timed(forward_backward),
-    }
+    figures = {"forward": self._forward(model, x)}
+    return figures | {"forward and backward": self._timed(forward_backward)}
 
   def clip(self, config: ClipConfig, images: np.ndarray) -> Figures:
     """Embedding of uint8 images NHWC by the image tower of a CLIP."""
@@ -117,10 +115,9 @@ class TorchBenchmark:
     """
     from torchvision.models import detection
 
-    c = config.model
+    c, canvas = config.model, images.shape[2:]
     masks = bool(c.mask_head.layers)
     name = f"{'maskrcnn' if masks else 'fasterrcnn'}_resnet50_fpn"
-    canvas = images.shape[2:]
     model = getattr(detection, name)(
       weights=None,
       weights_backbone=None,
@@ -134,9 +131,10 @@ class TorchBenchmark:
       box_batch_size_per_image=c.roi.batch_size_per_image,
       box_detections_per_img=c.test.detections,
     )
-    for module in (model.backbone.body.conv1, model.backbone.body.layer1):
+    body = model.backbone.body
+    for module in (body.conv1, body.layer1):
       module.requires_grad_(False)
-    prepare(model.backbone.body)
+    prepare(body)
     inputs = list(self._place(torch.from_numpy(images)))
     model = self._place(model).eval()
     self._spread_scores(model, inputs)
@@ -168,16 +166,12 @@ class TorchBenchmark:
     layer.weight /= seen[0].clamp(min=1e-6)
 
   def _target(self, boxes: np.ndarray, canvas: tuple[int, int], masks: bool) -> dict:
-    target = {
-      "boxes": torch.from_numpy(boxes).to(self.device),
-      "labels": torch.arange(1, len(boxes) + 1, device=self.device),
-    }
+    target = {"boxes": torch.from_numpy(boxes), "labels": torch.arange(1, len(boxes) + 1)}
     if masks:
-      filled = torch.zeros((len(boxes), *canvas), dtype=torch.uint8)
-      for mask, (left, top, right, bottom) in zip(filled, boxes.astype(int), strict=True):
+      target["masks"] = torch.zeros((len(boxes), *canvas), dtype=torch.uint8)
+      for mask, (left, top, right, bottom) in zip(target["masks"], boxes.astype(int)):
         mask[top:bottom, left:right] = 1
-      target["masks"] = filled.to(self.device)
-    return target
+    return {name: value.to(self.device) for name, value in target.items()}
 
   def _place(self, x):
     return x.to(self.device).to(memory_format=torch.channels_last)

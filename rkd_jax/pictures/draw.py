@@ -63,18 +63,11 @@ def draw_boxes(
   min_side: int = 384,
   segmentations: Sequence[Mapping[str, Any]] | None = None,
 ) -> Picture:
-  """Draws boxes of any meaning, each in its own colour, the first on top, masks under all boxes.
+  """Draws boxes (XYXY pixels) in colours like '#2b8a3e', the first on top, masks under all boxes.
 
-  Small pictures are enlarged by a whole factor until the short side has at least
-  `min_side` pixels, so that labels are legible; labels stay inside the picture.
-
-  Args:
-    image: RGB.
-    boxes: XYXY in pixels of `image`.
-    labels: text at each box.
-    colours: of each box, as '#2b8a3e'.
-    min_side: see above.
-    segmentations: mask of each box as COCO run lengths (`frozen.detector.encode_masks`).
+  Small pictures are enlarged by a whole factor until the short side has at least `min_side` pixels,
+  so that labels are legible; labels stay inside the picture.  `segmentations` has the mask of each
+  box as COCO run lengths (`frozen.detector.encode_masks`).
 
   Raises:
     ValueError: not an RGB uint8 image, lengths differ, a box not finite, a mask of another size

@@ -28,11 +28,10 @@ def class_similarities(
   classes: Int[np.ndarray, "n"],
   selected: Sequence[int],
 ) -> Float[np.ndarray, "c c"]:
-  """Cosines between the mean region embeddings of the selected classes.
+  """Cosines between the mean region embeddings of the selected classes, IRM's matrix by class.
 
-  Regions are normalised before the mean and the mean after it, so that no region
-  counts more than another.  This is the Gram matrix that IRM compares, per class.
-  Rows and columns of a class without a region are NaN (drawn grey).
+  Regions are normalised before the mean, so that none counts more than another, and the mean after
+  it.  Rows and columns of a class without a region are NaN (drawn grey).
   """
   embeddings = np.asarray(embeddings, np.float64)
   if not np.isfinite(embeddings).all():
@@ -47,10 +46,7 @@ def class_similarities(
 
 
 def agreement(a: Float[np.ndarray, "c c"], b: Float[np.ndarray, "c c"]) -> float | None:
-  """Pearson correlation of two similarity matrices off the diagonal.
-
-  NaN entries are left out; None where fewer than three pairs or no variation remain.
-  """
+  """Pearson correlation off the diagonal, NaN left out; None of constants or less than 3 pairs."""
   upper = np.triu_indices(len(a), k=1)
   x, y = np.asarray(a, np.float64)[upper], np.asarray(b, np.float64)[upper]
   known = np.isfinite(x) & np.isfinite(y)
@@ -65,8 +61,7 @@ def similarity_figure(
 ) -> Picture:
   """Heat maps of similarity matrices side by side, one colour scale for all.
 
-  The first matrix is the reference (CLIP); the others' titles say how well they
-  agree with it (`agreement`).
+  The titles of all but the first (CLIP's) say how well they agree with it (`agreement`).
   """
   for title, matrix in matrices.items():
     if np.shape(matrix) != (len(names), len(names)):
@@ -94,8 +89,7 @@ def similarity_figure(
 def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
   """Training curves: one panel per kind and metric of `CURVES`, one line per run.
 
-  Args:
-    runs: name of the run (stage) to its records, as `read_metrics` gives them.
+  `runs` are the records of each, as `read_metrics` gives them.
 
   Raises:
     ValueError: no record has such a metric.
@@ -111,13 +105,12 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
   colours = {run: _RUN_COLOURS[i % len(_RUN_COLOURS)] for i, run in enumerate(runs)}
   for axis, ((kind, key), by_run) in zip(axes, curves.items(), strict=False):
     for run, points in by_run.items():
-      steps, values = (np.array(column, np.float64) for column in zip(*points, strict=True))
-      colour = colours[run]
+      steps, values = np.array(points, np.float64).T
       if len(steps) > 20:
-        axis.plot(steps, values, color=colour, alpha=0.18, linewidth=0.8)
-        axis.plot(steps, _smooth(values), color=colour, linewidth=1.6)
+        axis.plot(steps, values, color=colours[run], alpha=0.18, linewidth=0.8)
+        axis.plot(steps, _smooth(values), color=colours[run], linewidth=1.6)
       else:
-        axis.plot(steps, values, "o-", color=colour, markersize=3.5)
+        axis.plot(steps, values, "o-", color=colours[run], markersize=3.5)
     axis.set_title(f"{kind} · {key}" if kind else key, fontsize=10, color=_INK)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)

@@ -31,13 +31,10 @@ Found = tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, "n"], Int[np.ndarray, 
 
 @dataclass(frozen=True)
 class Row:
-  """A row of the component table.
+  """A row of the component table: a method such as 'RKD + ILS' with one result per seed.
 
-  Args:
-    method: e.g. 'RKD + ILS'.
-    runs: one result per seed, with the keys of `METRICS` in percent (None where a
-      metric is not defined); a single run has no spread.
-    control: a control experiment; set apart, and never the best.
+  Results have the keys of `METRICS`, in percent, None where a metric is not defined.  A control
+  experiment is set apart, and never the best.
   """
 
   method: str
@@ -112,8 +109,7 @@ def write_report(
     rows: the component table.
     curves: stage to the records of its metrics file (`read_metrics`).
     predictions: one mapping per image, caption to picture (`prediction_row`).
-    similarities: model to the matrix of its class-mean region embeddings
-      (`figures.class_similarities`), CLIP first.
+    similarities: model to its matrix (`figures.class_similarities`), CLIP first.
     similarity_names: the classes of these matrices.
     notes: plain-text paragraphs under the table: data, seeds, time.
 
@@ -163,10 +159,8 @@ def _table_section(rows: Sequence[Row], notes: Sequence[str]) -> str:
   headings = "".join(
     f'<th scope="col"><span class="dot {heading}"></span>{heading}</th>' for heading in _HEADINGS
   )
-  table = (
-    f'<div class="scroll"><table><thead><tr><th scope="col">method</th>{headings}</tr></thead>'
-    f"<tbody>{''.join(body)}</tbody></table></div>"
-  )
+  head = f'<thead><tr><th scope="col">method</th>{headings}</tr></thead>'
+  table = f'<div class="scroll"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
   paragraphs = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
   summary = (
     "Box AP at IoU 0.5 in percent, averaged over novel, base and all annotated classes. "
@@ -184,22 +178,19 @@ def _predictions_section(predictions: Sequence[Mapping[str, Picture]]) -> str:
       for caption, picture in pictures.items()
     )
     grids.append(f'<div class="grid" style="--columns:{len(pictures)}">{figures}</div>')
-  legend = (
-    '<span class="dot base"></span>base class &ensp;<span class="dot novel"></span>novel class'
-  )
+  dots = [f'<span class="dot {kind}"></span>{kind} class' for kind in ("base", "novel")]
   return _section(
     "Predictions",
     "The same validation images seen by each stage. Labels give class and score.",
-    f'<p class="legend">{legend}</p>{"".join(grids)}',
+    f'<p class="legend">{" &ensp;".join(dots)}</p>{"".join(grids)}',
   )
 
 
 def _similarities_section(similarities: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
-  reference = next(iter(similarities))
   summary = (
     "Cosines between the mean region embeddings of the novel classes. The closer a detector's "
-    f"pattern is to {reference}'s, the better its embedding space has kept the teacher's "
-    "relations between classes; r is the correlation of the entries off the diagonal."
+    f"pattern is to {next(iter(similarities))}'s, the better its embedding space has kept the "
+    "teacher's relations between classes; r is the correlation of the entries off the diagonal."
   )
   figure = figures.similarity_figure(similarities, names)
   return _section("Region similarities", summary, _image(figure, "similarity matrices", "wide"))
@@ -215,10 +206,9 @@ def _section(heading: str, summary: str, content: str) -> str:
 def _image(picture: Picture, alt: str, kind: str = "") -> str:
   data = base64.b64encode(draw.png_bytes(picture)).decode("ascii")
   height, width = picture.shape[:2]
-  image = (
-    f'<img class="{kind}" width="{width}" height="{height}" alt="{html.escape(alt)}" '
-    f'src="data:image/png;base64,{data}">'
-  )
+  size = f'width="{width}" height="{height}"'
+  source = f"data:image/png;base64,{data}"
+  image = f'<img class="{kind}" {size} alt="{html.escape(alt)}" src="{source}">'
   return f'<div class="scroll">{image}</div>' if kind == "wide" else image
 
 
@@ -227,9 +217,8 @@ def _cell(row: Row, metric: str) -> str:
   values = row.values(metric)
   if not values:
     return "–"
-  if len(values) == 1:
-    return f"{values[0]:.1f}"
-  return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+  spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+  return f"{np.mean(values):.1f}{spread}"
 
 
 def _best(rows: Sequence[Row]) -> set[tuple[str, str]]:
@@ -244,14 +233,9 @@ def _best(rows: Sequence[Row]) -> set[tuple[str, str]]:
     raise ValueError(f"two rows have the same method name: {names}; give each its own")
   best = set()
   contenders = [row for row in rows if not row.control]
-  if len(contenders) < 2:
-    return best
-  for metric in METRICS:
-    means = {
-      row.method: round(float(np.mean(row.values(metric))), 1)
-      for row in contenders
-      if row.values(metric)
-    }
+  for metric in METRICS if len(contenders) > 1 else ():
+    values = {row.method: row.values(metric) for row in contenders}
+    means = {name: round(float(np.mean(own)), 1) for name, own in values.items() if own}
     best |= {(name, metric) for name, mean in means.items() if mean == max(means.values())}
   return best
 
