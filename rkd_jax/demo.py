@@ -132,14 +132,14 @@ def picture_rows(root: str, seed: int, source: Source) -> list[dict[str, report.
   for stage in DEMO_STAGES:
     config, detector, batch = _opened(root, stage, seed, source, indices)
     found[METHODS[stage]] = detector.detect(batch, load_vocabulary(config, source).embeddings)
-  rows, names = [], (source.class_names, source.novel)
+  rows = []
   for row, record in enumerate(source[index] for index in indices):
     stages = {
       name: tuple(own[row][d.valid[row]] for own in (d.boxes, d.scores, d.classes))
       for name, d in found.items()
     }
-    image = decode_image(record)
-    rows.append(report.prediction_row(image, record.boxes, record.classes, stages, *names))
+    of = decode_image(record), record.boxes, record.classes
+    rows.append(report.prediction_row(*of, stages, source.class_names, source.novel))
   return rows
 
 
@@ -157,10 +157,8 @@ def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.nd
   boxes = np.zeros((*shown.shape, 4), np.float32)
   boxes[shown] = np.concatenate([record.boxes[keep] for record, keep in zip(records, kept)])
   clip = load_clip(f"{root}/clip")
-  crops = [
-    crop_regions(decode_image(record), record.boxes[keep], clip.image_size)
-    for record, keep in zip(records, kept)
-  ]
+  own = [(decode_image(record), record.boxes[keep]) for record, keep in zip(records, kept)]
+  crops = [crop_regions(image, regions, clip.image_size) for image, regions in own]
   embeddings = {"CLIP": RegionEncoder(clip, 320).embed(np.concatenate(crops))}
   for stage in ("base", "rkd"):
     _, detector, batch = _opened(root, stage, seed, source, range(SIMILARITY_IMAGES))
@@ -178,10 +176,7 @@ def write_results(root: str, results: dict[str, list[dict]], ablation: bool) -> 
     content[stage] = {m: _over_seeds(own) if ablation else own[0] for m, own in values.items()}
   file = epath.Path(root) / ("ablation.json" if ablation else "results.json")
   file.write_text(json.dumps(content, indent=2) + "\n")
-  return [
-    report.Row(METHODS[stage], runs, control=stage == "rkd_longer")
-    for stage, runs in results.items()
-  ]
+  return [report.Row(METHODS[s], runs, control=s == "rkd_longer") for s, runs in results.items()]
 
 
 def _over_seeds(values: list[float]) -> dict:

@@ -27,7 +27,6 @@ from rkd_jax.ops.boxes import assign_levels
 from rkd_jax.ops.nms import nms
 from rkd_jax.ops.roi_align import multilevel_roi_align
 
-ROI_ALIGN_METHODS = ("auto", "gather", "einsum")
 _STAGE_BLOCKS = (3, 4, 6, 3)
 
 
@@ -43,7 +42,7 @@ def forms(config: ml_collections.ConfigDict, bench: Bench) -> None:
     cases += [("masks", m.test.detections, m.mask_head.resolution, False)]
   for name, count, resolution, train in cases:
     boxes = jax.device_put(synthetic.random_boxes(rng, (size, count), canvas))
-    for method in ROI_ALIGN_METHODS:
+    for method in ("auto", "gather", "einsum"):
       pool = functools.partial(_pool, scales=scales, resolution=resolution, method=method)
       function = jax.grad(lambda *args, pool=pool: jnp.sum(pool(*args))) if train else pool
       label = f"{count} {name} {resolution}x{resolution}{', gradient' if train else ''}: {method}"
@@ -143,9 +142,8 @@ def against_torch(config: ml_collections.ConfigDict, bench: Bench, box_batch: in
       figures = {key: value for key, value in ours.items() if key not in ("section", "name")}
       bench.row(f"ours, {name}, batch {ours['batch']}", figures)
   inference_batch = bench.options.inference_batches[0]
-  pictures = rng.random((max(inference_batch, box_batch), 3, *canvas), np.float32)
+  images = [rng.random((count, 3, *canvas), np.float32) for count in (inference_batch, box_batch)]
   boxes = synthetic.random_boxes(rng, (box_batch, synthetic.OBJECTS), canvas)
-  images = pictures[:inference_batch], pictures[:box_batch]
   measured = bench.attempt("torchvision", torch.detector, config, *images, boxes)
   if measured:
     name, inference, step = measured
@@ -154,12 +152,9 @@ def against_torch(config: ml_collections.ConfigDict, bench: Bench, box_batch: in
 
 
 def clip(preset: str, dtype: str, options: Options) -> list[dict]:
-  """Image embedding by a CLIP of `PRESETS`: uint8 crops on the device in, embeddings out.
+  """Prints image embedding by a CLIP of `PRESETS`, from uint8 crops on the device; the rows.
 
   Of the options canvas, training batches, programs and classes are for detectors.
-
-  Returns:
-    The rows, as they are in the JSON.
 
   Raises:
     ValueError: PyTorch is asked for and the tower is no vision transformer.

@@ -61,11 +61,9 @@ def _check(config: ml_collections.ConfigDict, options: Options) -> None:
     raise ValueError(f"The config trains task {config.task!r}; the benchmark is of detectors.")
   if config.model.dtype not in DTYPES:
     raise ValueError(f"dtype is {config.model.dtype!r}; expected one of {', '.join(DTYPES)}.")
-  unknown = set(options.programs) - set(PROGRAMS)
+  unknown = ", ".join(sorted(set(options.programs) - set(PROGRAMS)))
   if unknown:
-    raise ValueError(
-      f"programs: {', '.join(sorted(unknown))} unknown; known: {', '.join(PROGRAMS)}."
-    )
+    raise ValueError(f"programs: {unknown} unknown; known: {', '.join(PROGRAMS)}.")
   sizes = (*options.inference_batches, *options.box_batches, *options.image_batches)
   if not options.inference_batches or min(sizes) < 1 or options.steps < 1:
     raise ValueError("Batch sizes and steps are at least 1; give at least one inference batch.")
@@ -114,11 +112,8 @@ class _Detector:
     frozen = frozen_mask(self._params, config.frozen)
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
     # The step donates its state; `self._params` serve other programs.
-    state = jax.jit(
-      lambda params: create_state(
-        lambda _: (jax.tree.map(jnp.copy, params), {}), optimizer, jax.random.key(0)
-      )
-    )(self._params)
+    copied = jax.tree.map(jnp.copy, self._params)
+    state = create_state(lambda _: (copied, {}), optimizer, jax.random.key(0))
     key = jax.random.key(config.seed)
     step = functools.partial(make_step(loss, optimizer, frozen), kind=kind)
     args = (state, self._vocabulary, batch, key)
@@ -183,10 +178,8 @@ class _Detector:
     if batch.regions is not None:
       boxes = jnp.concatenate([boxes, batch.regions.boxes], axis=1)
     args = (maps, batch.sizes, boxes)
-    name = "RoIAlign, box head, classifier"
-    logits, deltas, distilled = self._stage(
-      name, RCNN.roi_outputs, *args, self._vocabulary.embeddings
-    )
+    name, rows = "RoIAlign, box head, classifier", self._vocabulary.embeddings
+    logits, deltas, distilled = self._stage(name, RCNN.roi_outputs, *args, rows)
     self._method("  of which RoIAlign", RCNN.box_pool, *args)
     embeddings = None if batch.regions is None else distilled[:, rois:]
     return logits[:, :rois], deltas[:, :rois], embeddings

@@ -49,13 +49,10 @@ class MadeUpSource(list):
   class_names = ("object",)
   base, novel = class_names, ()
 
-  def __init__(self, config: ml_collections.ConfigDict, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    embedding_dim = config.model.classifier.embedding_dim
+  def __init__(self, config: ml_collections.ConfigDict):
+    rng, dim = np.random.default_rng(0), config.model.classifier.embedding_dim
     pictures = [photograph(rng) for _ in range(_PICTURES)]
-    super().__init__(
-      _record(i, pictures[i % _PICTURES], embedding_dim, rng) for i in range(_IMAGES)
-    )
+    super().__init__(_record(i, pictures[i % _PICTURES], dim, rng) for i in range(_IMAGES))
     self.index = index_lib.make((r.height, r.width, r.classes, 1, 1) for r in self)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -36,9 +36,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 _GROUP_SECONDS = 0.005
 
 # What Linux tells, and other systems do not.
-_STATUS = Path("/proc/self/status")
+_STATUS, _CPU_INFO = Path("/proc/self/status"), Path("/proc/cpuinfo")
 _CLEAR = Path("/proc/self/clear_refs")
-_CPU_INFO = Path("/proc/cpuinfo")
 
 Figures = dict[str, Any]
 
@@ -139,7 +138,7 @@ def measure(
 
   reset_peak()
   figures |= timed(run, lambda: jax.block_until_ready(outputs), budget)
-  memory = compiled.memory_analysis()
+  memory, device = compiled.memory_analysis(), jax.devices()[0].memory_stats()
   flops = matmul_flops(traced.jaxpr)
   accessed = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
   figures |= {
@@ -148,7 +147,7 @@ def measure(
     + memory.temp_size_in_bytes
     - memory.alias_size_in_bytes,
     "temp_bytes": memory.temp_size_in_bytes,
-    "peak_bytes": peak(),
+    "peak_bytes": device["peak_bytes_in_use"] if device else host_peak(),
     "flops": flops,
     "flops_per_s": flops / figures["seconds"],
     "accessed_bytes": accessed,
@@ -167,10 +166,8 @@ def measure_ceilings(dtype: str, budget: Budget) -> Ceilings:
   _, product = measure(lambda a, b: a @ b, (matrix, matrix), budget)
   values = jnp.asarray(rng.standard_normal(2**26 if on_cpu else 2**28, np.float32))
   _, copy = measure(lambda x: x + 1, (values,), budget)
-  return Ceilings(
-    flops_per_s=product["flops"] / product["min_seconds"],
-    bytes_per_s=2 * values.nbytes / copy["min_seconds"],
-  )
+  flops_per_s = product["flops"] / product["min_seconds"]
+  return Ceilings(flops_per_s, bytes_per_s=2 * values.nbytes / copy["min_seconds"])
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -203,14 +200,8 @@ def reset_peak() -> None:
     _CLEAR.write_text("5")
 
 
-def peak() -> int:
-  """Bytes at the high-water mark (see the module)."""
-  stats = jax.devices()[0].memory_stats()
-  return stats["peak_bytes_in_use"] if stats else host_peak()
-
-
 def host_peak() -> int:
-  """Largest resident memory of this process in bytes."""
+  """Largest resident memory of this process in bytes (see the module)."""
   found = re.search(r"VmHWM:\s*(\d+)", _STATUS.read_text() if _STATUS.exists() else "")
   if found:
     return 1024 * int(found[1])

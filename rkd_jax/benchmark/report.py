@@ -138,8 +138,7 @@ class Bench(Report):
   def __init__(self, name: str, dtype: str, options: Options, config: Any = None):
     """Measures the ceilings in `dtype`; the rest is as for `Report`."""
     self.ceilings = measure_ceilings(dtype, options)
-    facts = {"dtype": dtype, "ceilings": dataclasses.asdict(self.ceilings)}
-    super().__init__(name, options, config, **facts)
+    super().__init__(name, options, config, dtype=dtype, ceilings=vars(self.ceilings))
 
   def measure(
     self, name: str, function: Callable, *args: Any, images: int = 0, **settings: Any

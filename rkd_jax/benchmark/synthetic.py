@@ -107,19 +107,22 @@ def batch(
   if kind == "box":
     rows = config.data.box.max_boxes
     valid = np.tile(np.arange(rows) < OBJECTS, (size, 1))
-    truth = GroundTruth(boxes=boxes(rows), classes=classes(rows), valid=valid)
-    fields["ground_truth"] = _with_masks(config, truth)
+    truth = GroundTruth(boxes(rows), classes(rows), valid)
+    if config.model.mask_head.layers:
+      capacity = max(config.data.box.max_vertices, _POLYGON_CORNERS)
+      vertices = np.zeros((size, rows, capacity, 2), np.float32)
+      vertices[:, :, :_POLYGON_CORNERS] = ellipses(truth.boxes)
+      owners = np.full((size, rows, capacity), -1, np.int32)
+      owners[:, :, :_POLYGON_CORNERS] = 0
+      truth = dataclasses.replace(truth, vertices=vertices, owners=owners)
+    fields["ground_truth"] = truth
   if kind == "image":
     rows = config.data.image.max_labels
-    valid = np.ones((size, rows), bool)
-    fields["pseudo_boxes"] = PseudoBoxes(boxes=boxes(rows), classes=classes(rows), valid=valid)
+    fields["pseudo_boxes"] = PseudoBoxes(boxes(rows), classes(rows), np.ones((size, rows), bool))
   if kind != "inference" and (rows := config.data[kind].max_regions):
     width = config.model.classifier.embedding_dim
-    fields["regions"] = Regions(
-      boxes=boxes(rows),
-      embeddings=rng.standard_normal((size, rows, width), np.float32),
-      valid=np.ones((size, rows), bool),
-    )
+    own = boxes(rows), rng.standard_normal((size, rows, width), np.float32)
+    fields["regions"] = Regions(*own, np.ones((size, rows), bool))
   sizes = np.tile(np.array(canvas, np.int32), (size, 1))
   return Batch(
     images=rng.integers(0, 256, (size, *canvas, 3), np.uint8),
@@ -128,16 +131,4 @@ def batch(
     image_ids=np.arange(size, dtype=np.int32),
     valid=np.ones(size, bool),
     **fields,
-  )
-
-
-def _with_masks(config: ml_collections.ConfigDict, truth: GroundTruth) -> GroundTruth:
-  if not config.model.mask_head.layers:
-    return truth
-  capacity = max(config.data.box.max_vertices, _POLYGON_CORNERS)
-  vertices = np.zeros((*truth.valid.shape, capacity, 2), np.float32)
-  vertices[:, :, :_POLYGON_CORNERS] = ellipses(truth.boxes)
-  owners = np.where(np.arange(capacity) < _POLYGON_CORNERS, 0, -1).astype(np.int32)
-  return dataclasses.replace(
-    truth, vertices=vertices, owners=np.tile(owners, (*truth.valid.shape, 1))
   )

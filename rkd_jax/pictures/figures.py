@@ -20,7 +20,6 @@ from rkd_jax.pictures.draw import Picture
 CURVES = ("loss", "cls", "box", "rpn_cls", "rkd_l1", "rkd_irm", "pms")
 _RUN_COLOURS = ("#495057", "#1f6fd6", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285")
 _INK = "#212529"
-_DPI = 110
 
 
 def class_similarities(
@@ -119,14 +118,9 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
     axis.set_visible(False)
   figure.supxlabel("step", fontsize=9)
   drawn = [run for run in runs if any(run in by_run for by_run in curves.values())]
-  figure.legend(
-    [Line2D([], [], color=colours[run], linewidth=2) for run in drawn],
-    drawn,
-    loc="outside upper center",
-    ncols=min(len(drawn), 5),
-    frameon=False,
-    fontsize=9,
-  )
+  lines = [Line2D([], [], color=colours[run], linewidth=2) for run in drawn]
+  style = dict(loc="outside upper center", ncols=min(len(drawn), 5), frameon=False, fontsize=9)
+  figure.legend(lines, drawn, **style)
   return _render(figure)
 
 
@@ -153,7 +147,7 @@ def _smooth(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
 
 def _render(figure: Figure) -> Picture:
-  figure.set_dpi(_DPI)
+  figure.set_dpi(110)
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

@@ -101,12 +101,9 @@ def write_report(
   similarity_names: Sequence[str],
   notes: Sequence[str],
 ) -> None:
-  """Writes the page.
+  """Writes the page with the component table of `rows`; its folder is made if absent.
 
   Args:
-    path: the HTML file; its folder is made if absent.
-    title: heading of the page.
-    rows: the component table.
     curves: stage to the records of its metrics file (`read_metrics`).
     predictions: one mapping per image, caption to picture (`prediction_row`).
     similarities: model to its matrix (`figures.class_similarities`), CLIP first.
@@ -148,8 +145,7 @@ def _table_section(rows: Sequence[Row], notes: Sequence[str]) -> str:
       values = row.values(metric)
       width = 100 * float(np.mean(values)) / highest if values else 0.0
       text = html.escape(_cell(row, metric))
-      if (row.method, metric) in best:
-        text = f"<strong>{text}</strong>"
+      text = f"<strong>{text}</strong>" if (row.method, metric) in best else text
       bar = f'<span class="bar {heading}" style="width:{width:.1f}%"></span>'
       cells.append(f"<td>{text}{bar}</td>")
     kind = ' class="control"' if row.control else ""
