@@ -120,7 +120,7 @@ def against_torch(config: ml_collections.ConfigDict, bench: Bench, box_batch: in
     return model.apply({"params": params}, images.astype(dtype))[-1]
 
   def mean(params, images):
-    return jnp.mean(last_map(params, images).astype(jnp.float32))
+    return jnp.mean(last_map(params, images), dtype=jnp.float32)
 
   bench.measure("ours, forward", last_map, *args, images=box_batch)
   both = jax.value_and_grad(mean)

@@ -138,7 +138,7 @@ def _paint_masks(
     area = pixels[top * factor : bottom * factor, left * factor : right * factor]
     ink = np.array(ImageColor.getrgb(colour))
     area[inside] = (area[inside] * (1 - _MASK_OPACITY) + ink * _MASK_OPACITY).astype(np.uint8)
-    area[inside & ~core] = ink
+    area[inside & np.logical_not(core)] = ink
   return Image.fromarray(pixels)
 
 

@@ -78,7 +78,7 @@ def prediction_row(
 ) -> dict[str, Picture]:
   """Pictures of one image for the report: the ground truth, then the best of each stage."""
 
-  def described(classes: Int[np.ndarray, "n"]) -> tuple[list[str], list[bool]]:
+  def described(classes: Sequence[int]) -> tuple[list[str], list[bool]]:
     names = [class_names[number] for number in classes]
     return names, [name in novel for name in names]
 
