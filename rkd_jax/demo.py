@@ -96,7 +96,9 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
     quality = run_stage(root, "clip", 0)
     print("CLIP on ground-truth crops of the tuning split:", quality)
   with clock("offline step: proposals, region embeddings, pseudo boxes"):
-    settings = Settings(data_dir, DATA_SET, f"{root}/clip", Options(), batch_size=320)
+    settings = Settings(
+      Options(), data_dir=data_dir, dataset=DATA_SET, clip=f"{root}/clip", batch_size=320
+    )
     with process_pool() as pool:
       for split in RKD_SPLITS:
         teachers = open_teachers(settings, split)
@@ -105,9 +107,8 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
         writer = TeacherWriter(f"{root}/teachers", split, *about, class_names=names)
         precompute(*teachers[:4], writer, settings.options, pool)
     class_embeddings.save(f"{root}/class_embeddings.npz", names, class_embeddings.TEMPLATE, rows)
-    source = open_source(data_dir, DATA_SET, "train_boxes")
     results = TeacherReader(f"{root}/teachers", "train_boxes")
-    recall = assess(source, results)["box_recall"]
+    recall = assess(open_source(data_dir, DATA_SET, "train_boxes"), results)["box_recall"]
     print(f"The top-5 proposals cover {recall:.1%} of the annotated (base) boxes.")
   return {**quality, "top5_recall_base": recall}
 

@@ -123,8 +123,7 @@ def against_torch(config: ml_collections.ConfigDict, bench: Bench, box_batch: in
     return jnp.mean(last_map(params, images), dtype=jnp.float32)
 
   bench.measure("ours, forward", last_map, *args, images=box_batch)
-  both = jax.value_and_grad(mean)
-  bench.measure("ours, forward and backward", both, *args, images=box_batch)
+  bench.measure("ours, forward and backward", jax.value_and_grad(mean), *args, images=box_batch)
   torch = open_torch(bench, dtype)
   measured = torch and bench.attempt("torchvision", torch.trunk, images)
   if not measured:
