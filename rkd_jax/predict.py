@@ -78,21 +78,17 @@ def predict(
   min_score: float = 0.3,
   skip_bad_images: bool = False,
 ) -> dict[str, Any]:
-  """Detects, draws, and writes the pictures and the JSON of the module's docstring.
+  """Detects, draws, writes the pictures and the JSON of the module's docstring, and returns it.
 
   Args:
     detector: with its weights.
     spec: how images are resized and batched: the 'eval' one of `detector_specs`.
     files: images.
-    names: class names.
-    embeddings: their text embeddings.
+    names, embeddings: classes and their text embeddings.
     output: folder; made where it is not there.
     base: classes that were trained on; others are drawn as novel. None draws all as base.
     min_score: detections below it are left out.
     skip_bad_images: leave out images that cannot be decoded, with a counted warning.
-
-  Returns:
-    The content of the JSON.
 
   Raises:
     ValueError: an image that cannot be decoded, or none that can; a picture that would
@@ -109,8 +105,7 @@ def predict(
     found = detector.detect(collate(examples), embeddings)
     for row, (index, image) in enumerate(chunk):
       keep = found.valid[row] & (found.scores[row] >= min_score)
-      boxes, scores, classes = found.boxes[row], found.scores[row], found.classes[row]
-      boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
+      boxes, scores, classes = (a[row][keep] for a in (found.boxes, found.scores, found.classes))
       labels = [names[number] for number in classes]
       novel = [base is not None and label not in base for label in labels]
       segmentations = None
@@ -119,15 +114,9 @@ def predict(
       picture = draw_detections(image, boxes, scores, labels, novel, segmentations=segmentations)
       pictures[index].parent.mkdir(parents=True, exist_ok=True)
       pictures[index].write_bytes(png_bytes(picture))
-      results["images"].append(
-        {
-          "id": index,
-          "file_name": str(files[index]),
-          "picture": str(pictures[index].relative_to(output)),
-          "height": image.shape[0],
-          "width": image.shape[1],
-        }
-      )
+      picture_name = str(pictures[index].relative_to(output))
+      entry = {"id": index, "file_name": str(files[index]), "picture": picture_name}
+      results["images"].append({**entry, "height": image.shape[0], "width": image.shape[1]})
       results["detections"] += [
         {
           "image_id": index,
@@ -193,16 +182,10 @@ def main(given: flags.FlagValues) -> None:
     else:
       source = training_source(config)
       base = None if source is None else source.base
+    detector, spec = Detector(config, given.checkpoint), detector_specs(config)["eval"]
+    skip = given.skip_bad_images or config.skip_bad_images
     results = predict(
-      Detector(config, given.checkpoint),
-      detector_specs(config)["eval"],
-      files,
-      names,
-      embeddings,
-      given.output,
-      base,
-      given.min_score,
-      given.skip_bad_images or config.skip_bad_images,
+      detector, spec, files, names, embeddings, given.output, base, given.min_score, skip
     )
   except (ValueError, OSError) as error:
     sys.exit(f"{error}")

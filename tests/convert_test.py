@@ -19,7 +19,7 @@ from rkd_jax.frozen.detector import Detector
 from rkd_jax.models.detector.rcnn import abstract_params
 from rkd_jax.runs.checkpoint import CheckpointError
 from rkd_jax.runs.state import TrainState
-from rkd_jax.train.initial import initialize
+from rkd_jax.train.tasks import initialize
 from rkd_jax.train.train import train
 from rkd_jax.weights.detectron2 import from_params
 from rkd_jax.weights.rename import WeightsError

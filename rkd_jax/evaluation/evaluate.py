@@ -24,8 +24,7 @@ from rkd_jax.structures import Vocabulary
 from rkd_jax.vocabulary.class_embeddings import embed_classes
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
 
-# Of a split, the first so many are enough to see whether CLIP knows the classes.
-_CLIP_IMAGES = 200
+_CLIP_IMAGES = 200  # of a split, the first
 
 
 def detections_of(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 from absl import logging
-from jaxtyping import Bool
 
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
@@ -25,9 +24,10 @@ from rkd_jax.records.sources import Record, Source, open_image
 class _Loader:
   """Reads the records of one source for one spec, with the cache and the count of bad images."""
 
-  def __init__(self, source: AnySource, spec: BatchSpec, cache: bool, skip_bad_images: bool):
-    self._source = source
-    self._spec = spec
+  def __init__(
+    self, source: AnySource, spec: BatchSpec, skip_bad_images: bool, cache=False, standing=None
+  ):
+    self._source, self._spec, self._standing = source, spec, standing
     self._cache = {} if cache else None
     self._skip = skip_bad_images
     self._bad = set()
@@ -62,15 +62,10 @@ class _Loader:
     return None if image is None else EXAMPLE_OF_KIND[spec.kind](record, image, spec, rng, out)
 
   def replaced_example(
-    self,
-    index: int,
-    spec: BatchSpec,
-    out: Canvas,
-    rng: np.random.Generator,
-    standing: Bool[np.ndarray, "_"] | None,
+    self, index: int, spec: BatchSpec, out: Canvas, rng: np.random.Generator
   ) -> Example:
     """As `example`, but a bad image gives way to the next good record of its orientation."""
-    count = len(self._source)
+    count, standing = len(self._source), self._standing
     for other in itertools.chain(range(index, count), range(index)):
       alike = standing is None or standing[other] == standing[index]
       if alike and (example := self.example(other, spec, out, rng)) is not None:
@@ -119,7 +114,8 @@ def train_batches(
   loaders, rows = {}, {}
   for kind in set(plan.schedule):
     rows[kind] = host_rows(specs[kind].batch_size, host_index, host_count)
-    loaders[kind] = _Loader(plan.sources[kind], specs[kind], cache, skip_bad_images)
+    source, standing = plan.sources[kind], sampler.standing.get(kind)
+    loaders[kind] = _Loader(source, specs[kind], skip_bad_images, cache, standing)
 
   def load(step: int) -> tuple[int, str, Example]:
     step = int(step)
@@ -127,9 +123,7 @@ def train_batches(
     spec = specs[kind].for_batch(sampler.stands(step), sampler.rng(step))
     images = np.zeros((len(rows[kind]), *spec.canvas, 3), np.uint8)
     examples = [
-      loaders[kind].replaced_example(
-        int(indices[row]), spec, out, sampler.rng(step, row), sampler.standing.get(kind)
-      )
+      loaders[kind].replaced_example(int(indices[row]), spec, out, sampler.rng(step, row))
       for row, out in zip(rows[kind], images, strict=True)
     ]
     return step, kind, collate(examples, images)
@@ -149,7 +143,7 @@ def eval_batches(
   """
   if spec.kind != "eval":
     raise ValueError(f"eval_batches needs a BatchSpec of kind 'eval', not {spec.kind!r}.")
-  loader = _Loader(source, spec, False, skip_bad_images)
+  loader = _Loader(source, spec, skip_bad_images)
   filler = structures.Batch(
     images=None,
     sizes=np.array(spec.canvas, np.int32),

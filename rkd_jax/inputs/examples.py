@@ -125,7 +125,9 @@ class BatchSpec:
     """Size at which every view of an image of this original size is seen, if there is just one."""
     if self.kind == "caption":
       return self.canvas if self.crop == 0 else None
-    return self._size(original, 0) if len(self.short_sides) == 1 else None
+    if len(self.short_sides) == 1:
+      return transforms.resized_size(original, self.short_sides[0], self.max_side)
+    return None
 
   def view(
     self, original: transforms.Size, rng: np.random.Generator | None = None
@@ -134,36 +136,28 @@ class BatchSpec:
 
     A short side is as likely as any other, and half of the images are mirrored if `flip`.
     """
-    if self.kind == "eval":
-      return transforms.View(original, self._size(original, 0))
-    size = self._size(original, int(rng.integers(len(self.short_sides))))
+    side = self.short_sides[0 if self.kind == "eval" else rng.integers(len(self.short_sides))]
+    size = transforms.resized_size(original, side, self.max_side)
     return transforms.View(original, size, self.flip and rng.random() < 0.5)
-
-  def _size(self, original: transforms.Size, number: int) -> transforms.Size:
-    return transforms.resized_size(original, self.short_sides[number], self.max_side)
 
 
 def _name(record: Record) -> str:
   return f"{record.filename} (id {record.image_id})"
 
 
-def _padded(
-  record: Record, length: int, fields: dict[str, tuple[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-  """Field -> rows, from field -> (name in the data set, rows): padded, and which are `valid`."""
-  padded = {}
-  for field, (name, rows) in fields.items():
+def _padded(record: Record, length: int, fields: dict[str, np.ndarray]) -> list[np.ndarray]:
+  """The rows of fields, by their names in the data set, padded; and last, which are valid."""
+  padded = []
+  for name, rows in fields.items():
     if not np.isfinite(rows).all():
       raise ValueError(f"{name} of {_name(record)} has values that are not finite: build it again.")
-    padded[field] = np.zeros((length, *rows.shape[1:]), rows.dtype)
-    padded[field][: len(rows)] = rows
-    padded["valid"] = np.arange(length) < len(rows)
-  return padded
+    padded.append(np.zeros((length, *rows.shape[1:]), rows.dtype))
+    padded[-1][: len(rows)] = rows
+  return [*padded, np.arange(length) < len(rows)]
 
 
 def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> structures.GroundTruth:
-  max_boxes = spec.max_boxes
-  boxes = view.boxes(record.boxes)
+  boxes, max_boxes = view.boxes(record.boxes), spec.max_boxes
   keep = ~np.asarray(record.is_crowd, bool) & transforms.nonempty(boxes)
   masks = {}
   if spec.max_vertices:
@@ -180,8 +174,8 @@ def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> str
       f"Image {_name(record)} has {len(boxes)} ground-truth boxes, more than "
       f"max_boxes = {max_boxes}: raise max_boxes (boxes are never dropped silently)."
     )
-  fields = {"boxes": ("objects/bbox", boxes), "classes": ("objects/label", classes)}
-  return structures.GroundTruth(**_padded(record, max_boxes, fields), **masks)
+  fields = {"objects/bbox": boxes, "objects/label": classes}
+  return structures.GroundTruth(*_padded(record, max_boxes, fields), **masks)
 
 
 def _masks(
@@ -206,28 +200,31 @@ def _regions(record: Record, view: transforms.View, spec: BatchSpec) -> structur
       f"{len(record.region_boxes)} regions: set embedding_dim to the teacher's, or run "
       "`python -m rkd_jax.precompute ...` again."
     )
-  fields = {
-    "boxes": ("regions/boxes", boxes),
-    "embeddings": ("regions/clip_embeddings", embeddings),
-  }
-  return structures.Regions(**_padded(record, spec.max_regions, fields))
+  fields = {"regions/boxes": boxes, "regions/clip_embeddings": embeddings}
+  return structures.Regions(*_padded(record, spec.max_regions, fields))
 
 
 def _pseudo_boxes(record: Record, view: transforms.View, count: int) -> structures.PseudoBoxes:
   boxes = view.boxes(record.pseudo_boxes[:count])
   classes = np.asarray(record.pseudo_labels[:count], np.int32)
-  fields = {"boxes": ("pseudo_boxes/boxes", boxes), "classes": ("pseudo_boxes/labels", classes)}
-  return structures.PseudoBoxes(**_padded(record, count, fields))
+  fields = {"pseudo_boxes/boxes": boxes, "pseudo_boxes/labels": classes}
+  return structures.PseudoBoxes(*_padded(record, count, fields))
 
 
-def _shown(
+def picture_example(
   image: transforms.Pixels,
   spec: BatchSpec,
-  view: transforms.View,
   name: str,
+  view: transforms.View | None = None,
   image_id: int = 0,
   out: Canvas | None = None,
 ) -> structures.Batch:
+  """An image alone, called `name`, by default resized as for evaluation.
+
+  Raises:
+    ValueError: resized, it does not fit the canvas.
+  """
+  view = spec.view(np.asarray(image).shape[:2]) if view is None else view
   return structures.Batch(
     images=transforms.pad_to_canvas(view.image(image), spec.canvas, name, out),
     sizes=np.array(view.size, np.int32),
@@ -250,7 +247,7 @@ def detector_example(
   regions in stored order; 'eval' has the image alone.
 
   Args:
-    record: what is known of the image; its boxes are of the stored image.
+    record: its boxes are of the stored image.
     image: as stored or already at the size of the view.
     spec: static shapes and augmentation.
     rng: randomness of this row, which 'eval' does not use.
@@ -260,29 +257,17 @@ def detector_example(
     ValueError: too many boxes, an image larger than the canvas, embeddings of another width.
   """
   view = spec.view((record.height, record.width), rng)
-  batch = _shown(image, spec, view, _name(record), record.image_id, out)
+  batch = picture_example(image, spec, _name(record), view, record.image_id, out)
   if spec.kind == "eval":
     return batch
-  box = spec.kind == "box"
-  return dataclasses.replace(
-    batch,
-    ground_truth=_ground_truth(record, view, spec) if box else None,
-    regions=_regions(record, view, spec) if spec.max_regions else None,
-    pseudo_boxes=None
-    if box or not spec.max_labels
-    else _pseudo_boxes(record, view, spec.max_labels),
-  )
-
-
-def picture_example(
-  image: UInt8[np.ndarray, "h w 3"], spec: BatchSpec, name: str
-) -> structures.Batch:
-  """An image without a record, resized and padded as for evaluation.
-
-  Raises:
-    ValueError: resized, it does not fit the canvas; `name` says which image.
-  """
-  return _shown(image, spec, spec.view(image.shape[:2]), name)
+  parts = {}
+  if spec.kind == "box":
+    parts["ground_truth"] = _ground_truth(record, view, spec)
+  elif spec.max_labels:
+    parts["pseudo_boxes"] = _pseudo_boxes(record, view, spec.max_labels)
+  if spec.max_regions:
+    parts["regions"] = _regions(record, view, spec)
+  return dataclasses.replace(batch, **parts)
 
 
 def caption_example(

@@ -1,8 +1,7 @@
 """Which records form the batch at step t: a pure function of (seed, t).
 
-Nothing here has state that a run could lose: resuming needs only the step, and the number of hosts
-may change between runs, because every host computes the same global list of records and then takes
-its own rows of it.
+Resuming needs only the step, and the number of hosts may change between runs: every host computes
+the same global list of records and then takes its own rows of it.
 
 With repeat factors images of rare classes come more often (Gupta et al., LVIS, 2019).  They are
 those of detectron2's `RepeatFactorTrainingSampler`, which repeats an image a whole number of times
@@ -198,16 +197,13 @@ class Sampler:
         raise ValueError(
           f"Kind {kind!r} has {num_records} records and batch size {batch_size}; both must be >= 1."
         )
-      if kind in self.repeats and len(self.repeats[kind].factors) != num_records:
-        raise ValueError(
-          f"Kind {kind!r} has {num_records} records, but {len(self.repeats[kind].factors)} repeat "
-          "factors: compute them from the same records."
-        )
-      if kind in self.standing and len(self.standing[kind]) != num_records:
-        raise ValueError(
-          f"Kind {kind!r} has {num_records} records, but {len(self.standing[kind])} orientations: "
-          "take them from the index of the same records."
-        )
+      factors = self.repeats[kind].factors if kind in self.repeats else None
+      for what, of in (("repeat factors", factors), ("orientations", self.standing.get(kind))):
+        if of is not None and len(of) != num_records:
+          raise ValueError(
+            f"Kind {kind!r} has {num_records} records, but {len(of)} {what}: take them from the "
+            "index of the same records."
+          )
 
   def kind(self, step: int) -> str:
     """Kind of the batch at this step."""
@@ -253,13 +249,12 @@ class Sampler:
       if kind not in self.standing:
         streams[kind] = (_Stream(self.seed, kind, np.arange(self.sizes[kind][0]), own),)
         continue
-      lying, standing = (np.flatnonzero(self.standing[kind] == stands) for stands in (False, True))
-      streams[kind] = tuple(
-        _Stream(
-          self.seed, name, records, own and dataclasses.replace(own, factors=own.factors[records])
-        )
-        for name, records in ((f"lying {kind}", lying), (f"standing {kind}", standing))
-      )
+      parts = []
+      for name, stands in (("lying", False), ("standing", True)):
+        records = np.flatnonzero(self.standing[kind] == stands)
+        theirs = own and dataclasses.replace(own, factors=own.factors[records])
+        parts.append(_Stream(self.seed, f"{name} {kind}", records, theirs))
+      streams[kind] = tuple(parts)
     return streams
 
   @functools.cached_property

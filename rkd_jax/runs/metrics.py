@@ -46,15 +46,13 @@ class MetricWriter(contextlib.AbstractContextManager):
 
   def __init__(self, workdir: str | os.PathLike, start_step: int):
     self._workdir = storage.path(workdir)
-    folder = storage.work_folder(workdir)
+    self._path = storage.work_folder(workdir) / METRICS_FILE
     storage.local_copy(workdir, lambda name: name == METRICS_FILE, missing_ok=True)
-    path = folder / METRICS_FILE
-    if path.exists():
-      lines = (json.dumps(r) + "\n" for r in read_metrics(path) if r["step"] < start_step)
+    if self._path.exists():
+      lines = (json.dumps(r) + "\n" for r in read_metrics(self._path) if r["step"] < start_step)
       # A kill in the middle leaves the old file.
-      storage.write(path, "".join(lines))
-    self._path = path
-    self._lines = path.open("a", buffering=1, encoding="utf-8")
+      storage.write(self._path, "".join(lines))
+    self._lines = self._path.open("a", buffering=1, encoding="utf-8")
     self._events = storage.work_folder(self._workdir / TENSORBOARD_FOLDER)
     self._tensorboard = tensorboardX.SummaryWriter(
       str(self._events), purge_step=start_step, flush_secs=_TENSORBOARD_FLUSH_S
@@ -152,13 +150,9 @@ class Progress(contextlib.AbstractContextManager):
     # Times and images of steps; the first entry only marks the start of the window.
     self._recent = deque([(self._last_line, 0)], maxlen=51)
     self._losses: Mapping[str, Any] = {}
+    # None: disabled where there is no terminal.
     self._bar = tqdm.tqdm(
-      total=total,
-      initial=start,
-      desc=description,
-      unit="step",
-      dynamic_ncols=True,
-      disable=not sys.stderr.isatty(),
+      total=total, initial=start, desc=description, unit="step", dynamic_ncols=True, disable=None
     )
 
   def update(self, images: int, losses: Mapping[str, Any]) -> None:
@@ -188,10 +182,6 @@ class Progress(contextlib.AbstractContextManager):
 
   def _print_line(self) -> None:
     self._last_line, self._printed_step = time.monotonic(), self._step
-    figures, seconds_left = self._figures()
-    print(
-      f"{self._description} {self._step}/{self._total} {figures} "
-      f"{tqdm.tqdm.format_interval(seconds_left)} left",
-      file=sys.stderr,
-      flush=True,
-    )
+    figures, seconds = self._figures()
+    place, left = f"{self._step}/{self._total}", tqdm.tqdm.format_interval(seconds)
+    print(f"{self._description} {place} {figures} {left} left", file=sys.stderr, flush=True)

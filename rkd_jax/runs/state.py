@@ -27,12 +27,7 @@ def create_state(
 ) -> TrainState:
   """A fresh state; `init(key)` gives (params, model_state).  Meant for jit / eval_shape."""
   params, model_state = init(key)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    model_state=model_state,
-    opt_state=optimizer.init(params),
-  )
+  return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
 
 
 def parameter_paths(params) -> dict:

@@ -13,9 +13,8 @@ from rkd_jax.runs.state import parameter_paths
 def make_schedule(config: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
   """Learning rate at a step.
 
-  `steps`: linear warm-up from `warmup_factor` over `warmup_steps`, then a factor
-  0.1 at every boundary (detectron2's WarmupMultiStepLR).  `cosine`: the same
-  warm-up, then a half cosine to 0 at `num_steps`.
+  `steps`: linear warm-up from `warmup_factor` over `warmup_steps`, then a factor 0.1 at every
+  boundary (detectron2's WarmupMultiStepLR).  `cosine`: after it a half cosine to 0 at `num_steps`.
   """
   peak = config.learning_rate
   if config.schedule == "steps":
@@ -43,11 +42,10 @@ def frozen_mask(params, patterns: Sequence[str]):
     ValueError: a pattern matches no parameter, so that a typo cannot unfreeze.
   """
   paths = parameter_paths(params)
+  flat = jax.tree.leaves(paths)
   for pattern in patterns:
-    if not any(re.fullmatch(pattern, path) for path in jax.tree.leaves(paths)):
-      raise ValueError(
-        f"frozen: {pattern!r} matches no parameter; paths look like {jax.tree.leaves(paths)[0]!r}."
-      )
+    if not any(re.fullmatch(pattern, path) for path in flat):
+      raise ValueError(f"frozen: {pattern!r} matches no parameter; paths look like {flat[0]!r}.")
   return jax.tree.map(lambda path: any(re.fullmatch(p, path) for p in patterns), paths)
 
 

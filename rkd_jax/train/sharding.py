@@ -37,14 +37,14 @@ def make_mesh(
   return Mesh(np.asarray(devices).reshape(data, model), ("data", "model"))
 
 
-def shardings(mesh: Mesh, tree, rules: Sequence[tuple[str, tuple]] = RULES):
+def shardings(mesh: Mesh, tree):
   """A NamedSharding per leaf of a tree of (abstract) arrays, by path.
 
   An axis that does not divide evenly stays replicated, so small models run on any mesh.
   """
 
   def place(path: str, leaf) -> NamedSharding:
-    axes = next((axes for pattern, axes in rules if re.fullmatch(pattern, path)), ())
+    axes = next((axes for pattern, axes in RULES if re.fullmatch(pattern, path)), ())
     fits = len(axes) == leaf.ndim and all(
       axis is None or leaf.shape[i] % mesh.shape[axis] == 0 for i, axis in enumerate(axes)
     )

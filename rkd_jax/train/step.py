@@ -1,7 +1,6 @@
 """One training step, as arithmetic: loss, gradient, update.
 
-The training loop and the benchmark both run what is made here.  It knows nothing of where batches
-come from, and imports nothing of the data stack.
+The training loop and the benchmark both run it; nothing of the data stack is imported here.
 """
 
 from collections.abc import Callable
@@ -30,17 +29,11 @@ def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
     variables = {"params": params}
     if kind == "box":
       rpn_key, roi_key = jax.random.split(key)
-      count = batch.images.shape[0]
+      rpn_keys, roi_keys = (jax.random.split(k, len(batch.images)) for k in (rpn_key, roi_key))
       outputs = model.apply(
-        variables,
-        batch,
-        vocabulary.embeddings,
-        jax.random.split(roi_key, count),
-        method=model.box_step,
+        variables, batch, vocabulary.embeddings, roi_keys, method=model.box_step
       )
-      losses = losses_lib.box_losses(
-        outputs, batch, vocabulary, jax.random.split(rpn_key, count), config
-      )
+      losses = losses_lib.box_losses(outputs, batch, vocabulary, rpn_keys, config)
     else:
       embeddings = vocabulary.image_embeddings
       embeddings = vocabulary.embeddings if embeddings is None else embeddings
@@ -52,9 +45,9 @@ def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
 
 
 def make_gradient(loss: Loss, frozen) -> Callable:
-  """`loss` with its gradient; `frozen` is the mask of `optimizer.frozen_mask`.
+  """A function like `loss` that returns ((loss, (metrics, model_state)), gradient).
 
-  The result takes what `loss` takes and returns ((loss, (metrics, model_state)), gradient).
+  `frozen` is the mask of `optimizer.frozen_mask`.
   """
 
   def gradient(params, model_state, constants, batch, key, kind: str):
@@ -82,9 +75,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, frozen) -> Ca
     )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p + u, state.params, updates)
-    state = TrainState(
-      step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
-    )
+    state = TrainState(state.step + 1, params, model_state, opt_state)
     # Not finite where the gradient or the learning rate is not, though this step's loss still is.
     return state, {"loss": loss, **metrics, "update_norm": optax.tree.norm(updates)}
 

@@ -1,6 +1,7 @@
 """What the loop trains: a task bundles initialisation, loss and data of a config.
 
-The loop (train.py) is the same for CLIP and for every stage of the detector.
+The loop (train.py) is the same for CLIP and for every stage of the detector.  Where a run starts
+(fresh parameters, an earlier run, a pretrained backbone) is here, too.
 """
 
 import dataclasses
@@ -13,16 +14,18 @@ import jax
 import ml_collections
 from etils import epath
 
-from rkd_jax.frozen.clip import TOKENIZER_FILE
+from rkd_jax.frozen.clip import TOKENIZER_FILE, load_clip
 from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.plan import Plan, make_plan, open_sources
 from rkd_jax.losses.contrastive import contrastive_loss
+from rkd_jax.models.backbones.kinds import KINDS
 from rkd_jax.models.clip.model import init_clip, make_clip
 from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.models.detector import rcnn
 from rkd_jax.records.sources import Source
-from rkd_jax.runs.checkpoint import latest_step
+from rkd_jax.runs.checkpoint import latest_step, restore_variables
+from rkd_jax.runs.state import TrainState
 from rkd_jax.train.step import Loss, detector_loss
 from rkd_jax.vocabulary.vocabulary import training_vocabulary
 
@@ -33,8 +36,7 @@ class Task:
 
   Attributes:
     init: key -> (params, model_state).
-    loss: (params, model_state, constants, batch, key, kind) ->
-      (loss, ({name: scalar}, model_state)); `kind` is static.
+    loss: see `step.Loss`; `kind` is static.
     constants: arrays the loss needs and training does not change.
     plan: records, shapes and augmentation of the batches.
   """
@@ -57,10 +59,9 @@ def make_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
 def detector_task(config: ml_collections.ConfigDict) -> Task:
   """Base, RKD, ILS and weight transfer: which terms exist follows from the config."""
   model = rcnn.build(config)
-  loss_config = config.loss
   plan = make_plan(config)
   vocabulary = training_vocabulary(config, plan.sources)
-  if loss_config.federated_classes and vocabulary.image_counts is None:
+  if config.loss.federated_classes and vocabulary.image_counts is None:
     raise ValueError(
       "loss.federated_classes draws classes by their number of training images: set "
       "config.image_counts to the file that has them (lvis_ovd and coco_ovd records say it)."
@@ -69,8 +70,7 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
   def init(key):
     return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
 
-  loss = detector_loss(model, loss_config)
-  return Task(init, loss, vocabulary, plan)
+  return Task(init, detector_loss(model, config.loss), vocabulary, plan)
 
 
 def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
@@ -97,13 +97,9 @@ def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
     return variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
   def loss(params, model_state, constants, batch, key, kind):
-    del constants, key, kind
+    variables, pixels = {"params": params, **model_state}, normalize(batch.images)
     (images, texts, scale), new_state = model.apply(
-      {"params": params, **model_state},
-      normalize(batch.images),
-      batch.tokens,
-      True,
-      mutable=list(model_state),
+      variables, pixels, batch.tokens, True, mutable=list(model_state)
     )
     value, accuracy = contrastive_loss(images, texts, scale, batch.tokens)
     return value, ({"accuracy": accuracy, "scale": scale}, new_state)
@@ -115,3 +111,40 @@ def caption_tokenizer(source: Source, context_length: int) -> Tokenizer:
   """A tokenizer for the words of a data set's captions."""
   captions = {c for i in range(len(source)) for c in source[i].captions}
   return Tokenizer.for_texts(sorted(captions), context_length)
+
+
+def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
+  """A fresh state with what `config.init` names put in its place.
+
+  `init.checkpoint`: all parameters of an earlier run's newest checkpoint, but those of
+  `init.allow_missing`.  `init.backbone`: the backbone of a detector from the image tower of a
+  CLIP run.
+
+  Raises:
+    CheckpointError: nothing there, or it belongs to another model.
+    ValueError: both are given, or the tower is not that of the config's backbone.
+  """
+  checkpoint, backbone = config.init.checkpoint, config.init.get("backbone", "")
+  if checkpoint and backbone:
+    raise ValueError(
+      f"init.checkpoint {checkpoint!r} holds a backbone already; leave init.backbone empty."
+    )
+  if checkpoint:
+    fresh = {"params": state.params, "model_state": state.model_state}
+    loaded = restore_variables(checkpoint, fresh, config.init.allow_missing)
+    return dataclasses.replace(state, params=loaded["params"], model_state=loaded["model_state"])
+  if backbone:
+    clip = load_clip(backbone)
+    kind = config.model.backbone.kind
+    from_clip = getattr(KINDS[kind], "from_clip", None)
+    if from_clip is None:
+      able = ", ".join(repr(name) for name, kind in KINDS.items() if hasattr(kind, "from_clip"))
+      raise ValueError(
+        f"init.backbone: model.backbone.kind={kind!r} cannot start from a CLIP, but {able} can."
+      )
+    params = from_clip(config.model, clip.model.config, clip.variables, backbone)
+    placed = jax.tree.map(
+      lambda value, like: jax.device_put(value, like.sharding), params, state.params["backbone"]
+    )
+    return dataclasses.replace(state, params={**state.params, "backbone": placed})
+  return state

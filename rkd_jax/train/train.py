@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,10 @@ from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
 from rkd_jax.runs.metrics import MetricWriter, Progress
 from rkd_jax.runs.state import TrainState, create_state
-from rkd_jax.train.initial import initialize
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
 from rkd_jax.train.step import make_step
-from rkd_jax.train.tasks import Task, make_task
+from rkd_jax.train.tasks import Task, initialize, make_task
 
 
 class NonFiniteLossError(ValueError):
@@ -73,9 +72,8 @@ class Trainer:
 def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   """Trains to `config.num_steps`, resuming from the newest checkpoint in `workdir`.
 
-  The batch and the random numbers of step t depend on (seed, t) only, so a run
-  that was killed and started again repeats its steps to the last bit.  SIGTERM
-  saves and exits with code 143.
+  The batch and the random numbers of step t depend on (seed, t) only, so a run that was killed and
+  started again repeats its steps to the last bit.  SIGTERM saves and exits with code 143.
 
   Raises:
     NonFiniteLossError: names the step, its terms and its images.
@@ -107,11 +105,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     cache=config.data.cache,
     skip_bad_images=config.skip_bad_images,
   )
-  stop = _StopSignal()
   pending = None
   with (
     contextlib.closing(checkpointer),
-    stop,
+    _stop_signal() as stop,
     MetricWriter(workdir, start) as writer,
     Progress(config.num_steps, start, description=config.name) as progress,
   ):
@@ -122,7 +119,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         _record(writer, progress, config, task.plan.sampler, *pending)
       pending = (step, kind, metrics)
       done = step + 1
-      stopping = stop.requested
+      stopping = bool(stop)
       if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:
         # A state is saved only after its own loss and update were seen to be finite.
         _record(writer, progress, config, task.plan.sampler, *pending)
@@ -131,16 +128,14 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         checkpointer.save(state)
       if stopping:
         break
-  if stop.requested:
+  if stop:
     raise SystemExit(128 + signal.SIGTERM)
   return state
 
 
 def is_logged(config: ml_collections.ConfigDict, step: int) -> bool:
-  """Whether the metrics of a step are written.
-
-  Every `log_every` steps those of one round of the schedule are, so that no kind of batch is left
-  out, and those of the last step.
+  """Whether a step's metrics are written: the last one's, and every `log_every` steps those of one
+  round of the schedule, so that no kind of batch is left out.
   """
   return step % config.log_every < len(config.data.schedule) or step + 1 == config.num_steps
 
@@ -168,18 +163,12 @@ def _record(
   progress.update(sampler.sizes[kind][1], values)
 
 
-class _StopSignal:
-  """Turns SIGTERM into a request that the loop honours after the current step."""
-
-  def __init__(self):
-    self.requested = False
-
-  def __enter__(self):
-    self._previous = signal.signal(signal.SIGTERM, self._handle)
-    return self
-
-  def _handle(self, *_):
-    self.requested = True
-
-  def __exit__(self, *_):
-    signal.signal(signal.SIGTERM, self._previous)
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+  """A list that SIGTERM is put in, which the loop honours after the current step."""
+  received = []
+  previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+  try:
+    yield received
+  finally:
+    signal.signal(signal.SIGTERM, previous)

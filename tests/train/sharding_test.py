@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from rkd_jax.runs.state import create_state
+from rkd_jax.train import sharding
 from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
 
 
@@ -60,10 +61,11 @@ def test_what_does_not_divide_is_replicated():
   assert specs.params["box_head"]["fc1"]["kernel"] == P()
 
 
-def test_the_first_matching_rule_wins_and_must_have_the_rank_of_the_array():
+def test_the_first_matching_rule_wins_and_must_have_the_rank_of_the_array(monkeypatch):
   tree = {"a": np.zeros((4, 4)), "b": np.zeros(4)}
   rules = (("a", ("model", None)), (".", (None, "model")))
-  specs = jax.tree.map(lambda s: s.spec, shardings(_mesh(model=2), tree, rules))
+  monkeypatch.setattr(sharding, "RULES", rules)
+  specs = jax.tree.map(lambda s: s.spec, shardings(_mesh(model=2), tree))
   assert specs == {"a": P("model", None), "b": P()}
 
 

@@ -26,8 +26,7 @@ from rkd_jax.machine.target import current
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train import train as train_lib
-from rkd_jax.train.initial import initialize
-from rkd_jax.train.tasks import Task, make_task
+from rkd_jax.train.tasks import Task, initialize, make_task
 
 REPOSITORY = Path(__file__).parents[2]
 

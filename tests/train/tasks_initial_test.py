@@ -10,7 +10,7 @@ from rkd_jax.frozen.clip import load_clip
 from rkd_jax.models.detector import rcnn
 from rkd_jax.runs.checkpoint import CheckpointError
 from rkd_jax.runs.state import TrainState
-from rkd_jax.train.initial import initialize
+from rkd_jax.train.tasks import initialize
 
 
 @pytest.fixture(scope="module")
