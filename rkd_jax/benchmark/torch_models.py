@@ -16,7 +16,7 @@ _RESIDUAL_SCALE = 0.2
 
 
 class ClipVisionTransformer(nn.Module):
-  """The tower of `clip.vit` on uint8 images NCHW, pixel normalisation included."""
+  """`clip.model.VisionTransformer` on uint8 images NCHW, pixel normalisation included."""
 
   def __init__(self, config: ClipConfig):
     super().__init__()

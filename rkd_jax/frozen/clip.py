@@ -163,7 +163,7 @@ def _load_run(folder: epath.Path) -> FrozenClip:
     raise CheckpointError(
       f"{folder}/config.json describes no CLIP run; of a downloaded model give the file of weights."
     )
-  tokenizer = Tokenizer.from_dict(json.loads((folder / TOKENIZER_FILE).read_text()))
+  tokenizer = Tokenizer(**json.loads((folder / TOKENIZER_FILE).read_text()))
   model = make_clip(config["clip"], tokenizer.vocabulary_size)
   state = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
   params = state.pop("params")

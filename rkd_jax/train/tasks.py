@@ -82,7 +82,7 @@ def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
   sources = open_sources(config)
   file = epath.Path(workdir) / TOKENIZER_FILE
   if latest_step(workdir) is not None:
-    tokenizer = Tokenizer.from_dict(json.loads(file.read_text()))
+    tokenizer = Tokenizer(**json.loads(file.read_text()))
   else:
     tokenizer = caption_tokenizer(sources["caption"], config.clip.context_length)
     file.write_text(json.dumps(tokenizer.to_dict()))

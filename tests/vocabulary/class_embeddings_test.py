@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rkd_jax.frozen.clip import FrozenClip
-from rkd_jax.models.clip.model import Clip
+from rkd_jax.models.clip.model import Clip, ClipConfig
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.vocabulary import class_embeddings
 
@@ -22,20 +22,20 @@ def saved(tmp_path):
 def tiny():
   """A CLIP that knows the words of NAMES."""
   tokenizer = Tokenizer.for_texts([f"a photo of an a {name}" for name in NAMES], 10)
-  model = Clip.from_config(
-    {
-      "embed_dim": 8,
-      "image_resolution": 8,
-      "vision_layers": 1,
-      "vision_width": 8,
-      "vision_heads": 1,
-      "vision_patch_size": 8,
-      "context_length": 10,
-      "vocab_size": tokenizer.vocabulary_size,
-      "transformer_width": 16,
-      "transformer_heads": 2,
-      "transformer_layers": 1,
-    }
+  model = Clip(
+    ClipConfig(
+      embed_dim=8,
+      image_resolution=8,
+      vision_layers=1,
+      vision_width=8,
+      vision_heads=1,
+      vision_patch_size=8,
+      context_length=10,
+      vocab_size=tokenizer.vocabulary_size,
+      transformer_width=16,
+      transformer_heads=2,
+      transformer_layers=1,
+    )
   )
   tokens = tokenizer("red")
   shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), tokens)

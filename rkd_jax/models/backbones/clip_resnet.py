@@ -18,7 +18,7 @@ from rkd_jax.models.backbones.layers import FrozenBatchNorm
 from rkd_jax.models.clip import preprocess
 from rkd_jax.models.clip.model import ClipConfig
 from rkd_jax.models.clip.modified_resnet import trunk
-from rkd_jax.ops.padding import Extents, zero_beyond
+from rkd_jax.ops.padding import Extents
 
 
 class ClipResNet(nn.Module):
@@ -44,10 +44,7 @@ class ClipResNet(nn.Module):
   def __call__(
     self, images: Float[Array, "b h w 3"], extents: Extents | None = None
   ) -> list[Float[Array, "b _h _w _c"]]:
-    def crop(x, stride):
-      return zero_beyond(x, extents, stride)
-
-    return trunk(images, self.stage_blocks, self.width, _frozen_norm, self.dtype, crop)
+    return trunk(images, self.stage_blocks, self.width, _frozen_norm, self.dtype, extents)
 
   @staticmethod
   def from_clip(

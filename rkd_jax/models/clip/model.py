@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,10 +12,8 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rkd_jax.models.clip.modified_resnet import ModifiedResNet
-from rkd_jax.models.clip.text import TextTransformer
-from rkd_jax.models.clip.transformer import ACTIVATIONS
-from rkd_jax.models.clip.vit import VisionTransformer
+from rkd_jax.models.clip.modified_resnet import AttentionPool, trunk
+from rkd_jax.models.clip.transformer import ACTIVATIONS, Block, LayerNorm, PatchEmbedding
 from rkd_jax.structures import Arr
 
 MAX_LOGIT_SCALE = 100.0
@@ -75,20 +74,14 @@ class ClipConfig:
     return cls(**values)
 
 
-def _vit(patch: int, resolution: int = 224) -> ClipConfig:
-  return ClipConfig(vision_patch_size=patch, image_resolution=resolution)
-
-
-def _vit_large(resolution: int) -> ClipConfig:
-  return ClipConfig(
-    embed_dim=768,
-    image_resolution=resolution,
-    vision_layers=24,
-    vision_width=1024,
-    vision_patch_size=14,
-    transformer_width=768,
-    transformer_heads=12,
-  )
+_LARGE = ClipConfig(
+  embed_dim=768,
+  vision_layers=24,
+  vision_width=1024,
+  vision_patch_size=14,
+  transformer_width=768,
+  transformer_heads=12,
+)
 
 
 def _resnet(
@@ -105,16 +98,105 @@ def _resnet(
 
 
 PRESETS = {
-  "ViT-B/32": _vit(32),
-  "ViT-B/16": _vit(16),
-  "ViT-L/14": _vit_large(224),
-  "ViT-L/14@336px": _vit_large(336),
+  "ViT-B/32": ClipConfig(vision_patch_size=32),
+  "ViT-B/16": ClipConfig(vision_patch_size=16),
+  "ViT-L/14": _LARGE,
+  "ViT-L/14@336px": dataclasses.replace(_LARGE, image_resolution=336),
   "RN50": _resnet(1024, 224, (3, 4, 6, 3), 64, 512),
   "RN101": _resnet(512, 224, (3, 4, 23, 3), 64, 512),
   "RN50x4": _resnet(640, 288, (4, 6, 10, 6), 80, 640),
   "RN50x16": _resnet(768, 384, (6, 8, 18, 8), 96, 768),
   "RN50x64": _resnet(1024, 448, (3, 15, 36, 10), 128, 1024),
 }
+
+
+class ModifiedResNet(nn.Module):
+  """Images to one embedding each, for any number of stages (see `modified_resnet.trunk`).
+
+  `pooling` is "attention" (the published models) or "average": spatial mean and a linear
+  projection, which learns faster in tiny towers.  With `train`, batch norm uses and updates the
+  statistics in the collection "batch_stats".
+  """
+
+  config: ClipConfig
+
+  @nn.compact
+  def __call__(self, images: Float[Arr, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
+    c, dtype = self.config, jnp.dtype(self.config.dtype)
+    norm = functools.partial(
+      nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype
+    )
+    x = trunk(images, c.vision_layers, c.vision_width, norm, dtype)[-1]
+    match c.pooling:
+      case "attention":
+        heads = c.vision_heads or x.shape[-1] // 64
+        return AttentionPool(heads, c.embed_dim, dtype, name="attnpool")(x)
+      case "average":
+        return nn.Dense(c.embed_dim, dtype=dtype, name="proj")(x.mean((1, 2)))
+      case _:
+        raise ValueError(f"pooling is {c.pooling!r}; use 'attention' or 'average'")
+
+
+class VisionTransformer(nn.Module):
+  """Patches to one embedding per image, taken from the class token.
+
+  Layer norm comes before the first block and again on the class token, then a projection without
+  bias.  The resolution fixes the number of learned positions.  `train` changes nothing.
+  """
+
+  config: ClipConfig
+
+  @nn.compact
+  def __call__(self, images: Float[Arr, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
+    c, dtype = self.config, jnp.dtype(self.config.dtype)
+    width, depth = c.vision_width, c.vision_layers
+    x = PatchEmbedding(c.vision_patch_size, width, dtype, name="conv1")(images)
+
+    normal = nn.initializers.normal(width**-0.5)
+    class_token = self.param("class_embedding", normal, (width,)).astype(dtype)
+    class_token = jnp.broadcast_to(class_token, (len(images), 1, width))
+    x = jnp.concatenate([class_token, x], axis=1)
+    positions = self.param("positional_embedding", normal, (x.shape[1], width))
+    x = LayerNorm(name="ln_pre")(x + positions.astype(dtype))
+    heads = c.vision_heads or width // 64
+    for i in range(depth):
+      x = Block(heads, depth, False, c.activation, dtype, name=f"block_{i}")(x)
+    x = LayerNorm(name="ln_post")(x[:, 0])
+    return x @ self.param("proj", normal, (width, c.embed_dim)).astype(dtype)
+
+
+class TextTransformer(nn.Module):
+  """Token rows to one embedding each, read at the end mark.
+
+  The end mark is the largest id of a row, so the first position of the maximum is where to read.
+  Nothing masks the padding after it: attention is causal, so the padding is never seen.  Rows may
+  therefore be shorter than `context_length`, down to the longest text.
+  """
+
+  config: ClipConfig
+
+  @nn.compact
+  def __call__(self, tokens: Int[Arr, "b t"]) -> Float[Array, "b d"]:
+    """Embeds token rows.
+
+    Raises:
+      ValueError: the rows are longer than `context_length`.
+    """
+    c, dtype, normal = self.config, jnp.dtype(self.config.dtype), nn.initializers.normal
+    (batch, length), width, depth = tokens.shape, c.transformer_width, c.transformer_layers
+    if length > c.context_length:
+      raise ValueError(f"token rows have {length} entries, the model has {c.context_length}")
+    embed = nn.Embed(
+      c.vocab_size, width, dtype, embedding_init=normal(0.02), name="token_embedding"
+    )
+    positions = self.param("positional_embedding", normal(0.01), (c.context_length, width))
+    x = embed(tokens) + positions[:length].astype(dtype)
+    for i in range(depth):
+      x = Block(c.transformer_heads, depth, True, c.activation, dtype, name=f"block_{i}")(x)
+    # Only the row that is read needs the norm.
+    x = LayerNorm(name="ln_final")(x[jnp.arange(batch), tokens.argmax(-1)])
+    projection = self.param("text_projection", normal(width**-0.5), (width, c.embed_dim))
+    return x @ projection.astype(dtype)
 
 
 class Clip(nn.Module):
@@ -125,55 +207,23 @@ class Clip(nn.Module):
 
   config: ClipConfig
 
-  @classmethod
-  def from_config(cls, config: Mapping[str, Any] | str) -> "Clip":
-    """Builds the model from a mapping of `ClipConfig` fields or the name of a preset."""
-    if isinstance(config, str):
-      if config not in PRESETS:
-        raise ValueError(f"CLIP preset {config!r} is not one of {', '.join(PRESETS)}")
-      return cls(PRESETS[config])
-    return cls(ClipConfig.from_dict(config))
-
   def setup(self):
-    config = self.config
-    dtype = jnp.dtype(config.dtype)
-    if isinstance(config.vision_layers, int):
-      self.visual = VisionTransformer(
-        patch_size=config.vision_patch_size,
-        width=config.vision_width,
-        layers=config.vision_layers,
-        heads=config.vision_heads or config.vision_width // 64,
-        output_dim=config.embed_dim,
-        input_resolution=config.image_resolution,
-        activation=config.activation,
-        dtype=dtype,
-      )
-    else:
-      channels = config.vision_width * 2 ** (len(config.vision_layers) + 1)
-      self.visual = ModifiedResNet(
-        layers=config.vision_layers,
-        width=config.vision_width,
-        output_dim=config.embed_dim,
-        heads=config.vision_heads or channels // 64,
-        input_resolution=config.image_resolution,
-        pooling=config.pooling,
-        dtype=dtype,
-      )
-    self.text = TextTransformer(
-      vocab_size=config.vocab_size,
-      context_length=config.context_length,
-      width=config.transformer_width,
-      layers=config.transformer_layers,
-      heads=config.transformer_heads,
-      output_dim=config.embed_dim,
-      activation=config.activation,
-      dtype=dtype,
-    )
-    self.logit_scale = self.param(
-      "logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ()
-    )
+    c = self.config
+    tower = VisionTransformer if isinstance(c.vision_layers, int) else ModifiedResNet
+    self.visual = tower(c)
+    self.text = TextTransformer(c)
+    initial = nn.initializers.constant(math.log(c.initial_logit_scale))
+    self.logit_scale = self.param("logit_scale", initial, ())
 
   def encode_image(self, images: Float[Arr, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
+    """Embeds normalised images.
+
+    Raises:
+      ValueError: the images are not `image_resolution` pixels on both sides.
+    """
+    size = self.config.image_resolution
+    if images.shape[1:3] != (size, size):
+      raise ValueError(f"images are {images.shape[1:3]} pixels, this tower expects {(size, size)}")
     return self.visual(images, train)
 
   def encode_text(self, tokens: Int[Arr, "b t"]) -> Float[Array, "b d"]:
@@ -194,7 +244,7 @@ class Clip(nn.Module):
 
 def make_clip(config: dict[str, Any], vocab_size: int) -> Clip:
   """The CLIP of a config's `clip` block, with as many tokens as its tokenizer has."""
-  return Clip.from_config({**config, "vocab_size": vocab_size})
+  return Clip(ClipConfig.from_dict({**config, "vocab_size": vocab_size}))
 
 
 def init_clip(model: Clip, key: jax.Array):

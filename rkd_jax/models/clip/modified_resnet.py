@@ -5,15 +5,14 @@ last 1×1 convolution of a block, and before the 1×1 of its shortcut), and the 
 over the last feature map instead of simply being taken.
 """
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import jax
 from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
+from rkd_jax.ops.padding import Extents, zero_beyond
 from rkd_jax.structures import Arr
 
 
@@ -36,8 +35,6 @@ def _pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
 
 # name -> normalisation layer; keywords are those of nn.BatchNorm.
 Norm = Callable[..., nn.Module]
-# (map, stride) -> the map with zeros wherever the canvas is larger than the image.
-Crop = Callable[[Array, int], Array]
 
 
 class Bottleneck(nn.Module):
@@ -50,9 +47,13 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], crop: Callable[[Array], Array] = lambda x: x
+    self, x: Float[Array, "b h w c"], extents: Extents | None, input_stride: int
   ) -> Float[Array, "b h2 w2 c2"]:
-    """`crop` acts on maps of the input's stride."""
+    """`input_stride` is that of `x`, in pixels of the `extents`."""
+
+    def crop(x):
+      return zero_beyond(x, extents, input_stride)
+
     out = 4 * self.features
     y = _conv1x1(self.features, self.dtype, "conv1")(x)
     y = nn.relu(self.norm(name="bn1")(y))
@@ -72,7 +73,7 @@ def trunk(
   width: int,
   norm: Norm,
   dtype: jnp.dtype,
-  crop: Crop = lambda x, stride: x,
+  extents: Extents | None = None,
 ) -> list[Float[Array, "b _h _w _c"]]:
   """The map leaving each stage; to be called inside the compact method of a module, which then
   holds the layers under the names of the published checkpoints.
@@ -80,19 +81,18 @@ def trunk(
   `layers` gives the blocks per stage; the map of stage i (from 0) has stride 2^(i + 2) and
   width · 2^(i + 2) channels.  By default images fill the canvas, as CLIP's do.
   """
-  x = crop(images.astype(dtype), 1)
+  x = zero_beyond(images.astype(dtype), extents, 1)
   for i, features in enumerate((width // 2, width // 2, width), start=1):
     x = _conv3x3(features, dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
-    x = crop(nn.relu(norm(name=f"bn{i}")(x)), 2)
+    x = zero_beyond(nn.relu(norm(name=f"bn{i}")(x)), extents, 2)
   x = _pool(x, 2)
   maps = []
   for stage, blocks in enumerate(layers):
     for block in range(blocks):
       stride = 2 if stage > 0 and block == 0 else 1
       name = f"layer{stage + 1}_{block}"
-      # A block crops maps as they enter it, at the stride of the block before.
-      at = functools.partial(crop, stride=2 ** (stage + 2) // stride)  # pyright: ignore[reportCallIssue]
-      x = Bottleneck(width * 2**stage, norm, stride, dtype, name=name)(x, at)
+      bottleneck = Bottleneck(width * 2**stage, norm, stride, dtype, name=name)
+      x = bottleneck(x, extents, 2 ** (stage + 2) // stride)
     maps.append(x)
   return maps
 
@@ -123,43 +123,3 @@ class AttentionPool(nn.Module):
     return nn.Dense(self.output_dim, kernel_init=init, dtype=self.dtype, name="c_proj")(
       mixed.reshape(batch, channels)
     )
-
-
-class ModifiedResNet(nn.Module):
-  """Images to one embedding each.
-
-  `layers` gives the number of blocks per stage, for any number of stages; the map leaving the last
-  one has stride 2^(stages + 1) and width · 2^(stages + 1) channels.  `pooling` is "attention" (the
-  published models) or "average": spatial mean and a linear projection, which learns faster in tiny
-  towers.  Batch statistics live in the collection "batch_stats".
-  """
-
-  layers: tuple[int, ...]
-  width: int
-  output_dim: int
-  heads: int
-  input_resolution: int
-  pooling: Literal["attention", "average"] = "attention"
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, images: Float[Arr, "b h w 3"], train: bool = False) -> Float[Array, "b d"]:
-    """Embeds normalised images; with `train`, batch norm uses and updates batch statistics.
-
-    Raises:
-      ValueError: the images are not `input_resolution` pixels on both sides, or an unknown pooling.
-    """
-    size = self.input_resolution
-    if images.shape[1:3] != (size, size):
-      raise ValueError(f"images are {images.shape[1:3]} pixels, this tower expects {(size, size)}")
-    norm = functools.partial(
-      nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype
-    )
-    x = trunk(images, self.layers, self.width, norm, self.dtype)[-1]
-    match self.pooling:
-      case "attention":
-        return AttentionPool(self.heads, self.output_dim, self.dtype, name="attnpool")(x)
-      case "average":
-        return nn.Dense(self.output_dim, dtype=self.dtype, name="proj")(x.mean((1, 2)))
-      case _:
-        raise ValueError(f"pooling is {self.pooling!r}; use 'attention' or 'average'")

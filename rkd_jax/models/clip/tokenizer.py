@@ -11,7 +11,7 @@ import functools
 import gzip
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -149,10 +149,6 @@ class Tokenizer:
     return [self._index[bpe_id] for bpe_id in bpe_ids]
 
   def to_dict(self) -> dict[str, object]:
-    """Plain values for storage beside a checkpoint; `from_dict` undoes it."""
+    """The arguments that make this tokenizer, as plain values for storage beside a checkpoint."""
     ids = None if self.ids is None else self.ids.tolist()
     return {"context_length": self.context_length, "ids": ids}
-
-  @classmethod
-  def from_dict(cls, values: Mapping[str, object]) -> "Tokenizer":
-    return cls(values["context_length"], values["ids"])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rkd_jax.models.clip.model import PRESETS, Clip, ClipConfig
+from rkd_jax.models.clip.model import PRESETS, Clip, ClipConfig, TextTransformer
 
 TINY = {
   "embed_dim": 8,
@@ -20,14 +20,16 @@ TINY = {
   "transformer_heads": 2,
   "transformer_layers": 1,
 }
+VIT = {"vision_layers": 1, "vision_patch_size": 8, "vision_heads": 2}
 IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
-TOKENS = np.array([[18, 3, 4, 19, 0, 0], [18, 5, 19, 0, 0, 0]] * 2, np.int32)
+TEXTS = np.array([[18, 3, 4, 19, 0, 0], [18, 5, 19, 0, 0, 0]], np.int32)
+TOKENS = np.tile(TEXTS, (2, 1))
 
 
 @functools.cache
 def init(**changes):
   """A tiny model and variables filled by NumPy: initialising compiles for many seconds."""
-  model = Clip.from_config(TINY | changes)
+  model = Clip(ClipConfig.from_dict(TINY | changes))
   shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES, TOKENS)
   rng = np.random.default_rng(0)
 
@@ -63,7 +65,7 @@ def test_published_sizes():
 
 @pytest.mark.parametrize(
   "changes",
-  [{}, {"pooling": "attention"}, {"vision_layers": 1, "vision_patch_size": 8, "vision_heads": 2}],
+  [{}, {"pooling": "attention"}, VIT],
 )
 def test_towers_share_the_embedding_space(changes):
   model, variables = init(**changes)
@@ -111,13 +113,43 @@ def test_config_errors_name_the_key():
     ClipConfig.from_dict(TINY | {"visionwidth": 3})
   with pytest.raises(ValueError, match="patch size"):
     ClipConfig.from_dict(TINY | {"vision_layers": 2})
-  with pytest.raises(ValueError, match="RN50"):
-    Clip.from_config("RN51")
 
 
-def test_images_of_another_size_are_refused():
-  model, variables = init()
-  with pytest.raises(ValueError, match="expects \\(32, 32\\)"):
+@pytest.mark.parametrize("tower", [{}, VIT])
+def test_images_of_another_size_are_refused(tower):
+  model, variables = init(**tower)
+  with pytest.raises(ValueError, match=r"\(16, 32\) pixels, this tower expects \(32, 32\)"):
     model.apply(variables, IMAGES[:, :16], TOKENS)
-  with pytest.raises(ValueError, match="7 entries"):
-    model.apply(variables, np.zeros((1, 7), np.int32), method="encode_text")
+
+
+def test_an_unknown_pooling_is_refused():
+  with pytest.raises(ValueError, match="pooling is 'max'"):
+    init(pooling="max")
+
+
+@functools.cache
+def encoder():
+  """A compiled text tower with random parameters."""
+  model = TextTransformer(ClipConfig.from_dict(TINY))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), TEXTS)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+  return jax.jit(functools.partial(model.apply, params))
+
+
+def test_what_follows_the_end_mark_does_not_matter():
+  padded = TEXTS.copy()
+  padded[1, 3:] = [7, 19, 2]
+  np.testing.assert_allclose(encoder()(padded), encoder()(TEXTS), rtol=1e-5)
+
+
+def test_word_order_matters():
+  swapped = TEXTS.copy()
+  swapped[0, 1:3] = swapped[0, 2:0:-1]
+  assert not np.allclose(encoder()(swapped)[0], encoder()(TEXTS)[0], rtol=1e-4)
+
+
+def test_rows_may_be_shorter_than_the_context_but_not_longer():
+  np.testing.assert_allclose(encoder()(TEXTS[:, :4]), encoder()(TEXTS), rtol=1e-5)
+  with pytest.raises(ValueError, match="have 7 entries, the model has 6"):
+    encoder()(np.zeros((1, 7), np.int32))

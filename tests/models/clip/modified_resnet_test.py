@@ -2,9 +2,8 @@
 
 import jax
 import numpy as np
-import pytest
 
-from rkd_jax.models.clip.modified_resnet import AttentionPool, ModifiedResNet
+from rkd_jax.models.clip.modified_resnet import AttentionPool
 
 
 def test_attention_pool_without_attention_is_a_mean():
@@ -16,15 +15,3 @@ def test_attention_pool_without_attention_is_a_mean():
   params["positional_embedding"] = np.zeros((10, 4), np.float32)
   pooled = AttentionPool(heads=2, output_dim=4).apply({"params": params}, x)
   np.testing.assert_allclose(pooled, x.mean((1, 2)), rtol=1e-4, atol=1e-6)
-
-
-def test_what_is_not_known_is_refused():
-  def init(pooling, size):
-    tower = ModifiedResNet((1,), 8, 4, 2, input_resolution=16, pooling=pooling)
-    jax.eval_shape(tower.init, jax.random.key(0), np.zeros((1, size, 16, 3), np.float32))
-
-  init("average", 16)
-  with pytest.raises(ValueError, match="pooling is 'max'"):
-    init("max", 16)
-  with pytest.raises(ValueError, match=r"\(8, 16\) pixels, this tower expects \(16, 16\)"):
-    init("attention", 8)

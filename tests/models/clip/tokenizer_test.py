@@ -98,7 +98,7 @@ def test_unknown_words_are_named():
 
 def test_round_trip_through_plain_values():
   for tokenizer in (Tokenizer(9), Tokenizer.for_texts(["a red star"], 9)):
-    again = Tokenizer.from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    again = Tokenizer(**json.loads(json.dumps(tokenizer.to_dict())))
     np.testing.assert_array_equal(again("a red star"), tokenizer("a red star"))
     assert again.vocabulary_size == tokenizer.vocabulary_size
 

@@ -1,12 +1,13 @@
-"""The block of CLIP's transformers."""
+"""The layers of CLIP's transformers."""
 
 import functools
 
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from rkd_jax.models.clip.transformer import Block, LayerNorm, quick_gelu
+from rkd_jax.models.clip.transformer import Block, LayerNorm, PatchEmbedding, quick_gelu
 
 X = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
 
@@ -44,3 +45,13 @@ def test_only_a_causal_block_is_blind_to_what_follows(causal):
   before, after = block(causal)(X), block(causal)(changed)
   assert np.allclose(before[:, :3], after[:, :3], atol=1e-6) == causal
   assert not np.allclose(before[:, 3:], after[:, 3:], atol=1e-2)
+
+
+def test_patches_are_those_of_a_strided_convolution():
+  """Rows and columns behind the last whole patch count for neither."""
+  images = np.random.default_rng(0).normal(size=(2, 13, 19, 3)).astype(np.float32)
+  convolution = nn.Conv(6, (4, 4), (4, 4), padding="VALID", use_bias=False)
+  params = convolution.init(jax.random.key(0), images)
+  expected = convolution.apply(params, images).reshape(2, 3 * 4, 6)
+  patches = PatchEmbedding(patch_size=4, width=6).apply(params, images)
+  np.testing.assert_allclose(patches, expected, rtol=1e-5, atol=1e-5)
