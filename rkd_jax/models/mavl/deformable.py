@@ -6,16 +6,14 @@ level bilinearly and sums them with weights that the query predicts.
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from rkd_jax.models.mavl.pyramid import Pyramid, Shapes
 from rkd_jax.structures import Arr
-
-Shapes = Sequence[tuple[int, int]]
 
 
 def deformable_attention(
@@ -23,7 +21,7 @@ def deformable_attention(
   locations: Float[Arr, "q m l p 2"],
   weights: Float[Arr, "q m l p"],
   shapes: Shapes,
-  extents: Int[Arr, "l 2"] | None = None,
+  extents: Int[Arr, "l 2"],
 ) -> Float[Array, "q m*d"]:
   """Weighted sum of bilinear samples, for one image.
 
@@ -38,8 +36,7 @@ def deformable_attention(
       and last cells (align_corners=False), and what lies outside reads zeros.
     weights: of the samples.
     shapes: static (height, width) of each level's canvas in `values`.
-    extents: (height, width) of each level in cells, where the canvas is larger; the values beyond
-      must be zero.
+    extents: (height, width) of each level in cells; the values beyond must be zero.
 
   Returns:
     The heads' sums side by side.
@@ -54,8 +51,6 @@ def deformable_attention(
     starts.append(starts[-1] + (height + 3) * (width + 3))
   table = jnp.concatenate(framed)
 
-  if extents is None:
-    extents = jnp.asarray(shapes, jnp.int32)
   extent_xy = jnp.asarray(extents)[:, None, ::-1].astype(jnp.float32)
   place = jnp.clip(locations * extent_xy - 0.5, -1.0, extent_xy)
   corner = jnp.floor(place)
@@ -86,7 +81,7 @@ class DeformableAttention(nn.Module):
   """The attention module around `deformable_attention`: queries choose places and weights.
 
   Matches MSDeformAttn of the original: the weights are a softmax over levels and points together;
-  padded values are zeroed after their projection, so that its bias does not fill the padding.
+  values of cells without image are zeroed after their projection, whose bias would fill them.
   """
 
   heads: int = 8
@@ -96,44 +91,32 @@ class DeformableAttention(nn.Module):
   def __call__(
     self,
     queries: Float[Arr, "b q c"],
-    references: Float[Arr, "b q l r"],
+    references: Float[Arr, "b q l 2"],
     values: Float[Arr, "b s c"],
-    valid: Bool[Arr, "b s"],
-    shapes: Shapes,
-    extents: Int[Arr, "b l 2"],
+    pyramid: Pyramid,
   ) -> Float[Array, "b q c"]:
     """Attends to the levels.
 
     Args:
       queries: with their positions added.
-      references: where each query looks in each level, as fractions of its extent: points (x, y),
-        whose offsets count cells, or boxes (cx, cy, w, h), whose offsets count half sizes.
-      values: cells of all levels, level by level, row-major.
-      valid: cells that hold image; false on padding.
-      shapes: static (height, width) of each level.
-      extents: (height, width) of each level in cells, at most `shapes`.
-
-    Raises:
-      ValueError: a reference has neither 2 nor 4 numbers.
+      references: the point (x, y) where each query looks in each level, as fractions of its extent;
+        offsets from it count cells.
+      values: of the cells of the pyramid.
+      pyramid: its levels.
     """
     batch, count, width = queries.shape
-    levels, numbers = references.shape[2:]
-    if numbers not in (2, 4):
-      raise ValueError(f"references have {numbers} numbers; expected points (2) or boxes (4).")
-    samples = (batch, count, self.heads, levels, self.points)
+    samples = (batch, count, self.heads, references.shape[2], self.points)
     offsets = nn.Dense(2 * math.prod(samples[2:]), name="sampling_offsets")(queries)
     offsets = offsets.reshape(*samples, 2)
     weights = nn.Dense(math.prod(samples[2:]), name="attention_weights")(queries)
     weights = jax.nn.softmax(weights.reshape(*samples[:3], -1)).reshape(samples)
     projected = nn.Dense(width, name="value_proj")(values)
-    projected = jnp.where(jnp.asarray(valid)[..., None], projected, 0)
+    projected = jnp.where(jnp.asarray(pyramid.valid)[..., None], projected, 0)
     projected = projected.reshape(batch, -1, self.heads, width // self.heads)
 
-    centres = references[:, :, None, :, None, :2]
-    if numbers == 2:
-      unit = 1 / jnp.asarray(extents)[:, None, None, :, None, ::-1].astype(jnp.float32)
-    else:
-      unit = references[:, :, None, :, None, 2:] * (0.5 / self.points)
-    attend = jax.vmap(lambda v, p, w, e: deformable_attention(v, p, w, shapes, e))
-    attended = attend(projected, centres + offsets * unit, weights, jnp.asarray(extents))
+    extents = jnp.asarray(pyramid.extents)
+    cell = 1 / extents[:, None, None, :, None, ::-1].astype(jnp.float32)
+    locations = references[:, :, None, :, None] + offsets * cell
+    attend = jax.vmap(lambda v, p, w, e: deformable_attention(v, p, w, pyramid.shapes, e))
+    attended = attend(projected, locations, weights, extents)
     return nn.Dense(width, name="output_proj")(attended)

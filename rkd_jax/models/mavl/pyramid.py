@@ -8,16 +8,17 @@ All are (height, width) in pixels of the network's input.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rkd_jax.models.mavl.deformable import Shapes
 from rkd_jax.ops.padding import Extents
 from rkd_jax.structures import Arr
 
 STRIDES = (8, 16, 32, 64)
+Shapes = Sequence[tuple[int, int]]
 
 
 class Pyramid(NamedTuple):

@@ -61,9 +61,7 @@ class EncoderLayer(_Layer):
     self, x: Float[Arr, "b s c"], positions: Float[Arr, "b s c"], pyramid: Pyramid
   ) -> Float[Array, "b s c"]:
     attention = DeformableAttention(self.heads, self.points, name="self_attn")
-    attended = attention(
-      x + positions, pyramid.cells, x, pyramid.valid, pyramid.shapes, pyramid.extents
-    )
+    attended = attention(x + positions, pyramid.cells, x, pyramid)
     return self.feed_forward(layer_norm("norm1")(x + attended), "norm2")
 
 
@@ -83,14 +81,8 @@ class DecoderLayer(_Layer):
     attended = Attention(self.heads, name="self_attn")(queries, queries, x)
     x = layer_norm("norm2")(x + attended)
     attention = DeformableAttention(self.heads, self.points, name="cross_attn")
-    attended = attention(
-      x + positions,
-      references[:, :, None] * pyramid.valid_ratios[:, None],
-      memory,
-      pyramid.valid,
-      pyramid.shapes,
-      pyramid.extents,
-    )
+    places = references[:, :, None] * pyramid.valid_ratios[:, None]
+    attended = attention(x + positions, places, memory, pyramid)
     return self.feed_forward(layer_norm("norm1")(x + attended), "norm3")
 
 
