@@ -6,7 +6,7 @@ import jax
 from absl import app, flags, logging
 
 from rkd_jax import configs
-from rkd_jax.machine.memory import return_memory_after_compiling
+from rkd_jax.machine.compilation import return_memory_after_compiling
 
 
 def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], None]) -> None:

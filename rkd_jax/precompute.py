@@ -49,7 +49,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from rkd_jax.machine.memory import return_memory_after_compiling
+from rkd_jax.machine.compilation import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter

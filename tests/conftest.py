@@ -57,7 +57,7 @@ def compilation(request):
   jax.config.update("jax_disable_most_optimizations", quick and not optimised)
   with pytest.MonkeyPatch.context() as patch:
     if single:
-      patch.setattr("rkd_jax.machine.parts._single_cpu", lambda: True)
+      patch.setattr("rkd_jax.machine.target._single_cpu", lambda: True)
       patch.setattr("rkd_jax.models.detector.rcnn._PIXELS", 1)  # small images, too, one by one
     yield
   jax.config.update("jax_disable_most_optimizations", quick)

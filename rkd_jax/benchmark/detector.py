@@ -18,6 +18,7 @@ from rkd_jax.benchmark.measure import Figures, measure
 from rkd_jax.benchmark.report import Bench, Options
 from rkd_jax.losses import total as losses_lib
 from rkd_jax.models.detector import rcnn
+from rkd_jax.models.detector import rois as rois_lib
 from rkd_jax.models.detector.rcnn import RCNN
 from rkd_jax.runs.state import create_state
 from rkd_jax.structures import Batch, Outputs
@@ -99,8 +100,12 @@ class _Detector:
     self._method("inference", RCNN.detect, batch, self._vocabulary.embeddings)
     maps, _, proposals = self._until_proposals(batch, train=False)
     logits, deltas, _ = self._roi_stages(maps, batch, proposals.boxes)
+
+    def detections(model, *args):
+      return rois_lib.detections(*args, config=model.config.test)
+
     name = "final detections (class NMS)"
-    found = self._stage(name, RCNN.final_detections, proposals, logits, deltas, batch.sizes)
+    found = self._stage(name, detections, proposals, logits, deltas, batch.sizes)
     if self._config.model.mask_head.layers:
       self._stage("masks", RCNN.masks, maps, batch.sizes, found.boxes, found.valid)
     self._bench.row("sum of stages", self._total, self._images)
@@ -141,9 +146,12 @@ class _Detector:
   def _box_stages(self, batch: Batch) -> None:
     keys = jax.random.split(jax.random.key(1), len(batch.images))
     maps, rpn, proposals = self._until_proposals(batch, train=True)
-    sample = functools.partial(RCNN.sample_rois, num_classes=self._num_classes)
+
+    def sample(model, *args):
+      return rois_lib.sample(*args, num_classes=self._num_classes, config=model.config.roi)
+
     name = "matching and sampling of RoIs"
-    rois = self._stage(name, sample, proposals, batch.ground_truth, keys=keys)
+    rois = self._stage(name, sample, proposals, batch.ground_truth, keys)
     logits, deltas, embeddings = self._roi_stages(maps, batch, rois.boxes)
     mask_logits = None
     if self._config.model.mask_head.layers:

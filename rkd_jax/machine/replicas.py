@@ -18,11 +18,7 @@ class Replicas:
 
   Inputs are NumPy arrays, or were computed within the same lease.  A jitted function is compiled
   once for each device that is used.  The devices being alike, so are the results.  Calls that
-  never overlap stay on the first device.
-
-  Args:
-    variables: tree of arrays.
-    devices: by default all that are local.
+  never overlap stay on the first device.  `devices` are by default all that are local.
   """
 
   def __init__(self, variables: Any, devices: Sequence[jax.Device] = ()):

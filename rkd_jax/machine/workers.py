@@ -23,9 +23,7 @@ def process_pool(
 ) -> ProcessPoolExecutor:
   """Workers, by default one per CPU; never forked, since JAX has threads.
 
-  Args:
-    workers: their number.
-    setup: called once in each of them, before anything else.
+  `setup` is called once in each of them, before anything else.
   """
   context = multiprocessing.get_context("spawn")
   return _Pool(workers or os.cpu_count(), context, _start, (setup,))
@@ -62,9 +60,7 @@ def in_order(
     yield waiting.popleft().result()
 
 
-def _submitted(
-  executor: Executor, function: Callable[..., _T], tasks: Iterable[tuple]
-) -> Iterator[Future]:
+def _submitted(executor, function, tasks) -> Iterator[Future]:
   try:
     for task in tasks:
       yield executor.submit(function, *task)

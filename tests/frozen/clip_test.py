@@ -14,7 +14,7 @@ from rkd_jax.files.torch_reader import ReadError, read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
 from rkd_jax.frozen import clip as frozen
 from rkd_jax.frozen.clip import FrozenClip, RegionEncoder, load_clip
-from rkd_jax.models.clip.model import PRESETS, Clip
+from rkd_jax.models.clip.model import PRESETS, Clip, ClipConfig
 from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.runs.checkpoint import CheckpointError
@@ -263,20 +263,20 @@ def test_a_model_with_another_vocabulary_embeds_no_text():
 
 def _tiny():
   """A model with random variables."""
-  model = Clip.from_config(
-    {
-      "embed_dim": 8,
-      "image_resolution": 16,
-      "vision_layers": 1,
-      "vision_width": 16,
-      "vision_heads": 2,
-      "vision_patch_size": 8,
-      "context_length": 4,
-      "vocab_size": 8,
-      "transformer_width": 16,
-      "transformer_heads": 2,
-      "transformer_layers": 1,
-    }
+  model = Clip(
+    ClipConfig(
+      embed_dim=8,
+      image_resolution=16,
+      vision_layers=1,
+      vision_width=16,
+      vision_heads=2,
+      vision_patch_size=8,
+      context_length=4,
+      vocab_size=8,
+      transformer_width=16,
+      transformer_heads=2,
+      transformer_layers=1,
+    )
   )
   images, tokens = np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 4), np.int32)
   shapes = jax.eval_shape(model.init, jax.random.key(0), images, tokens)

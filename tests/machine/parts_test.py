@@ -1,11 +1,11 @@
-"""Tests of `rkd_jax.machine.parts`."""
+"""Tests of `rkd_jax.machine.target.in_parts_on_cpu`, on one device."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rkd_jax.machine.parts import in_parts_on_cpu
+from rkd_jax.machine.target import in_parts_on_cpu
 
 SINGLE_DEVICE = True
 
@@ -55,7 +55,7 @@ def test_the_backward_pass_computes_parts_again_on_request():
 
 
 def test_several_devices_take_all_rows_at_once(monkeypatch):
-  monkeypatch.setattr("rkd_jax.machine.parts._single_cpu", lambda: False)
+  monkeypatch.setattr("rkd_jax.machine.target._single_cpu", lambda: False)
   assert "scan" not in str(
     jax.make_jaxpr(lambda x: in_parts_on_cpu(_function, 3.0, (x, x), 3))(jnp.ones((10, 2)))
   )

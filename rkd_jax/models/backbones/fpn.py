@@ -6,11 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rkd_jax.models.backbones.layers import Conv
+from rkd_jax.models.backbones.layers import XAVIER_INIT, Conv
 from rkd_jax.ops.padding import Extents, zero_beyond
-
-# Caffe2's XavierFill: uniform with variance 1 / fan_in.
-XAVIER_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

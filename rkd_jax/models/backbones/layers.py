@@ -15,18 +15,20 @@ from jaxtyping import Array, Bool, Float
 from rkd_jax.machine.conv import conv
 
 MSRA_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# kaiming_uniform(a=sqrt(5)): uniform within +-1/sqrt(fan_in).
-torch_kernel = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+# Caffe2's XavierFill: uniform with variance 1 / fan_in.
+XAVIER_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def torch_bias(fan_in: int) -> Callable:
-  """Uniform within +-1/sqrt(fan_in)."""
+def torch_dense(features: int, fan_in: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+  """A dense layer that starts as torch's: kernel and bias uniform within +-1/sqrt(fan_in)."""
   bound = fan_in**-0.5
-
-  def init(key, shape, dtype=float):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
+  return nn.Dense(
+    features,
+    kernel_init=nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
+    bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+    dtype=dtype,
+    name=name,
+  )
 
 
 class Conv(nn.Module):

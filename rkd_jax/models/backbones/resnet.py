@@ -8,7 +8,7 @@ variant ("v1.5"), whose stride sits in the 3x3 convolution.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,16 +17,7 @@ from jaxtyping import Array, Float
 from rkd_jax.models.backbones.layers import MSRA_INIT, Conv, max_pool, normalize
 from rkd_jax.ops.padding import Extents, cells_inside, zero_beyond, zero_outside
 
-# (map, how many times as fine as the output it is) -> which of its cells lie in the image.
-Inside = Callable[[Array, int], Array | None]
-
-
-def _everywhere(x: Array, finer: int) -> None:
-  return None
-
-
-def _inside(extents: Extents | None, stride: int, x: Array, finer: int) -> Array | None:
-  return cells_inside(x, extents, stride // finer)
+_conv = functools.partial(Conv, use_bias=False, kernel_init=MSRA_INIT)
 
 
 class Bottleneck(nn.Module):
@@ -41,24 +32,19 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], inside: Inside = _everywhere
+    self, x: Float[Array, "b h w c"], extents: Extents | None = None, output_stride: int = 1
   ) -> Float[Array, "b h2 w2 c2"]:
+    """`output_stride` is that of the result, in pixels of the `extents`."""
+
     def conv(y, features, kernel, stride, name, finer=1):
-      y = Conv(
-        features,
-        kernel,
-        stride,
-        use_bias=False,
-        kernel_init=MSRA_INIT,
-        dtype=self.dtype,
-        name=name,
-      )(y)
-      return normalize(self.norm, f"{name}_norm", y, inside(y, finer))
+      y = _conv(features, kernel, stride, dtype=self.dtype, name=name)(y)
+      inside = cells_inside(y, extents, output_stride // finer)
+      return normalize(self.norm, f"{name}_norm", y, inside)
 
     out = self.expansion * self.width
     first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
     y = nn.relu(conv(x, self.width, 1, first, "conv1", finer=second))
-    y = zero_outside(y, inside(y, second))
+    y = zero_beyond(y, extents, output_stride // second)
     y = nn.relu(conv(y, self.width, 3, second, "conv2"))
     y = conv(y, out, 1, 1, "conv3")
     if x.shape[-1] != out or self.stride != 1:
@@ -79,19 +65,12 @@ class ResStage(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], inside: Inside = _everywhere
+    self, x: Float[Array, "b h w c"], extents: Extents | None = None, output_stride: int = 1
   ) -> Float[Array, "b h2 w2 c2"]:
+    settings = (self.norm, self.expansion, self.dtype, self.stride_in_1x1)
     for i in range(self.blocks):
-      stride = self.stride if i == 0 else 1
-      x = Bottleneck(
-        self.width,
-        stride,
-        self.norm,
-        self.expansion,
-        self.dtype,
-        self.stride_in_1x1,
-        name=f"block{i}",
-      )(x, inside)
+      block = Bottleneck(self.width, self.stride if i == 0 else 1, *settings, name=f"block{i}")
+      x = block(x, extents, output_stride)
     return x
 
 
@@ -122,31 +101,16 @@ class ResNet(nn.Module):
   def __call__(
     self, images: Float[Array, "b h w 3"], extents: Extents | None = None
   ) -> list[Float[Array, "b _h _w _c"]]:
-    x = Conv(
-      self.stem_width,
-      7,
-      stride=2,
-      use_bias=False,
-      kernel_init=MSRA_INIT,
-      dtype=self.dtype,
-      name="stem",
-    )(zero_beyond(images, extents, 1))
+    stem = _conv(self.stem_width, 7, 2, dtype=self.dtype, name="stem")
+    x = stem(zero_beyond(images, extents, 1))
     inside = cells_inside(x, extents, 2)
     x = nn.relu(normalize(self.norm, "stem_norm", x, inside))
     # After the ReLU, zeros are as good as the pool's own padding of -inf.
     x = max_pool(zero_outside(x, inside))
+    settings = (self.norm, self.expansion, self.dtype, self.stride_in_1x1)
     maps = []
     for i, (blocks, stride) in enumerate(zip(self.stage_blocks, self.strides, strict=True)):
-      stage = ResStage(
-        blocks,
-        self.width * 2**i,
-        1 if i == 0 else 2,
-        self.norm,
-        self.expansion,
-        self.dtype,
-        self.stride_in_1x1,
-        name=f"res{i + 2}",
-      )
-      x = stage(x, functools.partial(_inside, extents, stride))
+      stage = ResStage(blocks, self.width * 2**i, min(i, 1) + 1, *settings, name=f"res{i + 2}")
+      x = stage(x, extents, stride)
       maps.append(x)
     return maps

@@ -1,9 +1,9 @@
 """The two-stage open-vocabulary detector: batch in, outputs out, no losses.
 
-Backbone -> RPN -> RoIAlign -> box head -> {box predictor, zero-shot classifier}.
-Teacher regions (RKD) and pseudo boxes (ILS) go through the same RoIAlign, box
-head and projection as proposals do.  The class-embedding matrix is an argument,
-not a parameter: swapping it changes the vocabulary and nothing else.
+Backbone -> RPN -> RoIAlign -> box head -> {box predictor, zero-shot classifier}.  Teacher regions
+(RKD) and pseudo boxes (ILS) go through the same RoIAlign, box head and projection as proposals do.
+The class-embedding matrix is an argument, not a parameter: swapping it changes the vocabulary and
+nothing else.
 """
 
 import dataclasses
@@ -16,29 +16,26 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from rkd_jax.machine.parts import in_parts_on_cpu
+from rkd_jax.machine.target import in_parts_on_cpu
 from rkd_jax.models.backbones.fpn import FPN
 from rkd_jax.models.backbones.kinds import make_backbone
 from rkd_jax.models.detector import rois as rois_lib
 from rkd_jax.models.detector import rpn as rpn_lib
-from rkd_jax.models.detector.box_head import BoxPredictor, FcBoxHead, ResBoxHead
-from rkd_jax.models.detector.mask_head import MaskHead
+from rkd_jax.models.detector.heads import BoxPredictor, FcBoxHead, MaskHead, ResBoxHead
 from rkd_jax.models.detector.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
-from rkd_jax.ops.boxes import assign_levels
-from rkd_jax.ops.padding import zero_beyond
+from rkd_jax.ops.anchors import grid_anchors
+from rkd_jax.ops.padding import Extents, zero_beyond
 from rkd_jax.ops.roi_align import multilevel_roi_align
-from rkd_jax.structures import (
-  Batch,
-  Detections,
-  GroundTruth,
-  Outputs,
-  Proposals,
-  RoiSamples,
-  RpnOutputs,
-)
+from rkd_jax.structures import Batch, Detections, Outputs, Proposals, RpnOutputs
+
+Features = Sequence[Float[Array, "b _h _w c"]]
+Boxes = Float[Array, "b r 4"]
+ClassEmbeddings = Float[Array, "c e"]
+# Class logits (background last), box deltas and distilled embeddings of RoIs.
+RoiOutputs = tuple[Float[Array, "b r c1"], Boxes, Float[Array, "b r e"]]
 
 # The mask head runs on its RoIs in so many parts, those without any wanted RoI skipped.
 _MASK_PARTS = 4
@@ -58,28 +55,17 @@ class RCNN(nn.Module):
     if c.fpn.channels:
       self.fpn = FPN(self.backbone.strides, c.fpn.channels, dtype)
     if c.mask_head.layers:
-      self.mask_head = MaskHead(
-        layers=c.mask_head.layers, channels=c.mask_head.channels, dtype=dtype
-      )
-    self.rpn = rpn_lib.RpnHead(
-      channels=c.rpn.channels,
-      anchors_per_cell=len(c.rpn.anchor_sizes[0]) * len(c.rpn.anchor_ratios),
-      dtype=dtype,
-    )
+      self.mask_head = MaskHead(c.mask_head.layers, c.mask_head.channels, dtype)
+    anchors_per_cell = len(c.rpn.anchor_sizes[0]) * len(c.rpn.anchor_ratios)
+    self.rpn = rpn_lib.RpnHead(c.rpn.channels, anchors_per_cell, dtype)
     self.box_head = self._box_head(dtype)
-    self.box_predictor = BoxPredictor(dtype=dtype)
-    self.classifier = ZeroShotClassifier(
-      embedding_dim=c.classifier.embedding_dim,
-      temperature=c.classifier.temperature,
-      bias=c.classifier.bias,
-      weight_transfer=c.classifier.weight_transfer,
-      dtype=dtype,
-    )
+    self.box_predictor = BoxPredictor(dtype)
+    self.classifier = ZeroShotClassifier(**c.classifier, dtype=dtype)
 
   def _box_head(self, dtype) -> nn.Module:
     head = self.config.box_head
     if head.kind == "fc":
-      return FcBoxHead(layers=head.layers, width=head.width, dtype=dtype)
+      return FcBoxHead(head.layers, head.width, dtype)
     if head.kind == "res5":
       # The stage after the backbone's last: twice as wide, else alike.
       norm, expansion = self.config.backbone.norm, self.config.backbone.expansion
@@ -88,7 +74,7 @@ class RCNN(nn.Module):
     raise ValueError(f"model.box_head.kind is {head.kind!r}; expected 'fc' or 'res5'.")
 
   def __call__(
-    self, images: UInt8[Array, "b h w 3"], class_embeddings: Float[Array, "c e"]
+    self, images: UInt8[Array, "b h w 3"], class_embeddings: ClassEmbeddings
   ) -> tuple[Array, ...]:
     """Touches every parameter once, for initialisation."""
     batch, height, width = images.shape[:3]
@@ -102,7 +88,7 @@ class RCNN(nn.Module):
       outputs = (*outputs, self.masks(features, size, box, jnp.ones(box.shape[:2], bool)))
     return outputs
 
-  def extents(self, sizes: Int[Array, "b 2"]) -> Int[Array, "b 2"]:
+  def extents(self, sizes: Extents) -> Extents:
     """Where the network takes images of these sizes to end.
 
     Each image alone, up to the next multiple (published FPN models); or, as in the reference,
@@ -115,9 +101,7 @@ class RCNN(nn.Module):
       raise ValueError(f"model.padding.to is {c.to!r}; expected 'image' or 'batch'.")
     return -(-sizes // c.multiple) * c.multiple
 
-  def features(
-    self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]
-  ) -> list[Float[Array, "b _h _w c"]]:
+  def features(self, images: UInt8[Array, "b h w 3"], sizes: Extents) -> Features:
     """The feature maps that RPN and RoIs share, finest first.
 
     Padding enters as the pixel mean; beyond `extents` maps are zero.
@@ -136,11 +120,8 @@ class RCNN(nn.Module):
     return in_parts_on_cpu(features, params, (images, sizes, extents), together, recompute=True)
 
   def image_features(
-    self,
-    images: UInt8[Array, "b h w 3"],
-    sizes: Int[Array, "b 2"],
-    extents: Int[Array, "b 2"],
-  ) -> list[Float[Array, "b _h _w c"]]:
+    self, images: UInt8[Array, "b h w 3"], sizes: Extents, extents: Extents
+  ) -> Features:
     """`features` of images that know nothing of each other."""
     c = self.config
     x = (images.astype(jnp.float32) - jnp.array(c.pixel_mean)) / jnp.array(c.pixel_std)
@@ -155,52 +136,45 @@ class RCNN(nn.Module):
     strides = self.backbone.strides
     return (*strides, 2 * strides[-1]) if self.config.fpn.channels else strides[-1:]
 
-  def rpn_outputs(
-    self, features: Sequence[Float[Array, "b _h _w c"]], sizes: Int[Array, "b 2"]
-  ) -> RpnOutputs:
+  def rpn_outputs(self, features: Features, sizes: Extents) -> RpnOutputs:
     c = self.config.rpn
-    outputs = [self.rpn(level) for level in features]
-    shapes = [level.shape[1:3] for level in features]
-    anchors = rpn_lib.level_anchors(shapes, self.strides, c.anchor_sizes, c.anchor_ratios)
-    valid = rpn_lib.valid_anchors(
-      self.extents(sizes), shapes, self.strides, self.rpn.anchors_per_cell
+    logits, deltas = zip(*map(self.rpn, features), strict=True)
+    anchors = [
+      grid_anchors(level.shape[1], level.shape[2], stride, level_sizes, c.anchor_ratios)
+      for level, stride, level_sizes in zip(features, self.strides, c.anchor_sizes, strict=True)
+    ]
+    return RpnOutputs(
+      anchors=jnp.concatenate(anchors),
+      logits=jnp.concatenate(logits, axis=1),
+      deltas=jnp.concatenate(deltas, axis=1),
+      valid=rpn_lib.valid_anchors(
+        features, self.extents(sizes), self.strides, self.rpn.anchors_per_cell
+      ),
     )
-    logits, deltas = (jnp.concatenate(x, axis=1) for x in zip(*outputs, strict=True))
-    return RpnOutputs(anchors=jnp.concatenate(anchors), logits=logits, deltas=deltas, valid=valid)
 
-  def propose(
-    self,
-    rpn: RpnOutputs,
-    features: Sequence[Float[Array, "b _h _w c"]],
-    sizes: Int[Array, "b 2"],
-    train: bool,
-  ) -> Proposals:
+  def propose(self, rpn: RpnOutputs, features: Features, sizes: Extents, train: bool) -> Proposals:
     c = self.config.rpn
     mode = c.train if train else c.test
-    options = rpn_lib.ProposalOptions(mode.pre_nms, mode.post_nms, c.nms_threshold)
     counts = [level.shape[1] * level.shape[2] * self.rpn.anchors_per_cell for level in features]
-    return rpn_lib.propose(rpn, counts, sizes, options)
+    return rpn_lib.propose(rpn, counts, sizes, mode.pre_nms, mode.post_nms, c.nms_threshold)
 
   def pool(
-    self,
-    features: Sequence[Float[Array, "b _h _w c"]],
-    sizes: Int[Array, "b 2"],
-    boxes: Float[Array, "b r 4"],
-    resolution: int,
-    bin_step: int = 1,
+    self, features: Features, sizes: Extents, boxes: Boxes, resolution: int, bin_step: int = 1
   ) -> Float[Array, "b r o o c"]:
     """RoIAlign of each box from the level that fits its size; an FPN's last is the RPN's alone.
 
     Boxes are cut into `resolution` bins per axis, of which every `bin_step`-th is computed.
     """
-    features = features[: len(self.backbone.strides)]
-    cells = -(-self.extents(sizes)[:, None] // jnp.array(self.strides)[:, None])
-
-    scales = [1.0 / stride for stride in self.strides[: len(features)]]
-    finest = self.strides[0].bit_length() - 1
+    strides = self.strides[: len(self.backbone.strides)]
+    features = features[: len(strides)]
+    cells = -(-self.extents(sizes)[:, None] // jnp.array(strides)[:, None])
+    scales = [1.0 / stride for stride in strides]
+    finest = strides[0].bit_length() - 1
 
     def one_image(maps, boxes, cells):
-      levels = assign_levels(boxes, finest, finest + len(maps) - 1) if len(maps) > 1 else None
+      levels = None
+      if len(maps) > 1:
+        levels = boxes_lib.assign_levels(boxes, finest, finest + len(maps) - 1)
       return multilevel_roi_align(
         maps,
         boxes,
@@ -212,42 +186,27 @@ class RCNN(nn.Module):
         batch_axis="images",
       )
 
-    return jax.vmap(one_image, axis_name="images")(features, boxes, cells[:, : len(features)])
+    return jax.vmap(one_image, axis_name="images")(features, boxes, cells)
 
-  def box_pool(
-    self,
-    features: Sequence[Float[Array, "b _h _w c"]],
-    sizes: Int[Array, "b 2"],
-    boxes: Float[Array, "b r 4"],
-  ) -> Float[Array, "b r o o c"]:
+  def box_pool(self, features: Features, sizes: Extents, boxes: Boxes) -> Float[Array, "b r o o c"]:
     """What the box head is given."""
     return self.pool(features, sizes, boxes, self.config.roi.resolution, self.box_head.bin_step)
 
-  def roi_features(
-    self,
-    features: Sequence[Float[Array, "b _h _w c"]],
-    sizes: Int[Array, "b 2"],
-    boxes: Float[Array, "b r 4"],
-  ) -> Float[Array, "b r d"]:
+  def roi_features(self, features: Features, sizes: Extents, boxes: Boxes) -> Float[Array, "b r d"]:
     """RoIAlign and box head."""
     pooled = self.box_pool(features, sizes, boxes)
     batch, rois = boxes.shape[:2]
     return self.box_head(pooled.reshape(batch * rois, *pooled.shape[2:])).reshape(batch, rois, -1)
 
   def roi_outputs(
-    self,
-    features: Sequence[Float[Array, "b _h _w c"]],
-    sizes: Int[Array, "b 2"],
-    boxes: Float[Array, "b r 4"],
-    class_embeddings: Float[Array, "c e"],
-  ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
-    """Class logits (background last), box deltas and distilled embeddings of RoIs."""
+    self, features: Features, sizes: Extents, boxes: Boxes, class_embeddings: ClassEmbeddings
+  ) -> RoiOutputs:
     return self.classify(self.roi_features(features, sizes, boxes), class_embeddings)
 
   def classify(
-    self, roi_features: Float[Array, "b r d"], class_embeddings: Float[Array, "c e"]
-  ) -> tuple[Float[Array, "b r c1"], Float[Array, "b r 4"], Float[Array, "b r e"]]:
-    """What `roi_outputs` says of RoIs with these features."""
+    self, roi_features: Float[Array, "b r d"], class_embeddings: ClassEmbeddings
+  ) -> RoiOutputs:
+    """`roi_outputs` of RoIs with these features."""
     batch, rois, width = roi_features.shape
     x = roi_features.reshape(batch * rois, width)
     logits, distilled = self.classifier(x, class_embeddings)
@@ -256,11 +215,7 @@ class RCNN(nn.Module):
     return logits, deltas, distilled
 
   def masks(
-    self,
-    features: Sequence[Float[Array, "b _h _w c"]],
-    sizes: Int[Array, "b 2"],
-    boxes: Float[Array, "b r 4"],
-    wanted: Bool[Array, "b r"],
+    self, features: Features, sizes: Extents, boxes: Boxes, wanted: Bool[Array, "b r"]
   ) -> Float[Array, "b r m m"]:
     """Mask logits of RoIs, in the frame of each box; those not wanted may be zero.
 
@@ -280,39 +235,27 @@ class RCNN(nn.Module):
     if self.is_initializing():
       return predict(self.mask_head, pooled)
     ends = [rois * i // _MASK_PARTS for i in range(_MASK_PARTS + 1)]
-    parts = [slice(a, b) for a, b in itertools.pairwise(ends) if a < b]
-    return jnp.concatenate(
-      [
-        nn.cond(jnp.any(wanted[:, part]), predict, skip, self.mask_head, pooled[:, part])
-        for part in parts
-      ],
-      axis=1,
-    )
-
-  def sample_rois(
-    self,
-    proposals: Proposals,
-    ground_truth: GroundTruth,
-    num_classes: int,
-    keys: Key[Array, "b"] | None,
-  ) -> RoiSamples:
-    """What `box_step` trains the RoI head on; one key per image."""
-    return rois_lib.sample(proposals, ground_truth, num_classes, self.config.roi, keys)
+    parts = [
+      nn.cond(jnp.any(wanted[:, a:b]), predict, skip, self.mask_head, pooled[:, a:b])
+      for a, b in itertools.pairwise(ends)
+      if a < b
+    ]
+    return jnp.concatenate(parts, axis=1)
 
   def box_step(
-    self, batch: Batch, class_embeddings: Float[Array, "c e"], keys: Key[Array, "b"] | None
+    self, batch: Batch, class_embeddings: ClassEmbeddings, keys: Key[Array, "b"] | None
   ) -> Outputs:
     """Training outputs for images with boxes.  `keys` holds one key per image."""
+    c, num_classes = self.config.roi, class_embeddings.shape[0]
     features = self.features(batch.images, batch.sizes)
     rpn = self.rpn_outputs(features, batch.sizes)
     proposals = self.propose(rpn, features, batch.sizes, train=True)
-    rois = self.sample_rois(proposals, batch.ground_truth, class_embeddings.shape[0], keys)
+    rois = rois_lib.sample(proposals, batch.ground_truth, keys, num_classes, c)
     logits, deltas, embeddings = self._with_regions(features, rois.boxes, batch, class_embeddings)
     mask_logits = None
     if self.config.mask_head.layers:
-      c = self.config.roi
       most = int(c.batch_size_per_image * c.positive_fraction)
-      foreground = (rois.classes < class_embeddings.shape[0]) & rois.valid
+      foreground = (rois.classes < num_classes) & rois.valid
       mask_logits = self.masks(features, batch.sizes, rois.boxes[:, :most], foreground[:, :most])
     return Outputs(
       rpn=rpn,
@@ -323,7 +266,7 @@ class RCNN(nn.Module):
       mask_logits=mask_logits,
     )
 
-  def image_step(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Outputs:
+  def image_step(self, batch: Batch, class_embeddings: ClassEmbeddings) -> Outputs:
     """Training outputs for images with labels only: pseudo boxes replace proposals.
 
     The RPN is not run and the box deltas are not used: their gradient is exactly zero.
@@ -344,8 +287,8 @@ class RCNN(nn.Module):
     return logits[:, :rois], deltas[:, :rois], embeddings
 
   def embed_regions(
-    self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"], boxes: Float[Array, "b k 4"]
-  ) -> Float[Array, "b k e"]:
+    self, images: UInt8[Array, "b h w 3"], sizes: Extents, boxes: Boxes
+  ) -> Float[Array, "b r e"]:
     """Distilled region embeddings f(x) of given boxes, not normalised."""
     features = self.features(images, sizes)
     # The distilled projection does not depend on the vocabulary: any row does.
@@ -357,27 +300,17 @@ class RCNN(nn.Module):
     features = self.features(batch.images, batch.sizes)
     return self.propose(self.rpn_outputs(features, batch.sizes), features, batch.sizes, train=False)
 
-  def detect(self, batch: Batch, class_embeddings: Float[Array, "c e"]) -> Detections:
+  def detect(self, batch: Batch, class_embeddings: ClassEmbeddings) -> Detections:
     """Final detections in network-input pixels, best first, as `rois.detections` chooses them."""
     features = self.features(batch.images, batch.sizes)
     rpn = self.rpn_outputs(features, batch.sizes)
     proposals = self.propose(rpn, features, batch.sizes, train=False)
     logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
-    found = self.final_detections(proposals, logits, deltas, batch.sizes)
+    found = rois_lib.detections(proposals, logits, deltas, batch.sizes, self.config.test)
     if self.config.mask_head.layers:
       masks = self.masks(features, batch.sizes, found.boxes, found.valid)
       found = dataclasses.replace(found, masks=jax.nn.sigmoid(masks))
     return found
-
-  def final_detections(
-    self,
-    proposals: Proposals,
-    logits: Float[Array, "b p c1"],
-    deltas: Float[Array, "b p 4"],
-    sizes: Int[Array, "b 2"],
-  ) -> Detections:
-    """What `detect` keeps of scored proposals, without masks."""
-    return rois_lib.detections(proposals, logits, deltas, sizes, self.config.test)
 
 
 def build(config: ml_collections.ConfigDict) -> RCNN:

@@ -6,27 +6,22 @@ import ml_collections
 from jaxtyping import Array, Float, Int, Key
 
 from rkd_jax.ops import boxes as boxes_lib
-from rkd_jax.ops import matching, nms, sampling
+from rkd_jax.ops import matching, sampling
+from rkd_jax.ops.nms import nms
 from rkd_jax.structures import Detections, GroundTruth, Proposals, RoiSamples
 
 
 def sample(
   proposals: Proposals,
   ground_truth: GroundTruth,
+  keys: Key[Array, "b"] | None,
   num_classes: int,
   config: ml_collections.FrozenConfigDict,
-  keys: Key[Array, "b"] | None,
 ) -> RoiSamples:
   """Appends the ground truth to the proposals, matches and samples, per image.
 
-  Foreground first, then background.  Background RoIs have class `num_classes`.
-
-  Args:
-    proposals: of each image.
-    ground_truth: of each image.
-    num_classes: of the vocabulary, background not counted.
-    config: `config.model.roi`.
-    keys: one per image; None takes the first that fit rather than a random choice.
+  Foreground first, then background, whose class is `num_classes`.  `keys` holds one key per image;
+  None takes the first that fit rather than a random choice.  `config` is `config.model.roi`.
   """
 
   def one_image(boxes, valid, gt_boxes, gt_classes, gt_valid, key):
@@ -49,13 +44,9 @@ def sample(
       valid=valid,
     )
 
-  return jax.vmap(one_image, in_axes=(0, 0, 0, 0, 0, None if keys is None else 0))(
-    proposals.boxes,
-    proposals.valid,
-    ground_truth.boxes,
-    ground_truth.classes,
-    ground_truth.valid,
-    keys,
+  found, truth = proposals, ground_truth
+  return jax.vmap(one_image, in_axes=(0,) * 5 + (None if keys is None else 0,))(
+    found.boxes, found.valid, truth.boxes, truth.classes, truth.valid, keys
   )
 
 
@@ -68,15 +59,9 @@ def detections(
 ) -> Detections:
   """Boxes above the score threshold after class-wise NMS, best first, without masks.
 
-  Sigmoid scores of the C class columns; one proposal may yield several classes; no objectness, no
-  background competition.
-
-  Args:
-    proposals: of each image.
-    logits: of classes, background last.
-    deltas: of boxes.
-    sizes: height and width that boxes are clipped to.
-    config: `config.model.test`.
+  Sigmoid scores of the C class columns (background is the last logit); one proposal may yield
+  several classes; no objectness, no background competition.  Boxes are clipped to `sizes`;
+  `config` is `config.model.test`.
   """
   num_classes = logits.shape[-1] - 1
 
@@ -88,7 +73,7 @@ def detections(
     # result unless fewer than `detections` of them survive.
     top, index = jax.lax.top_k(scores, min(config.candidates, scores.shape[0]))
     roi, label = index // num_classes, index % num_classes
-    keep, keep_valid = nms.nms(
+    keep, keep_valid = nms(
       boxes[roi], top, top > 0, config.nms_threshold, config.detections, classes=label
     )
     return Detections(

@@ -1,16 +1,15 @@
 """Classification by cosine similarity to class embeddings (the rows of T).
 
-A RoI feature x is projected into CLIP's space, R = f(x); the logit of class c
-is temperature * cos(R, T_c) (+ a learned bias).  Background is an all-zero row
-appended last, so its logit is 0 (or the bias).  The projection f is also what
-RKD distils CLIP's region embeddings into.
+A RoI feature x is projected into CLIP's space, R = f(x); the logit of class c is
+temperature * cos(R, T_c) (+ a learned bias).  Background is an all-zero row appended last, so its
+logit is 0 (or the bias).  The projection f is also what RKD distils CLIP's region embeddings into.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rkd_jax.models.backbones.layers import torch_bias, torch_kernel
+from rkd_jax.models.backbones.layers import torch_dense
 from rkd_jax.models.detector.weight_transfer import WeightTransfer
 from rkd_jax.ops.embeddings import l2_normalize
 
@@ -18,12 +17,9 @@ from rkd_jax.ops.embeddings import l2_normalize
 class ZeroShotClassifier(nn.Module):
   """The projection f and the cosine classifier.
 
-  Args:
-    embedding_dim: width of CLIP's space.
-    temperature: factor on the cosine (50 as published).
-    bias: initial value of one learned bias for all columns; None for no bias.
-    weight_transfer: hidden widths (of the weight MLP, of the residual branch),
-      or None to classify with the distilled projection itself.
+  `bias` is the initial value of one learned bias for all columns; None is no bias.
+  `weight_transfer` gives the hidden widths (of the weight MLP, of the residual branch); None
+  classifies with the distilled projection itself.
   """
 
   embedding_dim: int
@@ -37,14 +33,7 @@ class ZeroShotClassifier(nn.Module):
     self, x: Float[Array, "n d"], class_embeddings: Float[Array, "c e"]
   ) -> tuple[Float[Array, "n c1"], Float[Array, "n e"]]:
     """Class logits with the background column last, and f(x), not normalised."""
-    width = x.shape[-1]
-    projection = nn.Dense(
-      self.embedding_dim,
-      kernel_init=torch_kernel,
-      bias_init=torch_bias(width),
-      dtype=self.dtype,
-      name="projection",
-    )
+    projection = torch_dense(self.embedding_dim, x.shape[-1], self.dtype, "projection")
     distilled = projection(x).astype(jnp.float32)
     if self.weight_transfer is None:
       embeddings = distilled

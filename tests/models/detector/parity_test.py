@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rkd_jax.losses import total as total_lib
-from rkd_jax.models.detector import rcnn
+from rkd_jax.models.detector import rcnn, rois
 from rkd_jax.ops.masks import paste
 from rkd_jax.train.optimizer import frozen_mask
 from rkd_jax.weights import detectron2
@@ -64,7 +64,7 @@ def inference(name, batch):
     proposals = model.propose(rpn, features, batch.sizes, train=False)
     pooled = model.roi_features(features, batch.sizes, proposals.boxes)
     logits, deltas, _ = model.classify(pooled, embeddings)
-    found = model.final_detections(proposals, logits, deltas, batch.sizes)
+    found = rois.detections(proposals, logits, deltas, batch.sizes, model.config.test)
     if c.model.mask_head.layers:
       masks = model.masks(features, batch.sizes, found.boxes, found.valid)
       found = found.replace(masks=jax.nn.sigmoid(masks))

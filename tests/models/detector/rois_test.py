@@ -25,7 +25,7 @@ def test_samples_are_matched_and_the_truth_is_among_them():
   config = ml_collections.FrozenConfigDict(
     {"iou_threshold": 0.5, "batch_size_per_image": 4, "positive_fraction": 0.5}
   )
-  found = jax.jit(lambda: rois.sample(proposals, truth, 7, config, None))()
+  found = jax.jit(lambda: rois.sample(proposals, truth, None, 7, config))()
   assert found.valid.tolist() == [[True, True, True, False]]
   assert found.classes[0, :3].tolist() == [3, 3, 7]
   np.testing.assert_array_equal(

@@ -11,22 +11,21 @@ SIZE = (50, 100)  # height, width
 
 
 @functools.cache
-def compiled(counts, options):
-  return jax.jit(lambda outputs, sizes: rpn.propose(outputs, counts, sizes, options))
+def compiled(counts, pre_nms, post_nms):
+  return jax.jit(lambda outputs, sizes: rpn.propose(outputs, counts, sizes, pre_nms, post_nms, 0.7))
 
 
-def propose(anchors, logits, deltas=None, counts=None, size=SIZE, anchor_valid=True, **options):
+def propose(anchors, logits, deltas=None, counts=None, anchor_valid=True, pre_nms=10, post_nms=4):
   anchors, logits = np.asarray(anchors, np.float32), np.asarray(logits, np.float32)
   deltas = np.zeros_like(anchors) if deltas is None else np.asarray(deltas, np.float32)
-  options = rpn.ProposalOptions(**{"pre_nms": 10, "post_nms": 4} | options)
   anchor_valid = np.broadcast_to(anchor_valid, (1, len(anchors)))
   outputs = RpnOutputs(
     anchors=anchors, logits=logits[None], deltas=deltas[None], valid=anchor_valid
   )
-  run = compiled(counts or (len(anchors),), options)
-  proposals = run(outputs, np.array([size]))
+  run = compiled(counts or (len(anchors),), pre_nms, post_nms)
+  proposals = run(outputs, np.array([SIZE]))
   valid = np.asarray(proposals.valid[0])
-  assert valid.shape == (options.post_nms,)
+  assert valid.shape == (post_nms,)
   # Padding rows are zero and come last.
   assert np.all(np.diff(valid.astype(int)) <= 0)
   assert np.all(proposals.boxes[0][~valid] == 0) and np.all(proposals.logits[0][~valid] == 0)
@@ -84,7 +83,8 @@ def test_anchors_of_the_canvas_do_not_propose():
 
 def test_valid_anchors_are_those_of_the_image_alone():
   """A 48 x 100 image has 3 x 7 cells at stride 16 and 2 x 4 at stride 32; two anchors each."""
-  valid = rpn.valid_anchors(np.array([[48, 100]]), [(4, 9), (2, 5)], [16, 32], 2)
+  features = [jnp.zeros((1, 4, 9, 3)), jnp.zeros((1, 2, 5, 3))]
+  valid = rpn.valid_anchors(features, np.array([[48, 100]]), [16, 32], 2)
   fine, coarse = np.zeros((4, 9, 2), bool), np.zeros((2, 5, 2), bool)
   fine[:3, :7], coarse[:, :4] = True, True
   np.testing.assert_array_equal(valid[0], np.concatenate([fine.ravel(), coarse.ravel()]))
@@ -95,7 +95,7 @@ def test_no_gradient_through_proposals():
 
   def total(logits, deltas):
     outputs = RpnOutputs(anchors=anchors, logits=logits, deltas=deltas, valid=np.ones((1, 1), bool))
-    proposals = rpn.propose(outputs, [1], np.array([SIZE]), rpn.ProposalOptions(1, 1))
+    proposals = rpn.propose(outputs, [1], np.array([SIZE]), 1, 1, 0.7)
     return proposals.boxes.sum() + proposals.logits.sum()
 
   gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(
