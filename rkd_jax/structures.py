@@ -1,9 +1,8 @@
 """What travels between data, models, losses and evaluation.
 
-One convention everywhere: boxes are XYXY in absolute pixels of the network
-input (float32), classes are 0-based columns of the class-embedding matrix,
-images are NHWC RGB.  Every padded axis has a `valid` mask; coordinates never
-say whether an entry is real.  All arrays carry a leading batch axis.
+One convention everywhere: boxes are XYXY in absolute pixels of the network input (float32), classes
+are 0-based columns of the class-embedding matrix, images are NHWC RGB.  Every padded axis has a
+`valid` mask; coordinates never say whether an entry is real.  Arrays have a leading batch axis.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ class GroundTruth:
   """Annotated boxes of a batch of images, padded to G per image.
 
   For masks: the `vertices` of an instance's polygons and the polygon that each belongs to
-  (`owners`, -1 is padding), as `ops.masks.pack_polygons` makes them.
+  (`owners`, -1 is padding), as `ops.polygons.pack_polygons` makes them.
   """
 
   boxes: Float[Arr, "b g 4"]
@@ -35,10 +34,7 @@ class GroundTruth:
 
 @struct.dataclass
 class Regions:
-  """Teacher regions for RKD: class-agnostic proposals and their CLIP embeddings.
-
-  Embeddings are stored as the CLIP image tower gives them, not normalised.
-  """
+  """Teacher regions for RKD: class-agnostic proposals and their CLIP embeddings, not normalised."""
 
   boxes: Float[Arr, "b k 4"]
   embeddings: Float[Arr, "b k d"]
@@ -58,11 +54,10 @@ class PseudoBoxes:
 class Batch:
   """A batch for the detector.
 
-  `images` are uint8 and padded at the bottom and right up to the canvas;
-  `sizes` (height, width) says where the picture ends.  The model normalises
-  and zeroes the padding on the device, so that padding equals the pixel mean.
-  `valid` is False for rows that only fill up the last batch of an evaluation.
-  `image_ids` are the lowest 31 bits of the records' ids: accelerators count in 32.
+  `images` are uint8 and padded at the bottom and right up to the canvas; `sizes` (height, width)
+  says where the picture ends.  The model normalises and zeroes the padding on the device, so that
+  padding equals the pixel mean.  `valid` is False for rows that only fill up the last batch of an
+  evaluation.  `image_ids` are the lowest 31 bits of the records' ids: accelerators count in 32.
   """
 
   images: UInt8[Arr, "b h w 3"]
@@ -124,9 +119,9 @@ class RoiSamples:
 class Outputs:
   """What the detector computes in a training step; losses read only this.
 
-  `class_logits` have C + 1 columns, background last.  `region_embeddings` are
-  the student's, from the distilled projection, not normalised.  `mask_logits` are of the first F
-  RoIs, as many as can be foreground.
+  `class_logits` have C + 1 columns, background last.  `region_embeddings` are the student's, from
+  the distilled projection, not normalised.  `mask_logits` are of the first F RoIs, as many as can
+  be foreground.
   """
 
   rpn: RpnOutputs | None = None

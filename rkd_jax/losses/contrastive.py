@@ -20,8 +20,7 @@ def contrastive_loss(
   """Symmetric InfoNCE over the whole batch, in float32 (CLIP, arXiv 2103.00020, figure 3).
 
   Args:
-    image_embeddings: row i belongs to text i; need not be normalised.
-    text_embeddings: likewise.
+    image_embeddings, text_embeddings: row i of one belongs to row i of the other, of any length.
     logit_scale: factor on the cosine, in linear space.
     text_ids: one integer per text, or its token row.  Equal texts are each other's positives: the
       target is spread evenly over them, instead of calling a right pair wrong.

@@ -19,7 +19,7 @@ def federated_classes(
   weights: Float[Arr, "c"],
   num_sample: int = 50,
 ) -> Bool[Array, "c"]:
-  """Which classes count in the classification loss of a group of images.
+  """Mask of the classes that count in the classification loss of a group of images.
 
   Those of the RoIs, and as many more as make `num_sample`, drawn without replacement in
   proportion to `weights` (Gumbel top-k).  As in the reference, background takes one of the
@@ -27,17 +27,11 @@ def federated_classes(
   of weight 0 counts only where a RoI has it.
 
   Args:
-    key: random key; None draws the classes of the largest weights.
+    key: None draws the classes of the largest weights.
     classes: of the RoIs of all images of the group; C is background.
     valid: padding RoIs are False.
     weights: sqrt(number of training images) of each class.
-    num_sample: places, background included.
-
-  Returns:
-    Mask over the C classes, for `roi.classification` (and-ed with the classes that have boxes).
-
-  Raises:
-    ValueError: if `num_sample` is not positive.
+    num_sample: places, background included; ValueError if not positive.
   """
   if num_sample < 1:
     raise ValueError(f"federated_classes: num_sample={num_sample}; expected at least 1.")

@@ -35,10 +35,8 @@ def inter_embedding_relationship(
   `sum` with L1 rows is the published code; `mean` (over the K^2 entries of valid
   regions) with L2 rows is the paper.
   """
-  difference = relationship_matrix(student, valid, row_norm) - relationship_matrix(
-    teacher, valid, row_norm
-  )
-  total = jnp.sum(jnp.square(difference))
+  of_student, of_teacher = (relationship_matrix(x, valid, row_norm) for x in (student, teacher))
+  total = jnp.sum(jnp.square(of_student - of_teacher))
   if reduction == "sum":
     return total
   if reduction == "mean":

@@ -14,9 +14,8 @@ def point_wise_l1(
 ) -> Float[Array, ""]:
   """L_1 of the paper (eq. 1) over the regions of a group of images.
 
-  Both sides are L2-normalised.  `mean` averages over regions and dimensions
-  (published code); `sum` sums over dimensions and averages over regions (paper).
-  No valid region gives 0.
+  Both sides are L2-normalised.  `mean` averages over regions and dimensions (published code); `sum`
+  sums over dimensions and averages over regions (paper).  No valid region gives 0.
   """
   difference = jnp.abs(l2_normalize(student) - l2_normalize(teacher))
   total = jnp.sum(jnp.where(valid[:, None], difference, 0.0))

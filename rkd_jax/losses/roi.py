@@ -17,10 +17,10 @@ def classification(
 ) -> Float[Array, ""]:
   """Classification loss over the RoIs of a group of images.
 
-  `sigmoid` (published code): binary cross-entropy on the C class columns, the
-  background column dropped, columns outside `class_mask` (classes without
-  training images) weighted 0 even as negatives, summed and divided by the number
-  of RoIs.  `softmax` (paper): cross-entropy over C + 1 columns.
+  `sigmoid` (published code): binary cross-entropy on the C class columns, the background column
+  dropped, columns outside `class_mask` (classes without training images) weighted 0 even as
+  negatives, summed and divided by the number of RoIs.  `softmax` (paper): cross-entropy over
+  C + 1 columns.
   """
   count = jnp.maximum(jnp.sum(valid), 1)
   num_classes = logits.shape[-1] - 1

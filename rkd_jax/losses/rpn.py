@@ -1,9 +1,8 @@
 """RPN losses: objectness and box regression on sampled anchors."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 from jaxtyping import Array, Float, Key
 
@@ -12,27 +11,17 @@ from rkd_jax.ops import matching, sampling
 from rkd_jax.structures import GroundTruth, RpnOutputs
 
 
-@dataclasses.dataclass(frozen=True)
-class RpnLossOptions:
-  """Anchor matching and sampling; `batch_size_per_image` is also the normaliser."""
-
-  batch_size_per_image: int = 256
-  positive_fraction: float = 0.5
-  low: float = 0.3
-  high: float = 0.7
-
-
 def rpn_losses(
   outputs: RpnOutputs,
   ground_truth: GroundTruth,
   keys: Key[Array, "b"] | None,
-  options: RpnLossOptions,
+  config: ml_collections.ConfigDict,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """(objectness BCE, box L1), both sums over sampled anchors / (batch size * images).
 
-  The normaliser is the nominal number of samples, not the number drawn.  Anchors that
-  are not valid are neither matched nor sampled.  `keys` holds one key per image; None
-  samples in index order.
+  The normaliser is the nominal number of samples, not the number drawn.  Anchors that are not valid
+  are neither matched nor sampled.  `keys` holds one key per image; None samples in index order.
+  `config` is `config.loss.rpn`.
   """
 
   def one_image(logits, deltas, anchor_valid, gt_boxes, gt_valid, key):
@@ -40,12 +29,10 @@ def rpn_losses(
       row = boxes_lib.pairwise_iou(gt_boxes[i][None], outputs.anchors)[0]
       return jnp.where(anchor_valid, row, 0.0)
 
-    gt_index, label = matching.match(
-      iou, gt_valid, options.low, options.high, allow_low_quality=True
-    )
+    gt_index, label = matching.match(iou, gt_valid, config.low, config.high, allow_low_quality=True)
     label = jnp.where(anchor_valid, label, -1)
     positive, negative = sampling.sample_masks(
-      key, label, options.batch_size_per_image, options.positive_fraction
+      key, label, config.batch_size_per_image, config.positive_fraction
     )
     bce = optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
     objectness = jnp.sum(jnp.where(positive | negative, bce, 0.0))
@@ -55,13 +42,9 @@ def rpn_losses(
     regression = jnp.sum(jnp.where(positive[:, None], jnp.abs(deltas - target), 0.0))
     return objectness, regression
 
+  out, truth = outputs, ground_truth
   objectness, regression = jax.vmap(one_image, in_axes=(0,) * 5 + (None if keys is None else 0,))(
-    outputs.logits,
-    outputs.deltas,
-    outputs.valid,
-    ground_truth.boxes,
-    ground_truth.valid,
-    keys,
+    out.logits, out.deltas, out.valid, truth.boxes, truth.valid, keys
   )
-  normalizer = options.batch_size_per_image * outputs.logits.shape[0]
+  normalizer = config.batch_size_per_image * outputs.logits.shape[0]
   return jnp.sum(objectness) / normalizer, jnp.sum(regression) / normalizer

@@ -3,8 +3,8 @@
   L = L_rpn + L_reg + L_cls + beta_1 L_1 + beta_2 L_irm        box steps (eq. 3)
   L = alpha L_pms           + beta_1 L_1 + beta_2 L_irm        image steps (eq. 5)
 
-Reductions run per group of images (an authors' GPU held one group) and are
-averaged over groups, so the result does not depend on the number of devices.
+Reductions run per group of images (an authors' GPU held one group) and are averaged over groups, so
+the result does not depend on the number of devices.
 """
 
 from collections.abc import Callable
@@ -75,8 +75,7 @@ def box_losses(
   `keys` holds one key per image; None samples anchors in index order and draws the most
   frequent classes.
   """
-  rpn_options = rpn.RpnLossOptions(**config.rpn)
-  objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, rpn_options)
+  objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, config.rpn)
   has_boxes = jnp.asarray(vocabulary.has_boxes)
 
   def group(logits, deltas, rois, masks, keys):
@@ -85,13 +84,8 @@ def box_losses(
     counted = has_boxes if config.ignore_zero_classes else jnp.ones_like(has_boxes)
     if config.federated_classes:
       key = None if keys is None else jax.random.fold_in(keys[0], 1)
-      counted &= federated_classes(
-        key,
-        rois.classes,
-        rois.valid,
-        jnp.sqrt(vocabulary.image_counts),
-        config.federated_classes,
-      )
+      weights = jnp.sqrt(vocabulary.image_counts)
+      counted &= federated_classes(key, rois.classes, rois.valid, weights, config.federated_classes)
     losses = {
       "cls": roi.classification(
         flat(logits), rois.classes, rois.valid, counted, config.classification
@@ -104,15 +98,8 @@ def box_losses(
 
   losses = {"rpn_cls": objectness, "rpn_box": regression}
   masks = None if outputs.mask_logits is None else _mask_terms(outputs, batch)
-  losses |= over_groups(
-    group,
-    config.images_per_group.box,
-    outputs.class_logits,
-    outputs.box_deltas,
-    outputs.rois,
-    masks,
-    keys,
-  )
+  per_roi = (outputs.class_logits, outputs.box_deltas, outputs.rois, masks)
+  losses |= over_groups(group, config.images_per_group.box, *per_roi, keys)
   if batch.regions is not None:
     losses |= distillation(outputs, batch, config, config.images_per_group.box)
   return losses

@@ -55,9 +55,7 @@ def _center_size(boxes):
 
 
 def encode(
-  boxes: Float[Arr, "*n 4"],
-  reference: Float[Arr, "*n 4"],
-  weights: Sequence[float | int],
+  boxes: Float[Arr, "*n 4"], reference: Float[Arr, "*n 4"], weights: Sequence[float | int]
 ) -> Float[Array, "*n 4"]:
   """Deltas (dx, dy, dw, dh), times `weights`, that move `reference` onto `boxes`.
 
@@ -72,9 +70,7 @@ def encode(
 
 
 def decode(
-  deltas: Float[Arr, "*n 4"],
-  reference: Float[Arr, "*n 4"],
-  weights: Sequence[float | int],
+  deltas: Float[Arr, "*n 4"], reference: Float[Arr, "*n 4"], weights: Sequence[float | int]
 ) -> Float[Array, "*n 4"]:
   """Moves `reference` by `deltas`; the inverse of `encode`.
 
@@ -88,17 +84,13 @@ def decode(
 
 
 def assign_levels(
-  boxes: Float[Arr, "n 4"],
-  min_level: int = 2,
-  max_level: int = 5,
-  canonical_size: float | int = 224,
-  canonical_level: int = 4,
+  boxes: Float[Arr, "n 4"], min_level: int = 2, max_level: int = 5
 ) -> Int[Array, "n"]:
   """Index into the levels `min_level..max_level` for each box; 0 is `min_level`.
 
-  A box whose area is `canonical_size` squared belongs to `canonical_level`; each doubling of the
-  side goes one level up.  Boxes of no area belong to `min_level`.
+  A box of the area of 224 x 224 pixels belongs to level 4; each doubling of the side goes one level
+  up.  Boxes of no area belong to `min_level`.
   """
   side = jnp.sqrt(jnp.maximum(area(boxes), 0.0))
-  level = jnp.floor(canonical_level + jnp.log2(side / canonical_size + 1e-8))
+  level = jnp.floor(4 + jnp.log2(side / 224 + 1e-8))
   return jnp.clip(level, min_level, max_level).astype(jnp.int32) - min_level

@@ -28,8 +28,7 @@ def match(
     iou: of each ground truth with each candidate; or a function that computes a row of it, so that
       300 boxes x 200,000 anchors need not be in memory.
     gt_valid: False for padding rows, which influence nothing.
-    low: IoU below which a candidate is background.
-    high: IoU from which on a candidate is foreground.
+    low, high: thresholds of the IoU.
     allow_low_quality: whether each ground truth claims its best candidates (RPN).
 
   Returns:
@@ -40,8 +39,7 @@ def match(
   rows = gt_valid.shape[0]
   if not callable(iou):
     # One row more: without ground truth none is read, but the loop is compiled.
-    matrix = jnp.pad(jnp.asarray(iou), ((0, 1), (0, 0)))
-    iou = matrix.__getitem__
+    iou = jnp.pad(jnp.asarray(iou), ((0, 1), (0, 0))).__getitem__
   valid = jnp.pad(gt_valid, (0, 1))
   n = jax.eval_shape(iou, jnp.zeros((), jnp.int32)).shape[0]
 

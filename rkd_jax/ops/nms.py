@@ -33,7 +33,7 @@ def nms(
 
   Args:
     boxes: XYXY.
-    scores: equal scores are resolved in favour of the lower index.
+    scores: of equal ones that of the lower index is the better.
     valid: rows that take part; the others neither suppress nor are returned.
     iou_threshold: a box is suppressed by a kept one at an IoU strictly above this.
     max_outputs: k, the length of the result.

@@ -9,11 +9,7 @@ from jaxtyping import Float, Int
 def pack_polygons(
   polygons: Sequence[Sequence[float | int] | np.ndarray], capacity: int
 ) -> tuple[Float[np.ndarray, "v 2"], Int[np.ndarray, "v"]]:
-  """The polygons of one instance as arrays of fixed size, on the host.
-
-  Args:
-    polygons: flat lists x0, y0, x1, y1, ... as in COCO files.
-    capacity: the number of vertices v to pad to.
+  """The polygons (x0, y0, x1, y1, ... as in COCO files) of one instance, padded to `capacity`.
 
   Returns:
     `vertices`, those of a polygon in consecutive rows, and `owners`, the index of the polygon
@@ -48,15 +44,11 @@ def pack_polygons(
 def simplify_polygons(
   polygons: Sequence[Float[np.ndarray, "_ 2"]], capacity: int
 ) -> list[Float[np.ndarray, "_ 2"]]:
-  """The polygons of one instance with at most `capacity` vertices, on the host.
+  """The polygons (XY) of one instance with at most `capacity` vertices, which is 3 or more.
 
   Polygons that fit stay as they are.  Otherwise the vertex that spans the smallest triangle with
   its neighbours goes, again and again (Visvalingam and Whyatt, 1993); a polygon keeps three, and
   where even those do not fit, the polygons of the smallest area go.
-
-  Args:
-    polygons: XY.
-    capacity: at least 3.
   """
   parts = [np.asarray(polygon).reshape(-1, 2) for polygon in polygons]
   excess = sum(map(len, parts)) - capacity

@@ -2,8 +2,8 @@
 
 The rule is detectron2's `subsample_labels`: at most `floor(num * positive_fraction)` foreground,
 then background up to `num`; missing foreground is replaced by background, not the other way round.
-Labels are those of `matching.match`: 1 foreground, 0 background, -1 never drawn.  The draw is a
-function of the key alone, so it does not depend on the number of devices.
+Labels are those of `matching.match`: 1 foreground, 0 background, -1 never drawn (padding, too).
+The draw is a function of the key alone, so it does not depend on the number of devices.
 """
 
 import jax
@@ -40,13 +40,7 @@ def _draw(key, label, num, positive_fraction):
 def sample_foreground_background(
   key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float | int
 ) -> tuple[Int[Array, "num"], Bool[Array, "num"], Bool[Array, "num"]]:
-  """Draws `num` candidates (RoI sampling).
-
-  Args:
-    key: random key; None takes candidates in index order.
-    label: 1 foreground, 0 background, -1 never drawn (give padding rows -1).
-    num: how many to draw.
-    positive_fraction: the largest share of foreground.
+  """Draws `num` candidates (RoI sampling); a key of None takes them in index order.
 
   Returns:
     Indices (foreground, then background, then padding with index 0), whether an entry is
@@ -65,11 +59,7 @@ def sample_foreground_background(
 def sample_masks(
   key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float | int
 ) -> tuple[Bool[Array, "n"], Bool[Array, "n"]]:
-  """The same draw as `sample_foreground_background`, as two masks over the candidates (RPN).
-
-  Returns:
-    Which candidates are drawn as foreground and which as background.
-  """
+  """The same draw as masks of the foreground and of the background drawn (RPN)."""
   positive, negative, num_positive, num_negative = _draw(key, label, num, positive_fraction)
 
   def mask(index, count):

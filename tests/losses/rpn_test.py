@@ -2,10 +2,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
-from rkd_jax.losses.rpn import RpnLossOptions, rpn_losses
+from rkd_jax.configs import common
+from rkd_jax.losses.rpn import rpn_losses
 from rkd_jax.structures import GroundTruth, RpnOutputs
 
 # Four anchors of 10 pixels side by side; the fourth lies wholly to the right of a 30 pixel image.
@@ -17,7 +19,11 @@ ANCHORS = jnp.array(
     [30.0, 0.0, 40.0, 10.0],
   ]
 )
-OPTIONS = RpnLossOptions(batch_size_per_image=8)
+
+
+def options(batch_size_per_image):
+  config = {**common.loss().rpn, "batch_size_per_image": batch_size_per_image}
+  return ml_collections.FrozenConfigDict(config)
 
 
 def outputs(logits, deltas=None):
@@ -34,13 +40,13 @@ def ground_truth(boxes, valid=None):
 
 
 @functools.cache
-def compiled(options):
-  return jax.jit(lambda *args: rpn_losses(*args, options))
+def compiled(batch_size):
+  return jax.jit(lambda *args: rpn_losses(*args, options(batch_size)))
 
 
-def losses(out, truth, width=40, options=OPTIONS, keys=None):
+def losses(out, truth, width=40, batch_size=8, keys=None):
   valid = jnp.broadcast_to(ANCHORS[:, 0] < width, out.logits.shape)
-  return compiled(options)(out.replace(valid=valid), truth, keys)
+  return compiled(batch_size)(out.replace(valid=valid), truth, keys)
 
 
 def test_hand_computed():
@@ -72,7 +78,7 @@ def test_normaliser_is_nominal_and_counts_images():
   out = outputs(np.zeros((2, 4)))
   objectness, _ = losses(out, truth)
   assert float(objectness) == pytest.approx(8 * np.log(2) / (8 * 2), rel=1e-6)
-  halved, _ = losses(out, truth, options=RpnLossOptions(batch_size_per_image=4))
+  halved, _ = losses(out, truth, batch_size=4)
   assert float(halved) == pytest.approx(8 * np.log(2) / (4 * 2), rel=1e-6)
 
 
@@ -93,10 +99,8 @@ def test_padding_rows_change_nothing():
   more = ground_truth(rows, [[True, False, False]])
   np.testing.assert_allclose(losses(out, more), losses(out, truth), rtol=1e-6)
   keys = jax.random.split(jax.random.key(0), 1)
-  few = RpnLossOptions(batch_size_per_image=2)
-  np.testing.assert_allclose(
-    losses(out, more, options=few, keys=keys), losses(out, truth, options=few, keys=keys), rtol=1e-6
-  )
+  few = [losses(out, rows, batch_size=2, keys=keys) for rows in (more, truth)]
+  np.testing.assert_allclose(*few, rtol=1e-6)
 
 
 @pytest.mark.parametrize("valid", [False, True])

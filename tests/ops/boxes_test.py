@@ -80,8 +80,5 @@ def test_doubling_the_side_goes_one_level_up():
 
 
 def test_levels_of_other_pyramids():
-  boxes = jnp.array([[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 64.0, 64.0]])
-  levels = box_ops.assign_levels(
-    boxes, min_level=3, max_level=4, canonical_size=32, canonical_level=3
-  )
-  np.testing.assert_array_equal(levels, [0, 1])
+  boxes = jnp.array([[0.0, 0.0, 32.0, 32.0], [0.0, 0.0, 300.0, 300.0], [0.0, 0.0, 900.0, 900.0]])
+  np.testing.assert_array_equal(box_ops.assign_levels(boxes, 3, 5), [0, 1, 2])
