@@ -35,8 +35,7 @@ from rkd_jax.vocabulary import class_embeddings, prompts
 def class_names(names: str | None, annotations_path: str | None) -> tuple[str, ...]:
   """Names from the command line or from a COCO or LVIS JSON.
 
-  Raises:
-    ValueError: both or neither are given, there is no name, or one occurs twice.
+  Raises ValueError: both or neither are given, there is no name, or one occurs twice.
   """
   if (names is None) == (annotations_path is None):
     raise ValueError("give the class names with either --names or --annotations.")
@@ -53,9 +52,7 @@ def class_synonyms(
   """For every class the texts that stand for it: a JSON list with a list of texts per class.
 
   Where `synonyms_path` is '', the 'synonyms' of the categories in LVIS' annotations.
-
-  Raises:
-    ValueError: neither is given, or the file does not have texts for every class.
+  Raises ValueError: neither is given, or the file does not have texts for every class.
   """
   if not synonyms_path:
     if annotations_path is None:
@@ -70,11 +67,12 @@ def class_synonyms(
   )
 
 
-def make(names: tuple[str, ...], args: argparse.Namespace) -> Float[np.ndarray, "c d"]:
+def make(
+  names: tuple[str, ...], templates: tuple[str, ...], args: argparse.Namespace
+) -> Float[np.ndarray, "c d"]:
   """Embeddings of the names by a CLIP, or those of a file that has a row for each.
 
-  Raises:
-    ValueError: both or neither are given, or a problem with either.
+  Raises ValueError: both or neither are given, or a problem with either.
   """
   if (args.clip is None) == (args.embeddings is None):
     raise ValueError("give either --clip, to embed the names, or --embeddings, to name its rows.")
@@ -87,12 +85,7 @@ def make(names: tuple[str, ...], args: argparse.Namespace) -> Float[np.ndarray, 
   if args.spaces:
     texts = [tuple(text.replace("_", " ") for text in row) for row in texts]
   clip = load_clip(args.clip, args.activation)
-  return class_embeddings.embed_classes(clip, names, templates(args), texts, args.normalize)
-
-
-def templates(args: argparse.Namespace) -> tuple[str, ...]:
-  """The prompts that the command line asks for."""
-  return prompts.ENSEMBLES[args.ensemble] if args.ensemble else (args.template,)
+  return class_embeddings.embed_classes(clip, names, templates, texts, args.normalize)
 
 
 def main():
@@ -124,8 +117,9 @@ def main():
   args = parser.parse_args()
   try:
     names = class_names(args.names, args.annotations)
-    rows = make(names, args)
-    class_embeddings.save(args.output, names, templates(args), rows)
+    templates = prompts.ENSEMBLES[args.ensemble] if args.ensemble else (args.template,)
+    rows = make(names, templates, args)
+    class_embeddings.save(args.output, names, templates, rows)
   except (ValueError, OSError) as error:
     parser.exit(1, f"{error}\n")
   print(f"{args.output}: {len(names)} classes, {rows.shape[1]} dimensions")

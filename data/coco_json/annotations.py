@@ -246,12 +246,9 @@ def load_annotations(
 
 
 def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
-  """Image id -> file name, in the order of the file; nothing else of its images is looked at.
+  """Image id -> file name, in the order of the file, by 'coco_url' where it is LVIS'.
 
-  LVIS' images have a 'coco_url' instead.
-
-  Raises:
-    ValueError: missing or malformed file, or an image id that occurs twice.
+  Nothing else of the images is read.  Raises ValueError: malformed, or an id that occurs twice.
   """
   path = Path(json_path)
   filenames = {}
@@ -267,9 +264,7 @@ def load_captions(
   """Image id -> captions, from a COCO captions file; captions of other images are left out.
 
   With `strip`, without the spaces and line ends around them that COCO's captions often have.
-
-  Raises:
-    ValueError: missing or malformed, or no caption belongs to any of the images.
+  Raises ValueError: missing or malformed, or no caption belongs to any of the images.
   """
   captions = {image.image_id: () for image in annotations.images}
   content, keys = checks.read_json(path), ("image_id", "caption")
@@ -286,8 +281,7 @@ def load_captions(
 def load_tags(path: str | os.PathLike, annotations: Annotations) -> dict[int, tuple[str, ...]]:
   """Image id -> class names, from a JSON object {file name: [class name, ...]}.
 
-  Raises:
-    ValueError: missing or malformed, an unknown file or class name.
+  Raises ValueError: missing or malformed, an unknown file or class name.
   """
   content = checks.read_json(path)
   if not isinstance(content, dict):

@@ -68,9 +68,7 @@ class CocoJson(builder.RecordBuilder):
     """Reads and checks the JSON files; images are read by `builder.prepare`.
 
     `base` None takes every class that is not novel.
-
-    Raises:
-      ValueError: a problem with the files, the class lists.
+    Raises ValueError: a problem with the files, the class lists.
     """
     content = annotations.load_annotations(train.json, train.images)
     names = content.class_names

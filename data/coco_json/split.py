@@ -39,22 +39,18 @@ class AnnotatedSplit(making.Split):
 
   @property
   def source(self) -> str:
-    """The file."""
     return str(self.content.path)
 
   @property
   def class_names(self) -> Sequence[str]:
-    """Of all categories of the file."""
     return self.content.class_names
 
   @property
   def has_polygons(self) -> bool:
-    """Whether any object of the file has one."""
     return any(own for image in self.content.images for own in image.polygons)
 
   @property
   def federated(self) -> bool:
-    """Whether the file is LVIS'."""
     return self.content.images[0].federated is not None
 
   def num_boxes(self) -> dict[str, int]:
@@ -64,7 +60,6 @@ class AnnotatedSplit(making.Split):
     return {name: int(count) for name, count in zip(self.class_names, counts) if count}
 
   def image_counts(self) -> list[int]:
-    """As `making.Split`."""
     kept = (image.classes[self.keep(image)] for image in self.images)
     return making.image_counts(kept, len(self.class_names))
 
@@ -84,7 +79,7 @@ class AnnotatedSplit(making.Split):
     return lines
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[making.Entry]:
-    """As `making.Split`; an image of another size than the JSON says is an error, too."""
+    """The entries; an image of another size than the JSON says is an error, too."""
     for image in self.images[start:stop]:
       keep = self.keep(image)
       objects = ("boxes", "classes", "object_ids", "areas", "is_crowd")

@@ -35,11 +35,7 @@ class CocoOvd(builder.RecordBuilder):
   VERSION = tfds.core.Version("1.0.0")
 
   def __init__(self, *, coco: str | os.PathLike, **kwargs: Any):
-    """Reads and checks the JSON files; images are read by `builder.prepare`.
-
-    Raises:
-      ValueError: a problem with the files.
-    """
+    """Reads the JSON; ValueError if it has a problem.  `builder.prepare` reads the images."""
     folder = Path(coco)
     base, novel = vocabulary.BASE, vocabulary.NOVEL
     train = _load(folder / TRAIN_JSON, folder / "train2017")

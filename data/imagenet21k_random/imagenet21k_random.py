@@ -66,9 +66,7 @@ class Imagenet21kRandom(builder.RecordBuilder):
 
     `vocabulary` has the names of the classes to detect, none of which is drawn.  The draw depends
     on the seed and on which synsets the folder holds.
-
-    Raises:
-      ValueError: a problem with the files, or there are fewer classes.
+    Raises ValueError: a problem with the files, or there are fewer classes.
     """
     found = synsets.find(imagenet)
     lemmas = load_lemmas(wordnet)

@@ -48,8 +48,7 @@ class ImagenetLvis(builder.RecordBuilder):
   ):
     """Reads the JSON and WordNet, and lists the images; `builder.prepare` reads them.
 
-    Raises:
-      ValueError: a problem with the files, or ImageNet has no images of these classes.
+    Raises ValueError: a problem with the files, or ImageNet has no images of these classes.
     """
     annotations = Path(lvis) / VALIDATION_JSON
     classes, names = load_synsets(annotations)

@@ -27,11 +27,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 def image_id(filename: str) -> int:
-  """The id of an image by the name of its file, such as n01440764/n01440764_10026.JPEG.
-
-  Raises:
-    ValueError: no image of ImageNet-21K has such a name.
-  """
+  """The id of an image by its file name, n01440764/n01440764_10026.JPEG, or ValueError."""
   match = re.fullmatch(r"n(\d{8})_(\d+)\.\w+", Path(filename).name)
   if match is None or int(match[2]) >= _NUMBERS:
     raise ValueError(f"{filename!r} is no image of ImageNet-21K: expected n01440764_10026.JPEG.")
@@ -56,9 +52,8 @@ class Synset:
   def images(self) -> Iterator[Image]:
     """The images: of a folder by their numbers, of an archive in its order.
 
-    Raises:
-      ValueError: the archive is damaged or cut off, a file has another name than those of this
-        synset, or two have the same number.
+    Raises ValueError: the archive is damaged or cut off, a file has another name than those of this
+    synset, or two have the same number.
     """
     seen, own = {}, wnid(self.offset)
     files = _archived(self.path) if self.path.suffix == ".tar" else _in_folder(self.path)
@@ -81,8 +76,7 @@ class Synset:
 def find(folder: str | os.PathLike) -> dict[int, Synset]:
   """The synsets that a folder of ImageNet-21K holds, by number; their images are not looked at.
 
-  Raises:
-    ValueError: no such folder, nothing in it, or both the folder and the archive of a synset.
+  Raises ValueError: no such folder, nothing in it, or both the folder and the archive of a synset.
   """
   found = {}
   try:
@@ -144,15 +138,10 @@ def _damaged(path: Path, reason: str) -> ValueError:
 
 @dataclasses.dataclass(frozen=True)
 class SynsetSplit(Split):
-  """Whole synsets: images with the class of their synset, no boxes.
+  """Whole synsets of a folder in their order: images with the class of their synset, no boxes.
 
-  Attributes:
-    source: the folder of ImageNet-21K.
-    class_names: in the order of their numbers.
-    synsets: whose images are stored, in this order.
-    labels: number of the synset -> classes.
-    counts: number of the synset -> number of images.
-    limit: only the first so many images.
+  `labels` has the classes and `counts` the number of images by the number of the synset; of all
+  images only the first `limit` are stored.
   """
 
   source: str
@@ -180,7 +169,6 @@ class SynsetSplit(Split):
     return lines
 
   def first(self, limit: int) -> "SynsetSplit":
-    """As `making.Split`."""
     return dataclasses.replace(self, limit=limit)
 
   def __len__(self) -> int:
@@ -188,7 +176,7 @@ class SynsetSplit(Split):
     return total if self.limit is None else min(self.limit, total)
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
-    """As `making.Split`; synsets that lie before `start` are not looked at."""
+    """The entries; synsets that lie before `start` are not looked at."""
     stop = len(self) if stop is None else min(stop, len(self))
     first = 0
     for synset in self.synsets:

@@ -12,11 +12,7 @@ from pathlib import Path
 
 
 def load_senses(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-  """Lemma (lower case, '_' for spaces) -> its synsets by sense number, from `index.noun`.
-
-  Raises:
-    ValueError: missing, or another file.
-  """
+  """Lemma (lower case, '_' for spaces) -> its synsets by sense number, from `index.noun`."""
 
   def read(fields: list[str]) -> tuple:
     offsets = fields[6 + int(fields[3]) :]
@@ -26,11 +22,7 @@ def load_senses(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 
 def load_lemmas(path: str | os.PathLike) -> dict[int, tuple[str, ...]]:
-  """Synset -> its lemmas as they are written ('_' for spaces), the usual one first: `data.noun`.
-
-  Raises:
-    ValueError: missing, or another file.
-  """
+  """Synset -> its lemmas as written ('_' for spaces), the usual one first, from `data.noun`."""
 
   def read(fields: list[str]) -> tuple:
     count = int(fields[3], 16)
@@ -44,8 +36,7 @@ def offset_of(
 ) -> int | None:
   """The synset that 'dog.n.01' names; None where it is none of the nouns of `load_senses`.
 
-  Raises:
-    ValueError: not a name of this form, in the file `path`.
+  Raises ValueError, which names the file `path`: not a name of this form.
   """
   match = re.fullmatch(r"(.+)\.([a-z])\.(\d+)", synset)
   if match is None or (sense := int(match[3])) < 1:
@@ -63,6 +54,7 @@ def _read(path: str | os.PathLike, name: str, read: Callable[[list[str]], tuple]
   """Key -> values, from the lines behind the licence, whose lines begin with two spaces.
 
   `read` makes of a line's fields its key, part of speech, number of values, and values.
+  Raises ValueError: missing, or another file.
   """
   try:
     text = Path(path).read_text("utf-8")

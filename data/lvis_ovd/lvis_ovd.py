@@ -59,8 +59,7 @@ def of_categories(categories: Sequence[Mapping[str, Any]], path: str | os.PathLi
 def load_synsets(json_path: str | os.PathLike) -> tuple[LvisClasses, tuple[str, ...]]:
   """The classes of an LVIS JSON, and WordNet's name of each, such as 'dog.n.01'.
 
-  Raises:
-    ValueError: missing or malformed file, a category without frequency or synset.
+  Raises ValueError: missing or malformed file, a category without frequency or synset.
   """
   entries = list(category_names.load_categories(json_path).values())
   for entry in entries:
@@ -78,11 +77,7 @@ class LvisOvd(builder.RecordBuilder):
   VERSION = tfds.core.Version("1.0.0")
 
   def __init__(self, *, lvis: str | os.PathLike, coco: str | os.PathLike, **kwargs: Any):
-    """Reads and checks the JSON files; images are read by `builder.prepare`.
-
-    Raises:
-      ValueError: a problem with the files.
-    """
+    """Reads the JSON; ValueError if it has a problem.  `builder.prepare` reads the images."""
     folder = Path(lvis)
     train, validation = (
       annotations.load_annotations(folder / name, coco, lvis=True, repair=True)

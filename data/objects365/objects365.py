@@ -44,11 +44,7 @@ class Objects365(builder.RecordBuilder):
     name_fixes: str | os.PathLike | None = None,
     **kwargs: Any,
   ):
-    """Reads and checks the files that the flags name; images are read by `builder.prepare`.
-
-    Raises:
-      ValueError: a problem with the files.
-    """
+    """Reads the JSON; ValueError if it has a problem.  `builder.prepare` reads the images."""
     content = load_annotations(annotations, images, repair=True)
     if name_fixes is not None:
       content = _renamed(content, name_fixes)

@@ -33,8 +33,7 @@ class AnnotatedImage(NamedTuple):
 def load_classes(path: str | os.PathLike) -> dict[str, str]:
   """Label ('/m/061hd_') -> name, in the order of the class descriptions.
 
-  Raises:
-    ValueError: missing or malformed, or a label or name occurs twice.
+  Raises ValueError: missing or malformed, or a label or name occurs twice.
   """
   classes = {}
   for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
@@ -49,8 +48,7 @@ def load_classes(path: str | os.PathLike) -> dict[str, str]:
 def load_ancestors(path: str | os.PathLike, labels: Sequence[str]) -> list[frozenset[int]]:
   """The classes above each class, from the tree of 'Subcategory'; 'Part' is another relation.
 
-  Raises:
-    ValueError: missing or malformed.
+  Raises ValueError: missing or malformed.
   """
   number_of = {label: number for number, label in enumerate(labels)}
   above = [frozenset() for _ in labels]
@@ -78,8 +76,7 @@ def load_images(
 ) -> tuple[list[AnnotatedImage], int]:
   """All images of both files by their names, and how many boxes without area were left out.
 
-  Raises:
-    ValueError: a file is missing or malformed, or has a label that is no class.
+  Raises ValueError: a file is missing or malformed, or has a label that is no class.
   """
   number_of = {label: number for number, label in enumerate(labels)}
   descendants = [

@@ -68,11 +68,9 @@ class OpenImagesSplit(making.Split):
     ]
 
   def image_counts(self) -> list[int]:
-    """As `making.Split`."""
     return making.image_counts((image.classes for image in self.images), len(self.class_names))
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[making.Entry]:
-    """As `making.Split`."""
     for number, image in enumerate(self.images[start:stop], start=start + 1):
       path = Path(self.source) / f"{image.name}.jpg"
       fields = {
@@ -94,11 +92,7 @@ class OpenimagesChallenge2019(builder.RecordBuilder):
   VERSION = tfds.core.Version("1.1.0")
 
   def __init__(self, *, openimages: str | os.PathLike, images: str | os.PathLike, **kwargs: Any):
-    """Reads and checks the annotations; images are read by `builder.prepare`.
-
-    Raises:
-      ValueError: a problem with the files.
-    """
+    """Reads the files; ValueError if one has a problem.  `builder.prepare` reads the images."""
     folder = Path(openimages)
     classes = files.load_classes(folder / CLASSES_CSV)
     ancestors = files.load_ancestors(folder / HIERARCHY_JSON, list(classes))

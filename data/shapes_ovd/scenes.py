@@ -23,12 +23,7 @@ CLIP_SIZE = 48
 MIN_VISIBLE = 0.6
 _PLACEMENTS_TRIED = 8
 
-_RGB = {
-  "red": (214, 34, 34),
-  "yellow": (246, 210, 36),
-  "green": (40, 150, 52),
-  "blue": (38, 74, 216),
-}
+_RGB = dict(red=(214, 34, 34), yellow=(246, 210, 36), green=(40, 150, 52), blue=(38, 74, 216))
 _LIGHT_INK, _DARK_INK = (244, 242, 236), (34, 30, 40)
 # The second colour of stripes and dots is whichever contrasts more.
 _INK = {colour: _DARK_INK if colour == "yellow" else _LIGHT_INK for colour in _RGB}
@@ -70,11 +65,7 @@ class Scene:
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
-  """Scene number `index` of a split; the same arguments give the same bytes.
-
-  Raises:
-    ValueError: `split` is not one of SPLITS.
-  """
+  """Scene number `index` of one of SPLITS (else ValueError); the same arguments, the same bytes."""
   if split not in SPLITS:
     raise ValueError(f"unknown split {split!r} of shapes_ovd; the splits are {', '.join(SPLITS)}")
   rng = np.random.default_rng([seed, SPLITS.index(split), index])
@@ -275,12 +266,7 @@ def _turned_mask(shape: str, angle: int, scale: float, aspect: float) -> np.ndar
 
 
 def _paint(
-  rng: np.random.Generator,
-  pattern: str,
-  colour: str,
-  alpha: np.ndarray,
-  angle: int,
-  scale: float,
+  rng: np.random.Generator, pattern: str, colour: str, alpha: np.ndarray, angle: int, scale: float
 ) -> np.ndarray:
   """The object's colours, float32 [h, w, 3]: look, jitter, shading and perhaps an outline."""
   height, width = alpha.shape

@@ -23,13 +23,7 @@ from PIL import Image
 from rkd_jax.data import builder, making
 from rkd_jax.data.shapes_ovd import scenes, vocabulary
 
-DEFAULT_SIZES = {
-  "clip": 8000,
-  "train_boxes": 2400,
-  "train_images": 2400,
-  "tune": 300,
-  "validation": 800,
-}
+DEFAULT_SIZES = dict(clip=8000, train_boxes=2400, train_images=2400, tune=300, validation=800)
 SPLITS_WITH_CAPTIONS = ("clip", "train_images")
 SPLITS_WITH_ALL_BOXES = ("tune", "validation")
 _IDS_PER_SPLIT = 1_000_000
@@ -51,12 +45,10 @@ class SceneEntry:
     Image.fromarray(scene.image).save(image, format="JPEG", quality=92, subsampling=0)
     visible = np.bincount(scene.owners.ravel(), minlength=len(scene.classes) + 1)[1:]
     names = [vocabulary.CLASS_NAMES[c] for c in scene.classes]
-    if self.split == "train_boxes":
-      shown = [name in vocabulary.BASE for name in names]
-    elif self.split in SPLITS_WITH_ALL_BOXES:
-      shown = [name not in vocabulary.OTHER for name in names]
-    else:
-      shown = [False] * len(names)
+    boxed = vocabulary.BASE if self.split == "train_boxes" else ()
+    if self.split in SPLITS_WITH_ALL_BOXES:
+      boxed = vocabulary.BASE + vocabulary.NOVEL
+    shown = [name in boxed for name in names]
     captions = scene.captions if self.split in SPLITS_WITH_CAPTIONS else ()
     text = " ".join(captions)
     return {
@@ -85,15 +77,12 @@ class SceneSplit(making.Split):
 
   @property
   def source(self) -> str:
-    """What is rendered."""
     return f"shapes_ovd, {self.name}"
 
   def describe(self, name: str) -> list[str]:
-    """The number of scenes."""
     return [f"{name}: {len(self)} scenes"]
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[SceneEntry]:
-    """As `making.Split`."""
     for index in self.images[start:stop]:
       yield SceneEntry(self.seed, self.name, index)
 
@@ -108,16 +97,7 @@ class ShapesOvd(builder.RecordBuilder):
   SPLITS_WITH_ALL_BOXES = SPLITS_WITH_ALL_BOXES
 
   def __init__(self, *, seed: int = 0, sizes: Mapping[str, int] | None = None, **kwargs: Any):
-    """Nothing is rendered until `download_and_prepare`.
-
-    Args:
-      seed: of the scenes.
-      sizes: scenes per split, default DEFAULT_SIZES.
-      **kwargs: what every builder takes, see `data.builder.RecordBuilder`.
-
-    Raises:
-      ValueError: an unknown split in `sizes` or no scenes for it.
-    """
+    """Takes `sizes`, scenes by split (ValueError for none); `builder.prepare` renders them."""
     sizes = dict(DEFAULT_SIZES if sizes is None else sizes)
     for split, size in sizes.items():
       if split not in scenes.SPLITS or size < 1:
@@ -144,11 +124,7 @@ def main():
   parser = builder.argument_parser(__doc__)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scale", type=float, default=1.0, help="times the default sizes")
-
-  def make(scale: float, **settings: Any) -> ShapesOvd:
-    return ShapesOvd(sizes=sizes_at(scale), **settings)
-
-  builder.run(parser, make)
+  builder.run(parser, lambda scale, **given: ShapesOvd(sizes=sizes_at(scale), **given))
 
 
 if __name__ == "__main__":

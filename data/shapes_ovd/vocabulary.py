@@ -8,18 +8,8 @@ known shapes and known looks would not be novel: a base-only detector composes
 them.  Conversely no look is held out, so the look alone gives no name away.
 """
 
-LOOKS = (
-  ("solid", "red"),
-  ("striped", "red"),
-  ("solid", "yellow"),
-  ("dotted", "yellow"),
-  ("solid", "green"),
-  ("striped", "green"),
-  ("solid", "blue"),
-  ("dotted", "blue"),
-)
-PATTERNS = ("solid", "striped", "dotted")
-COLOURS = ("red", "yellow", "green", "blue")
+_PATTERNS = {"red": "striped", "yellow": "dotted", "green": "striped", "blue": "dotted"}
+LOOKS = tuple((look, colour) for colour, own in _PATTERNS.items() for look in ("solid", own))
 
 BASE_SHAPES = ("circle", "triangle", "cross", "arrow", "house", "crescent")
 NOVEL_SHAPES = ("star", "heart")

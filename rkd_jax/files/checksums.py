@@ -9,11 +9,7 @@ import numpy as np
 
 
 def of_file(path: str | os.PathLike) -> str:
-  """SHA-256 of a file's bytes; what `sha256sum` prints.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-  """
+  """SHA-256 of a file's bytes, as `sha256sum` prints it."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 

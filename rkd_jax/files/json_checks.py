@@ -1,7 +1,4 @@
-"""JSON content: checks, each a ValueError that names the file, the record and the remedy.
-
-Also where two trees of it differ.
-"""
+"""JSON: checks, each a ValueError that names file, record and remedy; where two trees differ."""
 
 import json
 import os
@@ -47,8 +44,7 @@ def differences(old: Any, new: Any, name: str = "") -> dict[str, tuple[Any, Any]
 
 def required(entry: Any, keys: Sequence[str], where: str) -> list:
   """The values of `keys` in an object that must have them."""
-  missing = [key for key in keys if not isinstance(entry, Mapping) or key not in entry]
-  if missing:
+  if missing := [key for key in keys if not isinstance(entry, Mapping) or key not in entry]:
     raise ValueError(
       f"{where} has no {', '.join(map(repr, missing))}: COCO format asks for {', '.join(keys)}."
     )
@@ -58,11 +54,7 @@ def required(entry: Any, keys: Sequence[str], where: str) -> list:
 def entries(
   content: Any, key: str, path: str | os.PathLike, keys: Sequence[str]
 ) -> Iterator[tuple[str, Any, list]]:
-  """The entries of the list that an object has under `key`.
-
-  Yields:
-    Where the entry stands, for messages, the entry, and its values of `keys`, which it must have.
-  """
+  """Of each entry in the list under `key`: where it stands, itself, its values of `keys`."""
   (value,) = required(content, (key,), f"{path}")
   if not isinstance(value, list):
     raise ValueError(f"{path}: {key!r} is a {type(value).__name__}, COCO format has a list.")

@@ -37,8 +37,7 @@ def is_remote(place: str | os.PathLike) -> bool:
 def path(place: str | os.PathLike) -> epath.Path:
   """The path, local or remote, once it is certain that this kind can be opened.
 
-  Raises:
-    ValueError: an unknown scheme, or the package that opens it is not installed.
+  Raises ValueError: an unknown scheme, or the package that opens it is not installed.
   """
   try:
     result = epath.Path(place)
@@ -84,15 +83,11 @@ def local_copy(
   """The folder itself if it is local, else the copy of its files, without its subfolders.
 
   What has been copied before is compared by length and time of change.  Processes of one machine
-  wait for each other.  A copy appears under its name when it is complete.
-
-  Args:
-    place: folder.
-    wanted: which files are needed, by name.
-    missing_ok: a folder without files gives an empty one.
+  wait for each other.  A copy appears under its name when it is complete.  `wanted` says by name
+  which files are needed.
 
   Raises:
-    FileNotFoundError: there is no file.
+    FileNotFoundError: there is no file, unless `missing_ok`.
     OSError: the disk is too small, or a file changed meanwhile.
     ValueError: see `path`.
   """
@@ -127,15 +122,9 @@ def local_copy(
 
 
 def put(file: Path, target: str | os.PathLike) -> None:
-  """Moves a finished file to its place; if that is remote, it stays as the copy of it.
+  """Moves a file in `work_folder` to its place; if that is remote, it stays as the copy of it.
 
-  Args:
-    file: in `work_folder` of the target's folder.
-    target: file name at the place.
-
-  Raises:
-    OSError: it did not arrive whole.
-    ValueError: see `path`.
+  Raises OSError: it did not arrive whole; ValueError: see `path`.
   """
   if not is_remote(target):
     os.replace(file, target)
@@ -149,10 +138,7 @@ def writing(target: str | os.PathLike) -> Iterator[Path]:
   """Gives a local file to write, which is moved to `target` when the block ends without an error.
 
   So a file is there whole or not at all, and a block that fails leaves the old one.  The folder is
-  made if it is not there.
-
-  Raises:
-    OSError, ValueError: see `put`.
+  made if it is not there.  Errors are those of `put`.
   """
   target = path(target)
   # Other processes may write the same file at the same time.
@@ -171,28 +157,21 @@ def write(target: str | os.PathLike, content: str | bytes) -> None:
 
 
 def publish(folder: str | os.PathLike, place: str | os.PathLike, last: str) -> None:
-  """Moves the files of a folder to a remote place; a local one must be that folder itself.
+  """Moves `build_folder` of a remote place there; a local place is that folder itself.
 
-  Args:
-    folder: in `build_folder` of the place; is gone afterwards.
-    place: where they belong.
-    last: name of the file that says that the others are there.
-
-  Raises:
-    OSError, ValueError: see `put`; all files are still in the folder.
+  The file named `last`, which says that the others are there, is the last one.  Where an error of
+  `put` occurs, all files are still in the folder.
   """
   if not is_remote(place):
     return
   folder, place = Path(folder), path(place)
   files = [file for file in folder.iterdir() if file.is_file() and file.name != last]
-
-  def send(file: Path) -> None:
-    _copy(file, place / file.name)
-
-  thread_map(send, files, max_workers=_STREAMS, desc=f"writing {place}", unit=" files")
-  send(folder / last)
-  for file in (*files, folder / last):
-    _keep(file, place / file.name)
+  targets = [place / file.name for file in files]
+  bar = f"writing {place}"
+  thread_map(_copy, files, targets, max_workers=_STREAMS, desc=bar, unit=" files")
+  _copy(folder / last, place / last)
+  for file, target in zip((*files, folder / last), (*targets, place / last)):
+    _keep(file, target)
   shutil.rmtree(folder)
 
 
@@ -215,10 +194,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _stat(file: Path | epath.Path) -> tuple[int, int] | None:
   """Length, and time of the last change in seconds; None if there is no such file."""
-  if not file.exists():
-    return None
-  stat = epath.Path(file).stat()
-  return None if stat.is_directory else (stat.length, stat.mtime)
+  stat = epath.Path(file).stat() if file.exists() else None
+  return None if stat is None or stat.is_directory else (stat.length, stat.mtime)
 
 
 def _files(folder: epath.Path) -> dict[str, tuple[int, int]]:
@@ -245,8 +222,7 @@ def _copy(source: Path | epath.Path, target: Path | epath.Path, length: int | No
 def _keep(file: Path, target: str | os.PathLike) -> None:
   """Makes an uploaded file the copy of what is at the target."""
   target = epath.Path(target)
-  folder = work_folder(target.parent)
-  mtime = target.stat().mtime
+  folder, mtime = work_folder(target.parent), target.stat().mtime
   os.utime(file, (mtime, mtime))
   with _locked(folder):
     os.replace(file, folder / target.name)

@@ -24,7 +24,7 @@ import types
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +83,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from error
     if head[257:262] == b"ustar":
       raise ReadError(f"{path} is a tar archive of a torch before 0.4. {_RESAVE}")
-    content = _unpickle(_Unpickler(file, path))
+    content = _unpickle(file, path)
   if type(content) is int and content == LEGACY_MAGIC:
     raise ReadError(f"{path} has the format of a torch before 1.6. {_RESAVE}")
   return _arrays(content, path, _no_storage)
@@ -92,15 +92,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def read_objects(path: str | os.PathLike) -> Any:
   """What a pickle of plain containers, numbers, texts, arrays and tensors holds.
 
-  Tensors and NumPy's numbers come as arrays, which may be read-only; tuples as lists.
-
-  Raises:
-    ReadError: naming the file and what is wrong with it.
-    FileNotFoundError: no such file.
+  Tensors and NumPy's numbers come as arrays, which may be read-only; tuples as lists.  Errors are
+  those of `read_checkpoint`.
   """
   path = os.fspath(path)
   with open(path, "rb") as file:
-    content = _unpickle(_Unpickler(file, path))
+    content = _unpickle(file, path)
   remaining = _MAX_OBJECTS
 
   def convert(value: Any) -> Any:
@@ -158,7 +155,7 @@ def _read_zip(path: str) -> dict[str, np.ndarray]:
 def _read_torch_zip(archive: zipfile.ZipFile, prefix: str, path: str) -> dict[str, np.ndarray]:
   entries = set(archive.namelist())
   with archive.open(f"{prefix}data.pkl") as file:
-    content = _unpickle(_Unpickler(file, path))
+    content = _unpickle(file, path)
   swap = f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder") == b"big"
   cache: dict[str, np.ndarray] = {}
 
@@ -263,7 +260,7 @@ def _materialize(tensor: _Tensor, name: str, path: str, read: Callable) -> np.nd
   view = np.lib.stride_tricks.as_strided(
     flat[offset:], shape, [s * flat.itemsize for s in strides], writeable=False
   )
-  return np.ascontiguousarray(view).reshape(shape)
+  return np.asarray(view, order="C")
 
 
 def _no_storage(storage: _Storage) -> np.ndarray:
@@ -279,8 +276,7 @@ class _Dtype:
     self.dtype = np.dtype(code)
 
   def __setstate__(self, state):
-    order = state[1]
-    if order in ("<", ">"):
+    if (order := state[1]) in ("<", ">"):
       self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -402,13 +398,13 @@ class _Unpickler(pickle.Unpickler):
     return text.encode("latin1")
 
 
-def _unpickle(unpickler: _Unpickler) -> Any:
+def _unpickle(file: IO[bytes], path: str) -> Any:
   try:
-    return unpickler.load()
+    return _Unpickler(file, path).load()
   except ReadError:
     raise
   except Exception as error:  # A damaged pickle can fail in any way.
     raise ReadError(
-      f"{unpickler._path} is no readable checkpoint: {type(error).__name__}: {error}. "
+      f"{path} is no readable checkpoint: {type(error).__name__}: {error}. "
       "Expected .pth or .pt of torch, .pkl of arrays by name, .npz or .safetensors."
     ) from error

@@ -22,28 +22,20 @@ _KINDS = {dtype: kind for kind, dtype in STORAGES.items()}
 def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes arrays by name so that `torch.load(path, weights_only=True)` gives a dict of tensors.
 
-  Same arrays, same bytes.
-
-  Raises:
-    ValueError: naming an array of a type that torch has no storage for.
+  Same arrays, same bytes.  Raises ValueError: an array has a type that torch has no storage for.
   """
-  contiguous = {}
-  for name, value in arrays.items():
-    value = np.asarray(value)
+  contiguous = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+  for name, value in contiguous.items():
     if value.dtype not in _KINDS:
       known = ", ".join(map(str, _KINDS))
       raise ValueError(f"{name!r} has dtype {value.dtype}; expected one of {known}.")
-    contiguous[name] = np.ascontiguousarray(value).reshape(value.shape)
 
   parts = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT, pickle.MARK]
   for key, (name, value) in enumerate(contiguous.items()):
     parts += [_plain(name), _tensor(value, _storage(value, str(key)))]
   parts += [pickle.SETITEMS, pickle.STOP]
 
-  with (
-    storage.writing(path) as partial,
-    zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
-  ):
+  with storage.writing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
     # ZipInfo: without it the entries would carry the time of day.
     archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"".join(parts))
     archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")
@@ -54,16 +46,13 @@ def write_pth(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None
 
 
 def pickle_tensors(value: list | tuple | np.ndarray | Any) -> bytes:
-  """A pickle in which arrays are tensors, for `pickle.load` where torch is installed.
-
-  Lists and tuples may hold arrays; everything else must be plain.
-  """
+  """A pickle for `pickle.load` beside torch: arrays, also in lists and tuples, are tensors."""
   return pickle.PROTO + b"\x03" + _with_tensors(value) + pickle.STOP
 
 
 def _with_tensors(value: Any) -> bytes:
   if isinstance(value, np.ndarray):
-    value = np.ascontiguousarray(value).reshape(value.shape)
+    value = np.asarray(value, order="C")
     load = _global("torch.storage", "_load_from_bytes") + _plain(_storage_bytes(value), 3)
     return _tensor(value, load + pickle.TUPLE1 + pickle.REDUCE)
   if type(value) not in (list, tuple):

@@ -90,8 +90,7 @@ def save(
 ) -> None:
   """Writes an .npz, or a .npy with its .json beside it; each file whole or not at all.
 
-  Raises:
-    ValueError: the path ends in neither, or names and embeddings do not fit.
+  Raises ValueError: the path ends in neither, or names and embeddings do not fit.
   """
   path = storage.path(path)
   if path.suffix not in (".npz", ".npy"):
@@ -164,8 +163,7 @@ def select(
 ) -> Float[np.ndarray, "c d"]:
   """The rows of some names, in their order; `where` is what errors call the stored ones.
 
-  Raises:
-    ValueError: a name is not there; the nearest that are, and the remedy.
+  Raises ValueError: a name is not there; the nearest that are, and the remedy.
   """
   rows = {name: row for row, name in enumerate(stored.names)}
   for name in names:

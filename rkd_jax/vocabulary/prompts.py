@@ -84,11 +84,7 @@ ENSEMBLES = {
 
 
 def fill(template: str, name: str) -> str:
-  """The prompt for a name.
-
-  Raises:
-    ValueError: the template has no {} for the name.
-  """
+  """The prompt for a name; ValueError if the template has no {} for it."""
   if "{}" not in template:
     raise ValueError(f"template {template!r} has no {{}} for the class name")
   article = "an" if name[:1].lower() in set("aeiou") else "a"

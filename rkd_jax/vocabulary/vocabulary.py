@@ -21,8 +21,7 @@ from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
 def load_vocabulary(config: ml_collections.ConfigDict, source: Source) -> Vocabulary:
   """The vocabulary of a data set's classes, with the rows of `config.class_embeddings`.
 
-  Raises:
-    ValueError: no such file, a class without a row, or another width than the model's.
+  Raises ValueError: no such file, a class without a row, or another width than the model's.
   """
   base = set(source.base)
   return Vocabulary(
@@ -39,9 +38,7 @@ def training_vocabulary(
 
   Image steps have classes of their own if `data.image.class_embeddings` says so (the strict
   setting); else their data set must have the classes of the other.
-
-  Raises:
-    ValueError: as `load_vocabulary`, or the classes of the two data sets differ.
+  Raises ValueError: as `load_vocabulary`, or the classes of the two data sets differ.
   """
   main = sources["box"] if "box" in sources else next(iter(sources.values()))
   vocabulary = load_vocabulary(config, main)
@@ -123,15 +120,14 @@ def class_vocabulary(
     return tuple(classes), _check_width(config, rows, f"CLIP of {clip}")
   path, key = class_embeddings or config.class_embeddings, "--class_embeddings (or --clip)"
   stored = _load(path, key)
-  if stored.names is None:
-    source = training_source(config)
-    if source is None:
-      raise ValueError(
-        f"{path} has no class names, and the data set of the config is not built here. Add them: "
-        f"python -m rkd_jax.embed_classes --embeddings={path} --annotations=COCO.json "
-        "--output=FILE.npz, then give --class_embeddings=FILE.npz."
-      )
+  if stored.names is None and (source := training_source(config)) is not None:
     stored = _load(path, key, source.class_names)
+  if stored.names is None:
+    raise ValueError(
+      f"{path} has no class names, and the data set of the config is not built here. Add them: "
+      f"python -m rkd_jax.embed_classes --embeddings={path} --annotations=COCO.json "
+      "--output=FILE.npz, then give --class_embeddings=FILE.npz."
+    )
   names = stored.names if classes is None else tuple(classes)
   rows = class_embeddings_lib.select(stored, names, path)
   return names, _check_width(config, rows, path)  # pyright: ignore[reportReturnType]
