@@ -27,7 +27,7 @@ import tensorflow_datasets as tfds
 from rkd_jax.data import builder
 from rkd_jax.data.imagenet_lvis import synsets
 from rkd_jax.data.imagenet_lvis.wordnet import load_senses, offset_of
-from rkd_jax.data.lvis_ovd.lvis_ovd import VALIDATION_JSON, load_synsets
+from rkd_jax.data.lvis_ovd.lvis_ovd import VALIDATION_JSON, load_synsets, of_categories
 
 # Classes of LVIS with images in the ImageNet-21K of autumn 2011.
 OFFICIAL = 997
@@ -51,36 +51,36 @@ class ImagenetLvis(builder.RecordBuilder):
     Raises ValueError: a problem with the files, or ImageNet has no images of these classes.
     """
     annotations = Path(lvis) / VALIDATION_JSON
-    classes, names = load_synsets(annotations)
+    categories = load_synsets(annotations)
+    classes = of_categories(categories, annotations)
+    names = [entry["synset"] for entry in categories]
     labels, not_in_wordnet = _labels(names, wordnet, annotations)
     found = synsets.find(imagenet)
     used = [found[offset] for offset in labels if offset in found]
-    split = synsets.make_split(imagenet, classes.names, used, labels)
+    split = synsets.make_split(imagenet, [own["name"] for own in categories], used, labels)
     if not len(split):
       raise ValueError(f"{imagenet} has no images of the {len(labels)} synsets of {annotations}.")
     absent = [own[0] for offset, own in labels.items() if offset not in found]
     with_images = sum(map(bool, split.counts.values()))
     super().__init__(
       splits={"train": split},
-      base=classes.base,
-      novel=classes.novel,
       settings={
         VALIDATION_JSON: builder.checksum(annotations),
         "wordnet": builder.checksum(wordnet),
         "images": split.checksum(),
       },
-      frequencies=classes.frequencies,
       totals=[
         *builder.compared({str(imagenet): {"synsets with images": (with_images, OFFICIAL)}}),
         _missing("whose synset is not in WordNet", not_in_wordnet, names),
         _missing("whose synset is not in ImageNet", absent, names),
       ],
+      **classes,
       **kwargs,
     )
 
 
 def _labels(
-  names: tuple[str, ...], path: str | os.PathLike, annotations: Path
+  names: list[str], path: str | os.PathLike, annotations: Path
 ) -> tuple[dict[int, list[int]], list[int]]:
   """Synset -> classes, in the order of the classes, and the classes that WordNet lacks."""
   senses = load_senses(path)
@@ -94,7 +94,7 @@ def _labels(
   return labels, missing
 
 
-def _missing(what: str, numbers: list[int], names: tuple[str, ...]) -> str:
+def _missing(what: str, numbers: list[int], names: list[str]) -> str:
   shown = ", ".join(names[number] for number in numbers[:10])
   more = ", ..." if len(numbers) > 10 else ""
   return f"{len(numbers)} classes {what}" + (f": {shown}{more}" if numbers else "")

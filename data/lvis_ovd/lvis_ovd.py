@@ -15,7 +15,7 @@ of training images of each class, 0 for the rare, is stored for the federated lo
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -28,38 +28,30 @@ TRAIN_JSON = "lvis_v1_train.json"
 VALIDATION_JSON = "lvis_v1_val.json"
 
 
-class LvisClasses(NamedTuple):
-  """All classes in their order, and LVIS' 'r', 'c' or 'f' of each."""
+def of_categories(
+  categories: Sequence[Mapping[str, Any]], path: str | os.PathLike
+) -> dict[str, list[str]]:
+  """What a builder is told of LVIS' classes: the rare ones are novel, the others base.
 
-  names: tuple[str, ...]
-  frequencies: tuple[str, ...]
-
-  @property
-  def base(self) -> list[str]:
-    return [name for name, f in zip(self.names, self.frequencies) if f != "r"]
-
-  @property
-  def novel(self) -> list[str]:
-    return [name for name, f in zip(self.names, self.frequencies) if f == "r"]
-
-
-def of_categories(categories: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> LvisClasses:
-  """The classes of 'categories' that are in order; ValueError if one has no frequency."""
+  Raises ValueError: a category has no frequency.
+  """
   for entry in categories:
     if entry.get("frequency") not in ("r", "c", "f"):
       raise ValueError(
         f"{path}: category {entry['id']} ({entry['name']}) has frequency "
         f"{entry.get('frequency')!r}, expected 'r', 'c' or 'f': use the official LVIS v1 file."
       )
-  return LvisClasses(
-    tuple(entry["name"] for entry in categories), tuple(entry["frequency"] for entry in categories)
-  )
+  return {
+    "base": [entry["name"] for entry in categories if entry["frequency"] != "r"],
+    "novel": [entry["name"] for entry in categories if entry["frequency"] == "r"],
+    "frequencies": [entry["frequency"] for entry in categories],
+  }
 
 
-def load_synsets(json_path: str | os.PathLike) -> tuple[LvisClasses, tuple[str, ...]]:
-  """The classes of an LVIS JSON, and WordNet's name of each, such as 'dog.n.01'.
+def load_synsets(json_path: str | os.PathLike) -> list[Mapping[str, Any]]:
+  """The categories of an LVIS JSON by ascending id, each with a 'synset' such as 'dog.n.01'.
 
-  Raises ValueError: missing or malformed file, a category without frequency or synset.
+  Raises ValueError: missing or malformed file, a category without synset.
   """
   entries = list(category_names.load_categories(json_path).values())
   for entry in entries:
@@ -68,7 +60,7 @@ def load_synsets(json_path: str | os.PathLike) -> tuple[LvisClasses, tuple[str, 
         f"{json_path}: category {entry['id']} ({entry['name']}) has synset "
         f"{entry.get('synset')!r}, expected a text like 'dog.n.01': use the official LVIS v1 file."
       )
-  return of_categories(entries, json_path), tuple(entry["synset"] for entry in entries)
+  return entries
 
 
 class LvisOvd(builder.RecordBuilder):
@@ -90,8 +82,8 @@ class LvisOvd(builder.RecordBuilder):
       TRAIN_JSON: {
         "images": (len(train.images), 100_170),
         "annotations": (_num_objects(train), 1_270_141),
-        "rare classes": (len(classes.novel), 337),
-        "common and frequent classes": (len(classes.base), 866),
+        "rare classes": (len(classes["novel"]), 337),
+        "common and frequent classes": (len(classes["base"]), 866),
       },
       VALIDATION_JSON: {
         "images": (len(validation.images), 19_809),
@@ -100,14 +92,12 @@ class LvisOvd(builder.RecordBuilder):
     }
     super().__init__(
       splits={
-        "train": AnnotatedSplit(train, classes.base, train.images),
+        "train": AnnotatedSplit(train, classes["base"], train.images),
         "validation": AnnotatedSplit(validation, train.class_names, validation.images),
       },
-      base=classes.base,
-      novel=classes.novel,
       settings={name: builder.checksum(folder / name) for name in counted},
-      frequencies=classes.frequencies,
       totals=builder.compared(counted),
+      **classes,
       **kwargs,
     )
 

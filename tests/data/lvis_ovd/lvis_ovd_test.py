@@ -122,15 +122,15 @@ def test_bad_files_are_named(root, change, message):
 
 def test_the_rare_ones_are_novel():
   classes = lvis_ovd.of_categories(CATEGORIES, "lvis.json")
-  assert classes.names == ("cat", "bat_(animal)", "awning") and classes.frequencies == tuple("frc")
-  assert (classes.base, classes.novel) == (["cat", "awning"], ["bat_(animal)"])
+  assert classes["frequencies"] == list("frc")
+  assert (classes["base"], classes["novel"]) == (["cat", "awning"], ["bat_(animal)"])
 
 
 def test_synsets_come_by_ascending_id(tmp_path):
   (tmp_path / "lvis.json").write_text(json.dumps({"categories": CATEGORIES}))
-  classes, synsets = lvis_ovd.load_synsets(tmp_path / "lvis.json")
-  assert classes.names == ("awning", "bat_(animal)", "cat")
-  assert synsets == ("awning.n.01", "bat.n.01", "cat.n.01")
+  entries = lvis_ovd.load_synsets(tmp_path / "lvis.json")
+  assert [entry["name"] for entry in entries] == ["awning", "bat_(animal)", "cat"]
+  assert [entry["synset"] for entry in entries] == ["awning.n.01", "bat.n.01", "cat.n.01"]
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_what_is_missing_is_named(tmp_path, change, message):
   categories = [CATEGORIES[0], CATEGORIES[1] | change]
   (tmp_path / "lvis.json").write_text(json.dumps({"categories": categories}))
   with pytest.raises(ValueError, match=message):
-    lvis_ovd.load_synsets(tmp_path / "lvis.json")
+    lvis_ovd.of_categories(lvis_ovd.load_synsets(tmp_path / "lvis.json"), "lvis.json")
