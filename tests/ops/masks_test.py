@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rkd_jax.ops.masks import paste
+from rkd_jax.ops.masks import _edge_marks, paste
 from rkd_jax.ops.masks import rasterize as rasterize_one
 from rkd_jax.ops.polygons import pack_polygons
 
@@ -86,13 +86,49 @@ def test_rasterize_equals_pycocotools(scene):
 
 
 def test_rasterize_meets_rounding_ties_as_the_original():
-  """Vertices on the fine grid: here a product fused with the sum after it shows."""
+  """Vertices on the fine grid: here the last bit of the original's doubles shows."""
   rng = np.random.default_rng(0)
   instances = [[vertices / 5] for vertices in rng.integers(-200, 340, (400, 48))]
   boxes = np.tile(np.float32([0, 0, 28, 28]), (len(instances), 1))
   expected = reference(instances, boxes)
   got = np.asarray(rasterize_all(*batch(instances, 24), boxes))
   np.testing.assert_array_equal(got, expected)
+
+
+def test_steps_of_edges_are_those_of_doubles():
+  """The walk along an edge, as the original computes it, for edges short and long."""
+  rng = np.random.default_rng(1)
+  marks = jax.jit(_edge_marks, static_argnums=2)
+  for reach in [40, 160, 160, 400, 3000, 2**21]:
+    start, end = rng.integers(-reach // 3, reach, (2, 20_000, 2), dtype=np.int32)
+    got = np.asarray(marks(start, end, 28))
+    np.testing.assert_array_equal(got, _marks_of_doubles(start, end, 28))
+
+
+def _marks_of_doubles(start, end, size):
+  """`_edge_marks` step by step as pycocotools walks, for the columns of one edge at a time."""
+  (x0, y0), (x1, y1) = start.T.astype(float), end.T.astype(float)
+  steep = np.abs(x1 - x0) < np.abs(y1 - y0)
+  swap = np.where(steep, y0 > y1, x0 > x1)
+  x0, x1, y0, y1 = (np.where(swap, b, a) for a, b in ((x0, x1), (x1, x0), (y0, y1), (y1, y0)))
+  marks = np.zeros((len(x0), size), np.uint32)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    slope = np.where(steep, (x1 - x0) / (y1 - y0), (y1 - y0) / (x1 - x0))
+  for column in range(size):
+    low = 5.0 * column + 2
+    crosses = (np.minimum(x0, x1) <= low) & (np.maximum(x0, x1) > low)
+    flat = np.minimum(*(np.floor(y0 + slope * (low - x0 + i) + 0.5) for i in (0, 1)))
+    # The steps about the crossing; the last before it changes column.
+    with np.errstate(divide="ignore", invalid="ignore"):
+      near = np.floor((low + 0.5 - x0) / slope)
+      steps = near + np.arange(-3, 4)[:, None]
+      before = (np.floor(x0 + slope * steps + 0.5) <= low) == (slope > 0)
+    row = np.where(steep, y0 + near - 4 + before.sum(0), flat)
+    row = np.clip(np.floor((row + 2) / 5), 0, 32)
+    drawn = crosses & (row < 32)
+    bits = np.uint32(0xFFFFFFFF) << np.where(drawn, row, 0).astype(np.uint32)
+    marks[:, column] = np.where(drawn, bits, 0)
+  return marks
 
 
 def test_rasterize_equals_the_original():
@@ -148,7 +184,7 @@ def test_instance_without_polygons_is_empty():
 
 
 def test_rasterize_inside_a_gradient():
-  """Doubles stay inside: neither dtypes nor gradients of the surrounding program change."""
+  """Integers of 64 bits stay inside: neither dtypes nor gradients of the program around change."""
   vertices, owners = pack_polygons([[0, 0, 9, 0, 9, 9]], 4)
 
   @jax.jit
