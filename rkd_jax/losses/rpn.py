@@ -1,11 +1,11 @@
 """RPN losses: objectness and box regression on sampled anchors."""
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 from jaxtyping import Array, Float, Key
 
+from rkd_jax.machine.target import over_images
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import matching, sampling
 from rkd_jax.structures import GroundTruth, RpnOutputs
@@ -43,8 +43,8 @@ def rpn_losses(
     return objectness, regression
 
   out, truth = outputs, ground_truth
-  objectness, regression = jax.vmap(one_image, in_axes=(0,) * 5 + (None if keys is None else 0,))(
-    out.logits, out.deltas, out.valid, truth.boxes, truth.valid, keys
+  objectness, regression = over_images(
+    one_image, out.logits, out.deltas, out.valid, truth.boxes, truth.valid, keys
   )
   normalizer = config.batch_size_per_image * outputs.logits.shape[0]
   return jnp.sum(objectness) / normalizer, jnp.sum(regression) / normalizer

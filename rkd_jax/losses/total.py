@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from rkd_jax.losses import ils, irm, rkd, roi, rpn
 from rkd_jax.losses.federated import federated_classes
 from rkd_jax.losses.mask import mask_bce
+from rkd_jax.machine.target import over_images
 from rkd_jax.ops.masks import rasterize
 from rkd_jax.structures import Batch, Outputs, Vocabulary
 
@@ -120,7 +121,7 @@ def _mask_terms(outputs: Outputs, batch: Batch):
   def one_image(vertices, owners, index, boxes):
     return jax.vmap(lambda i, box: rasterize(vertices[i], owners[i], box, size))(index, boxes)
 
-  targets = jax.vmap(one_image)(truth.vertices, truth.owners, rois.gt_index, rois.boxes)
+  targets = over_images(one_image, truth.vertices, truth.owners, rois.gt_index, rois.boxes)
   return outputs.mask_logits, targets, foreground
 
 

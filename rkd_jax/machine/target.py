@@ -12,13 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 
 class Target(NamedTuple):
-  """`count` devices that share the work, of a platform such as "cpu", "gpu" or "tpu"."""
+  """`count` devices that share the work, of a platform such as "cpu", "gpu" or "tpu".
+
+  `mesh` says how, where they share batches of images: over its axis `data`.
+  """
 
   platform: str
   count: int = 1
+  mesh: Mesh | None = None
 
 
 _target: ContextVar[Target | None] = ContextVar("target", default=None)
@@ -44,6 +49,12 @@ def compiled_for(function: Callable, target: Target) -> Callable:
 def current() -> Target:
   """The target of what is being traced; by default all devices of this process's backend."""
   return _target.get() or Target(jax.default_backend(), jax.device_count())
+
+
+def lower_for(traced: jax.stages.Traced, device: jax.Device) -> jax.stages.Lowered:
+  """What `jax.jit(f).trace` gave, for devices like this one, which need not be there."""
+  platform = "cuda" if device.platform == "gpu" else device.platform
+  return traced.lower(lowering_platforms=(platform,))
 
 
 def in_parts_on_cpu(
@@ -83,6 +94,36 @@ def in_parts_on_cpu(
   return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:count], results)
 
 
+def over_images(function: Callable[..., Any], *arrays: Any) -> Any:
+  """`jax.vmap(function, axis_name="images")(*arrays)`, each device on its own images.
+
+  XLA would share such work, too, but every step of a loop would then wait for all devices, whose
+  images need different numbers of them, and what is sorted would be gathered on each.
+
+  Args:
+    function: of the arrays of one image.
+    arrays: trees of arrays [b, ...]; None stands for nothing.
+  """
+  return on_each_device(
+    lambda _, *arrays: jax.vmap(function, axis_name="images")(*arrays), None, *arrays
+  )
+
+
+def on_each_device(function: Callable[..., Any], shared: Any, *arrays: Any) -> Any:
+  """`function(shared, *arrays)`, where each device has its own images of the arrays [b, ...].
+
+  What `shared` is differentiated by is added up over the devices once, after all of the function.
+  """
+  mesh = current().mesh
+  if mesh is None or mesh.shape["data"] == 1:
+    return function(shared, *arrays)
+  images = PartitionSpec("data")
+  places = (PartitionSpec(), *[images] * len(arrays))
+  return jax.shard_map(function, mesh=mesh, in_specs=places, out_specs=images, check_vma=False)(
+    shared, *arrays
+  )
+
+
 def _single_cpu() -> bool:
   """Whether one CPU device will do all the work."""
-  return current() == Target("cpu")
+  return current()[:2] == ("cpu", 1)

@@ -8,6 +8,10 @@ from jaxtyping import Array, Bool, Float, Int, Int8
 
 from rkd_jax.structures import Arr
 
+# Rows of ground truth that are looked at together: each pass reads and writes what is known of all
+# candidates, and eight rows fill a TPU's registers.
+_ROWS = 8
+
 
 def match(
   iou: Float[Arr, "g n"] | Callable[[Int[Array, ""]], Float[Array, "n"]],
@@ -40,21 +44,25 @@ def match(
   if not callable(iou):
     # One row more: without ground truth none is read, but the loop is compiled.
     iou = jnp.pad(jnp.asarray(iou), ((0, 1), (0, 0))).__getitem__
-  valid = jnp.pad(gt_valid, (0, 1))
+  valid = jnp.pad(gt_valid, (0, _ROWS))
   n = jax.eval_shape(iou, jnp.zeros((), jnp.int32)).shape[0]
 
   def add(i, state):
     best, gt_index, claimed = state
+    index = i * _ROWS + jnp.arange(_ROWS)
+    counts = valid[index][:, None]
+    overlaps = jax.vmap(iou)(jnp.minimum(index, max(rows - 1, 0)))
     # The comparison for equality must read the same bits as the maximum, which XLA does not promise
-    # if it fuses the computation of the row into each of them.
-    row = jax.lax.optimization_barrier(jnp.where(valid[i], iou(i), -1.0))
+    # if it fuses the computation of a row into each of them.
+    overlaps = jax.lax.optimization_barrier(jnp.where(counts, overlaps, -1.0))
     # The first of equals stays.
-    gt_index = jnp.where(row > best, i, gt_index)
-    claimed |= (row == jnp.max(row)) & valid[i]
-    return jnp.maximum(best, row), gt_index, claimed
+    top = jnp.max(overlaps, axis=0)
+    gt_index = jnp.where(top > best, index[jnp.argmax(overlaps, axis=0)], gt_index)
+    claims = (overlaps == jnp.max(overlaps, axis=1, keepdims=True)) & counts
+    return jnp.maximum(best, top), gt_index, claimed | jnp.any(claims, axis=0)
 
   start = jnp.full(n, -1.0), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
-  end = jnp.max(jnp.where(gt_valid, jnp.arange(1, rows + 1), 0), initial=0)
+  end = jnp.max(jnp.where(gt_valid, jnp.arange(rows) // _ROWS + 1, 0), initial=0)
   best, gt_index, claimed = jax.lax.fori_loop(0, end, add, start)
   label = jnp.where(best >= high, 1, jnp.where(best < low, 0, -1))
   if allow_low_quality:

@@ -28,6 +28,7 @@ def nms(
   iou_threshold: float | int | Float[Arr, ""],
   max_outputs: int,
   classes: Int[Arr, "n"] | None = None,
+  is_sorted: bool = False,
 ) -> tuple[Int[Array, "k"], Bool[Array, "k"]]:
   """Keeps the best of overlapping boxes.
 
@@ -39,6 +40,7 @@ def nms(
     max_outputs: k, the length of the result.
     classes: if given, boxes of different classes do not suppress each other.  Equality of
       classes is tested as such: shifting the boxes of each class apart would round.
+    is_sorted: whether the scores of valid rows fall already; sorting is slow on a TPU.
 
   Returns:
     Indices of the kept boxes, best score first, padded with 0, and which of them are real.
@@ -46,8 +48,11 @@ def nms(
   n = boxes.shape[0]
   if n == 0 or max_outputs == 0:
     return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
-  scores = jnp.where(valid, scores, -jnp.inf)
-  order = jnp.argsort(scores, descending=True, stable=True).astype(jnp.int32)
+  if is_sorted:
+    order = jnp.arange(n, dtype=jnp.int32)
+  else:
+    scores = jnp.where(valid, scores, -jnp.inf)
+    order = jnp.argsort(scores, descending=True, stable=True).astype(jnp.int32)
   boxes, valid = jnp.asarray(boxes)[order], jnp.asarray(valid)[order]
   classes = None if classes is None else jnp.asarray(classes)[order]
   if n <= _MAX_SINGLE_TILE:

@@ -7,11 +7,13 @@ ceil(box side / output_size) samples per bin, box and axis (its `sampling_ratio`
 
 Everything about an axis is separable, so a bin is a weighted sum of cells with weight
 row_weight * column_weight.  The weights of a cell come from the few samples that can reach it,
-which makes the result exact for boxes of any size with static shapes.  Two ways to sum:
+which makes the result exact for boxes of any size with static shapes.  Three ways to sum:
 
 * einsum: matrix products of dense row and column weights with the map; fast on small maps;
 * gather: a loop over the cells under each bin, as many as the largest box needs; its cost does not
-  grow with the map.
+  grow with the map;
+* matrix: one product of the weights of all cells of the map, zeros included, for each row of bins;
+  what accelerators do best while the map is small, and as long for any box.
 
 Weights and sums are float32 whatever the features are.  No gradient flows to the boxes, as
 in the reference; the gradient to the features is the transpose of the same sum.
@@ -25,13 +27,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rkd_jax.machine import target
 from rkd_jax.structures import Arr
 
-_METHODS = ("auto", "einsum", "gather")
+_METHODS = ("auto", "einsum", "gather", "matrix")
 
 # Adaptive samples are more than half a cell apart if there are several (two thirds if there are
 # more than two), so no cell is within one cell's distance of more than three; one to spare.
 _MAX_SAMPLES_PER_CELL = 4
+
+# Cells of all maps up to which accelerators weigh all of them for every bin.
+_MATRIX_CELLS = 8192
 
 
 class _Axis(NamedTuple):
@@ -83,7 +89,8 @@ def multilevel_roi_align(
       None is the whole map.
     bin_step: only every so-many-th bin is computed along both axes, for heads that begin with a
       strided 1x1 convolution.
-    method: 'einsum', 'gather', or 'auto' to choose by the size of the maps.
+    method: 'einsum', 'gather', 'matrix', or 'auto' to choose by the size of the maps and by what is
+      compiled for.
     roi_chunk: RoIs pooled at a time by einsum, which bounds its memory to about
       roi_chunk * output_size * w * c floats.
     batch_axis: names the axis of a surrounding `jax.vmap` over images: their loops of `gather`
@@ -138,13 +145,16 @@ def multilevel_roi_align(
     y_here = y._replace(samples=jnp.where(here, y.samples, 0))
     height, width = feature.shape[:2]
     static = _Static(bins, height, width, roi_chunk, batch_axis)
-    pooled = pooled + _einsum_pool(static, feature, y_here, x)  # pyright: ignore[reportOperatorIssue]
+    pool = _matrix_pool if method == "matrix" else _einsum_pool
+    pooled = pooled + pool(static, feature, y_here, x)  # pyright: ignore[reportOperatorIssue]
   return pooled  # pyright: ignore[reportReturnType]
 
 
 def _choose_method(features, bins):
-  """Einsum while the dense weights waste little."""
+  """Einsum while the dense weights waste little; matrix while they suit a unit for matrices."""
   cells = sum(f.shape[0] * f.shape[1] for f in features)
+  if target.current().platform != "cpu" and cells <= _MATRIX_CELLS:
+    return "matrix"
   return "einsum" if cells <= 16 * bins**2 else "gather"
 
 
@@ -239,6 +249,60 @@ def _einsum_backward(static, axes, gradient):
 
 
 _einsum_pool.defvjp(_einsum_forward, _einsum_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _matrix_pool(static, feature, y, x):
+  table = feature.reshape(-1, feature.shape[-1])
+  rows, columns = _cell_table(static, y, x)
+
+  def pool(row):
+    return _weigh("prk,kc->prc", row * columns, table).astype(feature.dtype)
+
+  return jax.lax.map(pool, rows).transpose(2, 0, 1, 3)
+
+
+def _matrix_forward(static, feature, y, x):
+  return _matrix_pool(static, feature, y, x), (y, x)
+
+
+def _matrix_backward(static, axes, gradient):
+  shape = (static.height, static.width, gradient.shape[-1])
+  rows, columns = _cell_table(static, *axes)
+
+  def add(total, row_and_gradient):
+    row, gradient = row_and_gradient
+    return total + _weigh("prk,prc->kc", row * columns, gradient), None
+
+  start = jnp.zeros((shape[0] * shape[1], shape[2]), jnp.float32)
+  total, _ = jax.lax.scan(add, start, (rows, gradient.transpose(1, 2, 0, 3)))
+  return total.reshape(shape).astype(gradient.dtype), None, None
+
+
+_matrix_pool.defvjp(_matrix_forward, _matrix_backward)
+
+
+def _cell_table(static, y, x):
+  """Weights of all cells k of the map: of their rows [o, 1, r, k], of their columns [o, r, k]."""
+  rows, columns = _dense_weights(static, y, x)
+  row, column = jnp.divmod(jnp.arange(static.height * static.width), static.width)
+  rows = _matmul(rows, jax.nn.one_hot(row, static.height, axis=0))
+  columns = _matmul(columns, jax.nn.one_hot(column, static.width, axis=0))
+  return rows.swapaxes(0, 1)[:, None], columns.swapaxes(0, 1)
+
+
+def _weigh(contraction, weights, values):
+  """An einsum of float32 weights with values, in float32.
+
+  Values of bfloat16 meet the weights in two parts of bfloat16: those hold 16 bits of a weight,
+  twice as many as the values have, at a third of the price of products of floats.
+  """
+  if values.dtype != jnp.bfloat16:
+    return jnp.einsum(contraction, weights, values.astype(jnp.float32), precision="highest")
+  mix = partial(jnp.einsum, contraction, preferred_element_type=jnp.float32)
+  high = jax.lax.reduce_precision(weights, exponent_bits=8, mantissa_bits=7)
+  low = (weights - high).astype(jnp.bfloat16)
+  return mix(high.astype(jnp.bfloat16), values) + mix(low, values)
 
 
 def _cell_range(static, axis):

@@ -10,7 +10,7 @@ from rkd_jax.ops import roi_align as roi_align_module
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_ops.npz")
 FEATURES = np.moveaxis(GOLDEN["ra_feat"], 1, -1)
-METHODS = ["einsum", "gather"]
+METHODS = ["einsum", "gather", "matrix"]
 
 STATIC = ("method", "roi_chunk")
 multilevel_roi_align = jax.jit(

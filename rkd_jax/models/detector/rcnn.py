@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from rkd_jax.machine.target import in_parts_on_cpu
+from rkd_jax.machine.target import in_parts_on_cpu, on_each_device, over_images
 from rkd_jax.models.backbones.fpn import FPN
 from rkd_jax.models.backbones.kinds import make_backbone
 from rkd_jax.models.detector import rois as rois_lib
@@ -186,7 +186,7 @@ class RCNN(nn.Module):
         batch_axis="images",
       )
 
-    return jax.vmap(one_image, axis_name="images")(features, boxes, cells)
+    return over_images(one_image, list(features), boxes, cells)
 
   def box_pool(self, features: Features, sizes: Extents, boxes: Boxes) -> Float[Array, "b r o o c"]:
     """What the box head is given."""
@@ -223,24 +223,27 @@ class RCNN(nn.Module):
     are skipped: there is a place for as many as an image can have, and few have as many.
     """
     pooled = self.pool(features, sizes, boxes, self.config.mask_head.resolution)
-    batch, rois = boxes.shape[:2]
-
-    def predict(head, x):
-      logits = head(x.reshape(-1, *x.shape[2:]))
-      return logits.reshape(batch, -1, *logits.shape[1:])
-
-    def skip(head, x):
-      return jnp.zeros((batch, x.shape[1], 2 * x.shape[2], 2 * x.shape[3]))
-
     if self.is_initializing():
-      return predict(self.mask_head, pooled)
-    ends = [rois * i // _MASK_PARTS for i in range(_MASK_PARTS + 1)]
-    parts = [
-      nn.cond(jnp.any(wanted[:, a:b]), predict, skip, self.mask_head, pooled[:, a:b])
-      for a, b in itertools.pairwise(ends)
-      if a < b
-    ]
-    return jnp.concatenate(parts, axis=1)
+      return self.mask_head(pooled[0])[None]
+    head, variables = self.mask_head.clone(parent=None), self.mask_head.variables
+    ends = [boxes.shape[1] * i // _MASK_PARTS for i in range(_MASK_PARTS + 1)]
+
+    def predict(variables, x):
+      logits = jnp.asarray(head.apply(variables, x.reshape(-1, *x.shape[2:])))
+      return logits.reshape(*x.shape[:2], *logits.shape[1:])
+
+    def skip(_, x):
+      return jnp.zeros((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]))
+
+    def in_parts(variables, pooled, wanted):
+      parts = [
+        jax.lax.cond(jnp.any(wanted[:, a:b]), predict, skip, variables, pooled[:, a:b])
+        for a, b in itertools.pairwise(ends)
+        if a < b
+      ]
+      return jnp.concatenate(parts, axis=1)
+
+    return on_each_device(in_parts, variables, pooled, wanted)
 
   def box_step(
     self, batch: Batch, class_embeddings: ClassEmbeddings, keys: Key[Array, "b"] | None

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Int, Key
 
+from rkd_jax.machine.target import over_images
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import matching, sampling
 from rkd_jax.ops.nms import nms
@@ -45,8 +46,8 @@ def sample(
     )
 
   found, truth = proposals, ground_truth
-  return jax.vmap(one_image, in_axes=(0,) * 5 + (None if keys is None else 0,))(
-    found.boxes, found.valid, truth.boxes, truth.classes, truth.valid, keys
+  return over_images(
+    one_image, found.boxes, found.valid, truth.boxes, truth.classes, truth.valid, keys
   )
 
 
@@ -74,7 +75,13 @@ def detections(
     top, index = jax.lax.top_k(scores, min(config.candidates, scores.shape[0]))
     roi, label = index // num_classes, index % num_classes
     keep, keep_valid = nms(
-      boxes[roi], top, top > 0, config.nms_threshold, config.detections, classes=label
+      boxes[roi],
+      top,
+      top > 0,
+      config.nms_threshold,
+      config.detections,
+      classes=label,
+      is_sorted=True,
     )
     return Detections(
       boxes=jnp.where(keep_valid[:, None], boxes[roi[keep]], 0.0),
@@ -84,4 +91,4 @@ def detections(
       valid=keep_valid,
     )
 
-  return jax.vmap(one_image)(proposals.boxes, proposals.valid, logits, deltas, sizes)
+  return over_images(one_image, proposals.boxes, proposals.valid, logits, deltas, sizes)

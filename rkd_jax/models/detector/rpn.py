@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rkd_jax.machine.target import over_images
 from rkd_jax.models.backbones.layers import Conv
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops.nms import nms
@@ -85,8 +86,10 @@ def propose(
       valid = finite & boxes_lib.is_nonempty(boxes)
       candidates.append((boxes, top, valid, jnp.full(top.shape, level)))
     boxes, scores, valid, levels = (jnp.concatenate(x) for x in zip(*candidates, strict=True))
-    levels = levels if len(level_counts) > 1 else None
-    keep, keep_valid = nms(boxes, scores, valid, nms_threshold, post_nms, levels)
+    several = len(level_counts) > 1
+    keep, keep_valid = nms(
+      boxes, scores, valid, nms_threshold, post_nms, levels if several else None, not several
+    )
     # Clamped to a finite value: padding rows must not carry -inf into sums.
     return Proposals(
       boxes=jnp.where(keep_valid[:, None], boxes[keep], 0.0),
@@ -95,4 +98,4 @@ def propose(
     )
 
   logits, deltas = jax.lax.stop_gradient((outputs.logits, outputs.deltas))
-  return jax.vmap(one_image)(logits, deltas, outputs.valid, image_sizes)
+  return over_images(one_image, logits, deltas, outputs.valid, image_sizes)
