@@ -11,6 +11,11 @@ VERBS = {
   "precompute": ("precompute", [], "store what the frozen teachers say about every image"),
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
   "convert": ("convert", [], "read and write checkpoints of detectron2"),
+  "plan": (
+    "plan.__main__",
+    [],
+    "compile for accelerators that are not there, and say what it costs",
+  ),
   "show": ("show", [], "draw the batches that training reads"),
   "benchmark": ("benchmark.__main__", [], "measure a detector, its input or a CLIP here"),
   "demo": ("demo", [], "run the whole method on the embedded data set"),

@@ -37,6 +37,7 @@ install_import_hook(["rkd_jax.ops", "rkd_jax.losses"], "beartype.beartype")
 
 def pytest_addoption(parser):
   parser.addoption("--full", action="store_true", help="all cases, compiled as in use")
+  parser.addoption("--topology", default="", help="tests/plan compiles for it, as v5e:2x2")
 
 
 def pytest_collection_modifyitems(config, items):

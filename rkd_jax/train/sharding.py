@@ -53,6 +53,15 @@ def shardings(mesh: Mesh, tree):
   return jax.tree.map(place, parameter_paths(tree), tree)
 
 
+def with_shardings(tree, shardings):
+  """Abstract arrays of the same shapes and types, placed; one sharding may stand for all."""
+  if isinstance(shardings, NamedSharding):
+    shardings = jax.tree.map(lambda _: shardings, tree)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+  )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 

@@ -13,13 +13,19 @@ from absl import logging
 
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.sampler import Sampler
-from rkd_jax.machine.target import Target, compiled_for
+from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
 from rkd_jax.runs.metrics import MetricWriter, Progress
 from rkd_jax.runs.state import TrainState, create_state
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
-from rkd_jax.train.sharding import make_mesh, replicated, shard_batch, shardings
+from rkd_jax.train.sharding import (
+  make_mesh,
+  replicated,
+  shard_batch,
+  shardings,
+  with_shardings,
+)
 from rkd_jax.train.step import make_step
 from rkd_jax.train.tasks import Task, initialize, make_task
 
@@ -44,14 +50,11 @@ class Trainer:
     create = functools.partial(create_state, task.init, optimizer)
     abstract = jax.eval_shape(create, jax.random.key(0))
     placement = shardings(self.mesh, abstract)
-    self.abstract_state = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, placement
-    )
+    self.abstract_state = with_shardings(abstract, placement)
     self._create = jax.jit(create, out_shardings=placement)
-    constants = jax.tree.map(jnp.asarray, task.constants)
-    self.constants = jax.device_put(constants, shardings(self.mesh, constants))
+    self._constants = task.constants
 
-    target = Target(self.mesh.devices.flat[0].platform, self.mesh.size)
+    target = Target(self.mesh.devices.flat[0].platform, self.mesh.size, self.mesh)
     self._step = jax.jit(
       compiled_for(make_step(task.loss, optimizer, frozen), target),
       static_argnames="kind",
@@ -60,6 +63,12 @@ class Trainer:
     )
     self._seed_key = jax.random.key(config.seed)
 
+  @functools.cached_property
+  def constants(self):
+    """The task's constants on the mesh; not needed to lower a program."""
+    constants = jax.tree.map(jnp.asarray, self._constants)
+    return jax.device_put(constants, shardings(self.mesh, constants))
+
   def create(self, seed: int) -> TrainState:
     return self._create(jax.random.key(seed))
 
@@ -67,6 +76,24 @@ class Trainer:
     """One update on a global batch; the given state's buffers are donated."""
     batch = shard_batch(self.mesh, batch)
     return self._step(state, self.constants, batch, self._seed_key, kind=kind)
+
+  def lower_create(self) -> jax.stages.Lowered:
+    """The program of `create`, for devices that need not be there."""
+    return self._lower(self._create.trace(self._abstract_key()))
+
+  def lower(self, batch, kind: str) -> jax.stages.Lowered:
+    """The program of `step` for an abstract batch, for devices that need not be there."""
+    constants = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._constants))
+    constants = with_shardings(constants, shardings(self.mesh, constants))
+    return self._lower(
+      self._step.trace(self.abstract_state, constants, batch, self._abstract_key(), kind=kind)
+    )
+
+  def _abstract_key(self):
+    return with_shardings(jax.eval_shape(lambda: self._seed_key), replicated(self.mesh))
+
+  def _lower(self, traced):
+    return lower_for(traced, self.mesh.devices.flat[0])
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
