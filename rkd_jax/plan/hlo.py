@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 # Iterations that are assumed of loops whose length depends on the data, by their module; each is
 # for photographs at published sizes.
-ASSUMED_TRIPS = {"ops/roi_align.py": 35, "ops/nms.py": 8, "ops/matching.py": 15}
+ASSUMED_TRIPS = {"ops/roi_align.py": 35, "ops/nms.py": 8, "ops/matching.py": 2}
 _OTHER_TRIPS = 8
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
 _BYTES |= {"f64": 8}  # and 4 for all others
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _PACKAGE = "/rkd_jax/"
+_WRAPPERS = ("machine/target.py",)  # run what others ask for
 _CALLED = re.compile(
   r"(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.-]+)"
 )
@@ -136,7 +137,7 @@ class Program:
         locations[location], "file_name_id", "function_name_id", "line"
       )
       path = files[file].strip('"')
-      if _PACKAGE in path:
+      if _PACKAGE in path and not path.endswith(_WRAPPERS):
         name = functions.get(function, "").strip('"').rpartition(".")[2]
         return f"{path.rpartition(_PACKAGE)[2]}:{line} {name}"
       frame = parent if parent != frame else 0
