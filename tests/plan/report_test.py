@@ -1,0 +1,35 @@
+"""The page and the figures of a small program on this machine's CPUs."""
+
+import jax
+import jax.numpy as jnp
+
+from rkd_jax.plan import report
+from rkd_jax.plan.chips import CHIPS
+
+
+def compiled():
+  def step(x):
+    return jax.lax.fori_loop(0, 4, lambda _, x: jnp.sort(x @ x, axis=0), x)
+
+  return jax.jit(step).lower(jnp.ones((64, 64))).compile()
+
+
+def test_figures_of_a_loop_of_products():
+  figures = report.describe(compiled(), CHIPS["v5e"])
+  memory = figures["memory"]
+  assert memory["arguments"] == memory["outputs"] == 64 * 64 * 4
+  assert memory["available"] == 16e9
+  assert figures["flops"] >= 2 * 64**3
+  assert figures["roofline_s"] >= figures["flops"] / CHIPS["v5e"].flops
+  assert figures["loops"][0]["trips"] == 4
+  assert figures["estimate_s"] is None  # XLA has one for TPUs only
+  assert not figures["collectives"]
+
+
+def test_the_page_says_them_with_units():
+  page = report.page("a step", report.describe(compiled(), CHIPS["v5e"]), CHIPS["v5e"])
+  title, memory, work, *rest = page.splitlines()
+  assert title == "a step"
+  assert memory.startswith("  memory") and "of 16 GB a device: arguments 16.4 kB" in memory
+  assert "TFLOP" in work and "ms of arithmetic" in work
+  assert "  loops" in rest and "  sorts and scatters" in rest
