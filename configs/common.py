@@ -28,6 +28,7 @@ def detector() -> ml_collections.ConfigDict:
   # Regular expressions on parameter paths.  Weight decay must not reach frozen norms either.
   c.frozen = (r".*norm/(scale|bias|mean|var)",)
   c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
+  c.hosts = hosts()
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
   # checkpoint: an earlier run.  backbone: a CLIP run whose ResNet tower the backbone starts from.
   c.init = ml_collections.ConfigDict(dict(checkpoint="", backbone="", allow_missing=()))
@@ -38,6 +39,11 @@ def detector() -> ml_collections.ConfigDict:
   c.optimizer = sgd()
   c.data = detector_data()
   return c
+
+
+def hosts() -> ml_collections.ConfigDict:
+  """Seconds that all processes of a run have to start, and that one may give no sign of life."""
+  return ml_collections.ConfigDict(dict(start_seconds=300, timeout_seconds=100))
 
 
 def model() -> ml_collections.ConfigDict:
@@ -212,6 +218,7 @@ def clip() -> ml_collections.ConfigDict:
   c.compilation_cache = ""
   c.frozen = ()
   c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
+  c.hosts = hosts()
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
   c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))
   # The fields of rkd_jax.models.clip.model.ClipConfig; the vocabulary comes from the tokenizer.

@@ -6,29 +6,50 @@
 
 --config is a file, or the name of a config of rkd_jax; settings of it are changed as in the last
 line.  Training resumes from the newest checkpoint in the workdir by itself.
+
+On several hosts all run the same command with a --workdir that all of them see.  TPU pods, SLURM,
+Open MPI and indexed jobs of Kubernetes are recognised; elsewhere each process is told which it is:
+
+  ... --coordinator=HOST:PORT --process_id=0 --process_count=2
+  ... --coordinator=HOST:PORT --process_id=1 --process_count=2
 """
 
 import json
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from rkd_jax import commands
 from rkd_jax.evaluation.evaluate import evaluate
+from rkd_jax.machine import cluster
 from rkd_jax.train.train import train
 
 
 def main(given: flags.FlagValues) -> None:
-  if given.mode == "train":
-    train(given.config, given.workdir)
-  else:
-    print(json.dumps(evaluate(given.config, given.workdir), indent=2))
+  if given.mode == "eval":
+    # Only training stops at a step of its own choice.
+    jax.config.update("jax_enable_preemption_service", False)
+  with cluster.joined(given.config.hosts, given.coordinator, given.process_id, given.process_count):
+    flag_values = {"mode": given.mode, "workdir": given.workdir}
+    cluster.check_same({"config": given.config.to_dict(), **flag_values})
+    if given.mode == "train":
+      train(given.config, given.workdir)
+    else:
+      results = evaluate(given.config, given.workdir)
+      if cluster.is_first():
+        print(json.dumps(results, indent=2))
 
 
 def define_flags() -> None:
   config_flags.DEFINE_config_file("config", lock_config=True)
   flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results.")
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+  flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX does not find it.")
+  flags.DEFINE_integer("process_id", None, "Number of this process, with --coordinator.")
+  flags.DEFINE_integer(
+    "process_count", None, "Number of processes, with --coordinator; 1 is a process alone anywhere."
+  )
   flags.mark_flags_as_required(["config", "workdir"])
 
 

@@ -19,6 +19,7 @@ FREE_KEYS = (
   "data.eval",
   "data.threads",
   "evaluation",
+  "hosts",
   "log_every",
   "mesh",
   "model.rpn.test",

@@ -1,5 +1,6 @@
 """Where arrays live: one (data, model) mesh, and rules from parameter path to axes."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -26,7 +27,9 @@ def make_mesh(
   Raises:
     ValueError: the axes do not multiply to the number of devices.
   """
-  devices = jax.devices() if devices is None else devices
+  if devices is None:
+    # Those of a process are neighbours, so that it loads neighbouring images of a batch.
+    devices = sorted(jax.devices(), key=lambda device: device.process_index)
   model = config.model
   data = config.data if config.data != -1 else len(devices) // model
   if data * model != len(devices):
@@ -66,19 +69,43 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+@functools.cache
+def part_of_batch(mesh: Mesh) -> tuple[int, int]:
+  """The equal part of each batch that this process loads, as (index, count).
+
+  Processes that share what is along `model` load the same images.
+
+  Raises:
+    ValueError: their devices hold parts that overlap otherwise.
+  """
+  rows = mesh.devices.reshape(mesh.shape["data"], -1)
+  here = jax.process_index()
+  own = [i for i, row in enumerate(rows) if any(device.process_index == here for device in row)]
+  if len(own) > 1 and any(device.process_index != here for device in rows[own].flat):
+    raise ValueError(
+      f"config.mesh.model={mesh.shape['model']} does not fit processes of "
+      f"{jax.local_device_count()} devices: one must be a multiple of the other."
+    )
+  return own[0] // len(own), len(rows) // len(own)
+
+
+def check_batch(mesh: Mesh, images: int) -> None:
+  """Refuses a global batch that does not divide over the `data` axis, with a ValueError."""
+  if images % mesh.shape["data"]:
+    raise ValueError(
+      f"A batch of {images} images does not divide over {mesh.shape['data']} devices: change the "
+      "batch size, or config.mesh."
+    )
+
+
 def shard_batch(mesh: Mesh, batch):
   """Host-local NumPy rows to global arrays, split over `data` along the batch axis.
 
-  Every host passes its own slice of the same global batch.
+  Every process passes its own part of the same global batch, that of `part_of_batch`.
 
   Raises:
-    ValueError: the global batch does not divide over the `data` axis.
+    ValueError: see `check_batch`.
   """
   sharding = NamedSharding(mesh, PartitionSpec("data"))
-  rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
-  if rows % mesh.shape["data"]:
-    raise ValueError(
-      f"A batch of {rows} images does not divide over {mesh.shape['data']} devices: change the "
-      "batch size, or config.mesh."
-    )
+  check_batch(mesh, len(jax.tree.leaves(batch)[0]) * part_of_batch(mesh)[1])
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from rkd_jax.frozen.clip import TOKENIZER_FILE, load_clip
 from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.plan import Plan, make_plan, open_sources
 from rkd_jax.losses.contrastive import contrastive_loss
+from rkd_jax.machine import cluster
 from rkd_jax.models.backbones.kinds import KINDS
 from rkd_jax.models.clip.model import init_clip, make_clip
 from rkd_jax.models.clip.preprocess import normalize
@@ -85,7 +87,8 @@ def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
     tokenizer = Tokenizer(**json.loads(file.read_text()))
   else:
     tokenizer = caption_tokenizer(sources["caption"], config.clip.context_length)
-    file.write_text(json.dumps(tokenizer.to_dict()))
+    if cluster.is_first():
+      file.write_text(json.dumps(tokenizer.to_dict()))
   model = make_clip(config.clip.to_dict(), tokenizer.vocabulary_size)
   fields = {k: v for k, v in config.data.caption.items() if k != "split"}
   # The same captions come back every epoch; cleaning and encoding a text is slow.
@@ -143,8 +146,11 @@ def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainSta
         f"init.backbone: model.backbone.kind={kind!r} cannot start from a CLIP, but {able} can."
       )
     params = from_clip(config.model, clip.model.config, clip.variables, backbone)
+    # From NumPy: arrays of this process cannot be moved to the devices of others.
     placed = jax.tree.map(
-      lambda value, like: jax.device_put(value, like.sharding), params, state.params["backbone"]
+      lambda value, like: jax.device_put(np.asarray(value), like.sharding),
+      params,
+      state.params["backbone"],
     )
     return dataclasses.replace(state, params={**state.params, "backbone": placed})
   return state

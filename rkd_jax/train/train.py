@@ -3,16 +3,19 @@
 import contextlib
 import functools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
 
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.sampler import Sampler
+from rkd_jax.machine import cluster
 from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
@@ -20,7 +23,9 @@ from rkd_jax.runs.metrics import MetricWriter, Progress
 from rkd_jax.runs.state import TrainState, create_state
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import (
+  check_batch,
   make_mesh,
+  part_of_batch,
   replicated,
   shard_batch,
   shardings,
@@ -106,15 +111,27 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     NonFiniteLossError: names the step, its terms and its images.
     CheckpointError: the workdir or the initial checkpoint belongs to another config.
   """
-  if latest_step(workdir) == 0:
-    # Training saves after a step at the earliest.
-    raise CheckpointError(
-      f"{workdir} holds converted parameters, which have no optimiser state to resume. Start from "
-      f"them: --config.init.checkpoint={workdir} and another --workdir."
-    )
-  write_config(workdir, config)
-  task = make_task(config, workdir)
-  trainer = Trainer(config, task)
+  first = cluster.is_first()
+  with cluster.together():
+    if latest_step(workdir) == 0:
+      # Training saves after a step at the earliest.
+      raise CheckpointError(
+        f"{workdir} holds converted parameters, which have no optimiser state to resume. Start "
+        f"from them: --config.init.checkpoint={workdir} and another --workdir."
+      )
+    if first:
+      write_config(workdir, config)
+    task = make_task(config, workdir)
+    trainer = Trainer(config, task)
+    for kind in task.plan.schedule:
+      check_batch(trainer.mesh, task.plan.specs[kind].batch_size)
+    part, parts = part_of_batch(trainer.mesh)
+  with cluster.together():
+    if not (epath.Path(workdir) / "config.json").exists():
+      raise CheckpointError(
+        f"Process {jax.process_index()} does not see in --workdir={workdir} what process 0 wrote "
+        "there: give a folder that all hosts share, such as gs://BUCKET/RUN."
+      )
   checkpointer = Checkpointer(workdir, config.checkpoint.keep)
   start = checkpointer.latest_step()
   if start is None:
@@ -126,18 +143,20 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     task.plan,
     start,
     config.num_steps,
-    host_index=jax.process_index(),
-    host_count=jax.process_count(),
+    host_index=part,
+    host_count=parts,
     threads=config.data.threads,
     cache=config.data.cache,
     skip_bad_images=config.skip_bad_images,
   )
-  pending = None
+  pending, stopping = None, False
   with (
     contextlib.closing(checkpointer),
     _stop_signal() as stop,
-    MetricWriter(workdir, start) as writer,
-    Progress(config.num_steps, start, description=config.name) as progress,
+    MetricWriter(workdir, start) if first else contextlib.nullcontext() as writer,
+    Progress(config.num_steps, start, description=config.name)
+    if first
+    else contextlib.nullcontext() as progress,
   ):
     for step, kind, batch in batches:
       state, metrics = trainer.step(state, batch, kind)
@@ -146,16 +165,17 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         _record(writer, progress, config, task.plan.sampler, *pending)
       pending = (step, kind, metrics)
       done = step + 1
-      stopping = bool(stop)
+      stopping = stop(done)
       if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:
         # A state is saved only after its own loss and update were seen to be finite.
         _record(writer, progress, config, task.plan.sampler, *pending)
         pending = None
-        writer.flush()
+        if writer:
+          writer.flush()
         checkpointer.save(state)
       if stopping:
         break
-  if stop:
+  if stopping or stop(config.num_steps):
     raise SystemExit(128 + signal.SIGTERM)
   return state
 
@@ -168,34 +188,42 @@ def is_logged(config: ml_collections.ConfigDict, step: int) -> bool:
 
 
 def _record(
-  writer: MetricWriter,
-  progress: Progress,
+  writer: MetricWriter | None,
+  progress: Progress | None,
   config: ml_collections.ConfigDict,
   sampler: Sampler,
   step: int,
   kind: str,
   metrics: dict[str, jax.Array],
 ) -> None:
-  """Reads the metrics of a step, checks them, and writes them if `is_logged`."""
+  """Reads the metrics of a step, checks them, and on process 0 writes them if `is_logged`."""
   values = jax.device_get(metrics)
   if not all(np.isfinite(v) for v in values.values()):
     bad = ", ".join(f"{k}={float(v):g}" for k, v in values.items() if not np.isfinite(v))
-    raise NonFiniteLossError(
-      f"Step {step} ({kind} batch, records {sampler.indices(step).tolist()}): {bad}. Lower "
-      "optimizer.learning_rate, set optimizer.clip_norm, or look at these records; the newest "
-      "checkpoint is from before."
-    )
-  if is_logged(config, step):
+    with cluster.together():
+      raise NonFiniteLossError(
+        f"Step {step} ({kind} batch, records {sampler.indices(step).tolist()}): {bad}. Lower "
+        "optimizer.learning_rate, set optimizer.clip_norm, or look at these records; the newest "
+        "checkpoint is from before."
+      )
+  if writer and is_logged(config, step):
     writer.write(step, kind, values)
-  progress.update(sampler.sizes[kind][1], values)
+  if progress:
+    progress.update(sampler.sizes[kind][1], values)
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-  """A list that SIGTERM is put in, which the loop honours after the current step."""
+def _stop_signal() -> Iterator[Callable[[int], bool]]:
+  """Says after a step, given their number, whether to stop: SIGTERM came to a process of the run.
+
+  In a cluster JAX receives it, and all processes are to stop after the same step.
+  """
+  if jax.distributed.is_initialized():
+    yield multihost_utils.reached_preemption_sync_point
+    return
   received = []
   previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
   try:
-    yield received
+    yield lambda step: bool(received)
   finally:
     signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,312 @@
+"""Processes that train together, started as users do, on this machine with eight fake devices."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax.experimental.compilation_cache import compilation_cache
+
+from rkd_jax.frozen.clip import TOKENIZER_FILE
+from rkd_jax.machine import cluster
+from rkd_jax.runs.checkpoint import Checkpointer, latest_step
+from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
+from rkd_jax.train import train as train_lib
+from rkd_jax.train.tasks import make_task
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 20
+TIMEOUT_S = 20
+LOST = "Another process of this run has ended"
+# What JAX says where it is the first to notice that process 0 is gone.
+LOST_TO_JAX = "This most likely indicates that another task died"
+
+
+def _config(root):
+  config = tiny.get_config(str(root))
+  config.num_steps = STEPS
+  return config
+
+
+@dataclasses.dataclass
+class Processes:
+  """A run in several processes; they are killed if the block that started them is left."""
+
+  root: Path
+  workdir: Path
+  count: int
+  flags: tuple[str, ...] = ()
+  flags_of: dict[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  config: str = "tests/tiny.py:{root}"
+
+  def __enter__(self):
+    with socket.create_server(("localhost", 0)) as server:
+      port = server.getsockname()[1]
+    self.workdir.parent.mkdir(exist_ok=True)
+    devices = f"--xla_force_host_platform_device_count={8 // self.count}"
+    others = [x for x in os.environ["XLA_FLAGS"].split() if "device_count" not in x]
+    environment = {**os.environ, "XLA_FLAGS": " ".join([*others, devices])}
+    self._logs = [self.workdir.parent / f"{self.workdir.name}.{i}" for i in range(self.count)]
+    self.processes = []
+    for index, log in enumerate(self._logs):
+      command = [sys.executable, "-m", "rkd_jax.main", f"--workdir={self.workdir}"]
+      command += [f"--config={self.config.format(root=self.root)}"]
+      command += [f"--config.hosts.timeout_seconds={TIMEOUT_S}", *self.flags]
+      command += [f"--config.num_steps={STEPS}"]
+      command += [f"--coordinator=localhost:{port}", f"--process_id={index}"]
+      command += [f"--process_count={self.count}", *self.flags_of.get(index, ())]
+      with log.open("w") as stream:
+        self.processes.append(
+          subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=stream)
+        )
+    return self
+
+  def __exit__(self, *_):
+    for process in self.processes:
+      process.kill()
+      process.wait()
+
+  def lines(self) -> int:
+    file = self.workdir / METRICS_FILE
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+  def signal(self, index: int, number: signal.Signals, lines: int) -> None:
+    """Sends a signal to a process when there are so many lines of metrics."""
+    limit = time.monotonic() + 400
+    while self.lines() < lines:
+      assert all(process.poll() is None for process in self.processes), self.output()
+      assert time.monotonic() < limit, self.output()
+      time.sleep(0.02)
+    self.processes[index].send_signal(number)
+
+  def wait(self, seconds: float = 400) -> list[int]:
+    """The exit codes."""
+    limit = time.monotonic() + seconds
+    return [process.wait(max(limit - time.monotonic(), 0.1)) for process in self.processes]
+
+  def output(self) -> list[str]:
+    return [log.read_text() for log in self._logs]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Folder with the data set and the cache of compiled steps, which is in use meanwhile."""
+  path = tmp_path_factory.mktemp("tiny")
+  tiny.build_data(path)
+  cache = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", _config(path).compilation_cache)
+  compilation_cache.reset_cache()
+  yield path
+  jax.config.update("jax_compilation_cache_dir", cache)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def restored(root):
+  """What a run has saved last, as NumPy arrays."""
+  trainer = train_lib.Trainer(_config(root), make_task(_config(root), str(root)))
+
+  def restore(workdir):
+    checkpointer = Checkpointer(str(workdir))
+    state = jax.device_get(checkpointer.restore(STEPS, trainer.abstract_state))
+    checkpointer.close()
+    return state
+
+  return restore
+
+
+@pytest.fixture(scope="module")
+def alone(root):
+  """The run of one process."""
+  train_lib.train(_config(root), str(root / "alone"))
+  return root / "alone"
+
+
+@pytest.fixture(scope="module")
+def both(root):
+  """The run of two processes."""
+  with Processes(root, root / "both", 2) as run:
+    assert run.wait() == [0, 0], run.output()
+  return run.workdir
+
+
+def _assert_close(restored, one, other):
+  for want, got in zip(
+    read_metrics(one / METRICS_FILE), read_metrics(other / METRICS_FILE), strict=True
+  ):
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+      if name != "kind":
+        assert got[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+  jax.tree.map(
+    lambda got, want: np.testing.assert_allclose(got, want, rtol=0, atol=1e-5),
+    restored(other).params,
+    restored(one).params,
+  )
+
+
+def test_two_processes_train_as_one_does(restored, alone, both):
+  _assert_close(restored, alone, both)
+  assert {file.name for file in both.iterdir()} == {file.name for file in alone.iterdir()}
+  assert len(list((both / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.full
+def test_so_do_four(root, restored, alone):
+  with Processes(root, root / "four", 4) as run:
+    assert run.wait() == [0] * 4, run.output()
+  _assert_close(restored, alone, run.workdir)
+
+
+@pytest.mark.full
+def test_two_go_on_where_one_stopped(root, restored, alone):
+  workdir = root / "one then two"
+  shutil.copytree(alone, workdir)
+  shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+  with Processes(root, workdir, 2) as run:
+    assert run.wait() == [0, 0], run.output()
+  _assert_close(restored, alone, workdir)
+
+
+def test_one_goes_on_where_two_stopped(root, restored, alone, both):
+  workdir = root / "two then one"
+  shutil.copytree(both, workdir)
+  shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+  assert latest_step(workdir) == STEPS - 4
+  train_lib.train(_config(root), str(workdir))
+  _assert_close(restored, alone, workdir)
+
+
+def test_sigterm_to_either_stops_both_at_one_step_and_they_go_on_to_the_last_bit(
+  root, restored, both
+):
+  workdir = root / "terminated"
+  for index, lines in ((0, 1), (1, 7)):
+    with Processes(root, workdir, 2) as run:
+      run.signal(index, signal.SIGTERM, lines)
+      assert run.wait(60) == [143, 143], run.output()
+    saved = latest_step(workdir)
+    assert lines < saved < STEPS
+    assert read_metrics(workdir / METRICS_FILE) == read_metrics(both / METRICS_FILE)[:saved]
+  with Processes(root, workdir, 2) as run:
+    assert run.wait() == [0, 0], run.output()
+  assert read_metrics(workdir / METRICS_FILE) == read_metrics(both / METRICS_FILE)
+  jax.tree.map(np.testing.assert_array_equal, restored(workdir), restored(both))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
+  flags = ("--config.data.caption.split=train_images", "--config.data.caption.batch_size=8")
+  flags += ("--config.clip.vision_width=8", "--config.clip.transformer_layers=1")
+  config = "configs/demo.py:clip,root={root}"
+  with Processes(root, root / f"killed {killed}", 2, flags, config=config) as run:
+    run.signal(killed, signal.SIGKILL, 2)
+    codes = run.wait(TIMEOUT_S)
+  assert (run.workdir / TOKENIZER_FILE).exists()
+  assert codes[killed] == -signal.SIGKILL and codes[1 - killed] not in (0, -signal.SIGKILL)
+  said = run.output()[1 - killed]
+  assert LOST in said or (killed == 0 and LOST_TO_JAX in said)
+
+
+@pytest.mark.parametrize(
+  "flags, flags_of, index, message",
+  [
+    (
+      (),
+      {1: ("--config.optimizer.learning_rate=0.5", "--config.seed=3")},
+      1,
+      "ValueError: Process 1 was started with other settings than process 0: "
+      "config.optimizer.learning_rate, config.seed. Start all with the same command",
+    ),
+    (
+      ("--config.mesh.model=3",),
+      {},
+      0,
+      "ValueError: mesh (data=-1, model=3) does not cover 8 devices; set config.mesh.data=-1",
+    ),
+    (
+      ("--config.data.image.batch_size=12",),
+      {},
+      0,
+      "ValueError: A batch of 12 images does not divide over 8 devices: change the batch size",
+    ),
+  ],
+)
+def test_what_no_process_can_do_is_said_once(root, tmp_path, flags, flags_of, index, message):
+  with Processes(root, tmp_path / "run", 2, flags, flags_of) as run:
+    assert run.wait(120) == [1, 1], run.output()
+  output = run.output()
+  assert output[index].rstrip().splitlines()[-1].startswith(message)
+  assert "Error" not in output[1 - index] and LOST not in "".join(output)
+
+
+def test_a_coordinator_that_does_not_answer_is_named(root, tmp_path):
+  flags = ("--config.hosts.start_seconds=2", "--process_count=2", "--process_id=1")
+  with Processes(root, tmp_path / "run", 1, flags_of={0: flags}) as run:
+    assert run.wait(60) == [1]
+  (said,) = run.output()
+  assert "After 2 s not all processes of this run have met at localhost:" in said
+  assert "Traceback" not in said and not run.workdir.exists()
+
+
+@pytest.mark.parametrize(
+  "given, message",
+  [
+    (("host:1234", None, None), "go together: give all"),
+    ((None, 1, 2), "go together: give all"),
+    (("host", 0, 2), "--coordinator=host --process_id=0 --process_count=2: expected HOST:PORT"),
+    (("host:1234", 2, 2), "ids from 0 to the count less 1"),
+  ],
+)
+def test_flags_that_say_too_little_are_refused(given, message):
+  with pytest.raises(ValueError, match=message), cluster.joined(_config("unused").hosts, *given):
+    pass
+
+
+@pytest.mark.parametrize(
+  "environment, several",
+  [
+    ({}, False),
+    ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),  # a script of sbatch, outside of srun
+    ({"SLURM_STEP_NODELIST": "node7", "SLURM_NTASKS": "1"}, False),
+    ({"SLURM_STEP_NODELIST": "node[1-4]", "SLURM_NTASKS": "4"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
+  ],
+)
+def test_a_process_alone_joins_nobody(monkeypatch, environment, several):
+  for name in ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "KUBERNETES_SERVICE_HOST"):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  asked = []
+  monkeypatch.setattr(cluster, "_initialize", lambda *given: asked.append(given))
+  with cluster.joined(_config("unused").hosts):
+    pass
+  assert len(asked) == several
+  with cluster.joined(_config("unused").hosts, process_count=1):
+    assert len(asked) == several
+
+
+def test_where_jax_chooses_tpus_it_is_asked_for_others(monkeypatch):
+  asked = []
+  monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: asked.append(given))
+  monkeypatch.setattr(cluster, "_has_tpu", lambda: True)
+  with cluster.joined(_config("unused").hosts):
+    assert asked == [(None, None, None)]
+
+
+def test_alone_an_error_is_just_raised():
+  with pytest.raises(KeyError), cluster.together():
+    raise KeyError
+  cluster.check_same({"config": {}})
