@@ -5,7 +5,8 @@ takes a record, its annotated objects with it, and what was found in its image: 
 in pixels of the record's image), `scores` and `classes`, in any order; `compute` gives APs in
 percent, as in the paper's tables.  A class without ground truth has None there and is left out of
 the means, and a mean over no class is None.  Images are counted by rising id, so that ties of
-scores do not depend on the order of `add`.
+scores do not depend on the order of `add`.  `merge` adds the images of another evaluator that was
+made for the same, perhaps in another process: evaluators can be pickled.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,6 +14,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from rkd_jax.records.sources import Record
+
+
+def check_new(image_ids: Iterable[int], seen: Collection[int]) -> None:
+  """Raises ValueError if an image was seen before."""
+  for image_id in image_ids:
+    if image_id in seen:
+      raise ValueError(f"image {image_id} was added twice; give every image once")
 
 
 def check_image(
@@ -36,8 +44,7 @@ def check_image(
       value is not finite.
   """
   image_id = int(record.image_id)
-  if image_id in seen:
-    raise ValueError(f"image {image_id} was added twice; give every image once")
+  check_new([image_id], seen)
   objects = {name: np.asarray(getattr(record, name)) for name in truth}
   detections = {name: np.asarray(found[name]) for name in ("boxes", "classes", "scores")}
   return (

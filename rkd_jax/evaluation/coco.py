@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pycocotools import coco as pycocotools_coco
 from pycocotools import cocoeval as pycocotools_cocoeval
 
-from rkd_jax.evaluation.checks import check_image, mean_of_counted
+from rkd_jax.evaluation.checks import check_image, check_new, mean_of_counted
 from rkd_jax.records.class_names import check_split
 from rkd_jax.records.sources import Record
 
@@ -65,6 +65,12 @@ class CocoEvaluator:
     image_id, truth, found = check_image(record, found, self._images, columns, fields)
     self._images[image_id] = int(record.height), int(record.width), truth, found
     np.add.at(self._num_gt, truth["classes"][~truth["is_crowd"]], 1)
+
+  def merge(self, other: "CocoEvaluator") -> None:
+    """Adds the images of another one."""
+    check_new(other._images, self._images)
+    self._images |= other._images
+    self._num_gt += other._num_gt
 
   def compute(self) -> dict[str, Any]:
     """AP at IoU 0.5 and averaged over 0.5:0.95, in percent.

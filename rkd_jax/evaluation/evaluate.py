@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import tqdm
@@ -18,9 +20,11 @@ from rkd_jax.frozen.detector import Detector
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.machine import cluster
+from rkd_jax.machine.workers import in_order
 from rkd_jax.ops.host import unit
 from rkd_jax.records.sources import Source, decode_image, open_source
-from rkd_jax.structures import Vocabulary
+from rkd_jax.structures import Batch, Detections, Vocabulary
 from rkd_jax.vocabulary.class_embeddings import embed_classes
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
 
@@ -30,45 +34,65 @@ _CLIP_IMAGES = 200  # of a split, the first
 def detections_of(
   detector: Detector, source: Source, vocabulary: Vocabulary, config: ml_collections.ConfigDict
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-  """Yields (record index, {'boxes', 'scores', 'classes'}) for every record of a source.
+  """Yields (record index, {'boxes', 'scores', 'classes'}) for this process's records, in order.
 
   Detectors with a mask head also give 'masks', in the frames of the boxes; see
-  `frozen.detector.encode_masks`.
+  `frozen.detector.encode_masks`.  Each local device takes a batch at a time.  Batches are the same
+  for any number of devices and processes, and so are, on devices of a kind, all detections.
   """
-  spec = detector_specs(config)["eval"]
+  spec, devices = detector_specs(config)["eval"], jax.local_device_count()
+  share = jax.process_index(), jax.process_count()
   batches = eval_batches(
-    source, spec, threads=config.data.threads, skip_bad_images=config.skip_bad_images
+    source, spec, *share, threads=config.data.threads, skip_bad_images=config.skip_bad_images
   )
-  with tqdm.tqdm(total=len(source), desc="evaluating", unit="img", mininterval=2) as bar:
-    for number, batch in enumerate(batches):
-      found = detector.detect(batch, vocabulary.embeddings)
+
+  def detect(batch: Batch) -> tuple[list[int], Detections]:
+    return np.flatnonzero(batch.valid).tolist(), detector.detect(batch, vocabulary.embeddings)
+
+  options: dict[str, Any] = {} if cluster.is_first() else {"disable": True}
+  starts = range(share[0] * spec.batch_size, len(source), share[1] * spec.batch_size)
+  total = sum(min(spec.batch_size, len(source) - start) for start in starts)
+  with (
+    tqdm.tqdm(total=total, desc="evaluating", unit="img", mininterval=2, **options) as bar,
+    ThreadPoolExecutor(devices) as threads,
+  ):
+    # One more than are at work, which the next free device takes.
+    detected = in_order(threads, detect, zip(batches), devices + 1)
+    for start, (rows, found) in zip(starts, detected):
       arrays = {name: getattr(found, name) for name in ("boxes", "scores", "classes", "masks")}
-      rows = np.flatnonzero(batch.valid).tolist()
       for row in rows:
         keep = found.valid[row]
         kept = {name: array[row][keep] for name, array in arrays.items() if array is not None}
-        yield number * spec.batch_size + row, kept
+        yield start + row, kept
       bar.update(len(rows))
 
 
 def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, Any]:
   """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names.
 
-  What each gives is said in the module of its name beside this one.
+  What each gives is said in the module of its name beside this one.  Each process counts its own
+  images; the first is sent what the others counted, and has the results, where those have {}.
 
   Raises:
     ValueError: another protocol, or the data set does not hold what the protocol asks for.
   """
   protocol = config.evaluation.protocol
-  if protocol not in _EVALUATORS:
-    raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(_EVALUATORS)}.")
-  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-  evaluator = _EVALUATORS[protocol](config, source)
-  vocabulary = load_vocabulary(config, source)
-  detector = Detector(config, checkpoint)
+  with cluster.together():
+    if protocol not in _EVALUATORS:
+      raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(_EVALUATORS)}.")
+    source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+    evaluator = _EVALUATORS[protocol](config, source)
+    vocabulary = load_vocabulary(config, source)
+    detector = Detector(config, checkpoint)
   for index, found in detections_of(detector, source, vocabulary, config):
     evaluator.add(source[index], found)
-  return evaluator.compute()
+  # Some 30 bytes a detection on COCO, 40 for each that counts on LVIS, masks and all: these were
+  # compared where they were found.
+  others = cluster.sent_to_first(evaluator)
+  with cluster.together():
+    for other in others:
+      evaluator.merge(other)
+    return evaluator.compute() if cluster.is_first() else {}
 
 
 def _coco(config: ml_collections.ConfigDict, source: Source) -> CocoEvaluator:
@@ -122,8 +146,15 @@ def evaluate_clip(config: ml_collections.ConfigDict, checkpoint: str) -> dict[st
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
-  """Evaluates the newest checkpoint of a run and writes `evaluation.json` beside it."""
-  measure = evaluate_clip if config.task == "clip" else evaluate_detector
-  results = measure(config, workdir)
-  storage.write(epath.Path(workdir) / "evaluation.json", json.dumps(results, indent=2))
+  """Evaluates the newest checkpoint of a run and writes `evaluation.json` beside it.
+
+  Of several processes the first does so, and has the results of a detector.
+  """
+  clip = config.task == "clip"
+  results = {} if clip else evaluate_detector(config, workdir)
+  with cluster.together():
+    if clip:
+      results = evaluate_clip(config, workdir)
+    if cluster.is_first():
+      storage.write(epath.Path(workdir) / "evaluation.json", json.dumps(results, indent=2))
   return results

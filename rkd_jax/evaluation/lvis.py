@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pycocotools import mask as pycocotools_mask
 
-from rkd_jax.evaluation.checks import check_image, mean_of_counted
+from rkd_jax.evaluation.checks import check_image, check_new, mean_of_counted
 from rkd_jax.evaluation.coco import coco_annotations
 from rkd_jax.frozen.detector import encode_masks
 from rkd_jax.records.sources import Record
@@ -126,6 +126,14 @@ class LvisEvaluator:
     best = np.argsort(-found["scores"], kind="stable")[: self._max_detections]
     has_area = (found["boxes"][best, 2:] > found["boxes"][best, :2]).all(axis=1)
     return best[has_area & np.isin(found["classes"][best], list(classes))]
+
+  def merge(self, other: "LvisEvaluator") -> None:
+    """Adds the images of another one."""
+    check_new(other._seen, self._seen)
+    self._seen |= other._seen
+    for name, stream in self._streams.items():
+      self._streams[name] = hotcoco.StreamingEval.merge([stream, other._streams[name]])
+    self._num_gt += other._num_gt
 
   def compute(self) -> dict[str, Any]:
     """AP averaged over IoU 0.5:0.95, in percent, of boxes and (if evaluated) masks.

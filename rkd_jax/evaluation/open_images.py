@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rkd_jax.evaluation.checks import check_image, mean_of_counted
+from rkd_jax.evaluation.checks import check_image, check_new, mean_of_counted
 from rkd_jax.ops.host import covered, iou
 from rkd_jax.records.class_names import check_split
 from rkd_jax.records.sources import Record
@@ -101,6 +101,13 @@ class OpenImagesEvaluator:
       right, ignored = _judge(found["boxes"][rows], classes, truth)
       arrays = classes.astype(np.int32), found["scores"][rows], right
       self._outcomes[name][image_id] = tuple(array[~ignored] for array in arrays)
+
+  def merge(self, other: "OpenImagesEvaluator") -> None:
+    """Adds the images of another one."""
+    check_new(other._outcomes["AP50"], self._outcomes["AP50"])
+    for name, outcomes in self._outcomes.items():
+      outcomes |= other._outcomes[name]
+    self._num_gt += other._num_gt
 
   def compute(self) -> dict[str, Any]:
     """AP at IoU 0.5, in percent.

@@ -50,18 +50,17 @@ class Detector:
     """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid.
 
     Masks stay in the frames of the boxes, as scaled and clipped: `encode_masks` brings those
-    that are wanted to the image (as detectron2's `detector_postprocess` does).
+    that are wanted to the image (as detectron2's `detector_postprocess` does).  Calls from several
+    threads spread over the local devices.
     """
     images = self._cropped(np.asarray(batch.images), np.asarray(batch.sizes))
     batch = dataclasses.replace(batch, images=images)
-    found = jax.device_get(self._detect(self.variables, batch, class_embeddings))
+    with self._replicas.lease() as variables:
+      found = jax.device_get(self._detect(variables, batch, class_embeddings))
     return _in_original(found, batch)
 
   def propose(self, batch: Batch) -> Proposals:
-    """The RPN's proposals, best first; arrays and boxes as those of `detect`.
-
-    Calls from several threads spread over the local devices.
-    """
+    """The RPN's proposals, best first; arrays, boxes and devices as those of `detect`."""
     with self._replicas.lease() as variables:
       found = jax.device_get(self._propose(variables, batch))
     return _in_original(found, batch)

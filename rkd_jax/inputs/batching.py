@@ -76,9 +76,10 @@ class _Loader:
     )
 
 
-def _iterate(count: int, start: int, load: Callable, threads: int) -> Iterator:
+def _iterate(numbers: range, load: Callable, threads: int) -> Iterator:
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-  return iter(grain.MapDataset.range(start, count).map(load).to_iter_dataset(options))
+  dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step)
+  return iter(dataset.map(load).to_iter_dataset(options))
 
 
 def train_batches(
@@ -128,15 +129,22 @@ def train_batches(
     ]
     return step, kind, collate(examples, images)
 
-  return _iterate(num_steps, start_step, load, threads)
+  return _iterate(range(start_step, num_steps), load, threads)
 
 
 def eval_batches(
-  source: Source, spec: BatchSpec, *, threads: int = 2, skip_bad_images: bool = False
+  source: Source,
+  spec: BatchSpec,
+  host_index: int = 0,
+  host_count: int = 1,
+  *,
+  threads: int = 2,
+  skip_bad_images: bool = False,
 ) -> Iterator[structures.Batch]:
   """Every record once, in order; valid = False has a row that only fills up the last batch.
 
-  With `skip_bad_images` that of a bad image has it, too.
+  With `skip_bad_images` that of a bad image has it, too.  Of several hosts each takes every
+  `host_count`-th batch, from that numbered `host_index` on.
 
   Raises:
     ValueError: a batch cannot be made; names the record and the remedy.
@@ -160,4 +168,5 @@ def eval_batches(
     ]
     return collate([filler if example is None else example for example in examples], images)  # pyright: ignore[reportReturnType]
 
-  return _iterate(-(-len(source) // spec.batch_size), 0, load, threads)
+  batches = -(-len(source) // spec.batch_size)
+  return _iterate(range(host_index, batches, host_count), load, threads)

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pickle
 import secrets
 import selectors
 import socket
@@ -25,6 +26,7 @@ from jax.experimental import multihost_utils
 from rkd_jax.files.json_checks import differences
 
 _CONNECT_S = 10
+_PIECE = 1 << 22  # bytes that each device holds at a time while something is sent
 _leaving = threading.Event()
 
 
@@ -237,3 +239,25 @@ def check_same(settings: Mapping[str, Any]) -> None:
         f"{', '.join(differing[:5])}. Start all with the same command, or with --process_count=1 "
         "each for a run of its own."
       )
+
+
+def sent_to_first(content: Any) -> list[Any]:
+  """On the first process, what each of the others gives; elsewhere nothing.
+
+  All call it.  Contents are pickled, and travel one after the other, in pieces of 4 MiB.
+  """
+  pickled = []
+  for sender in range(1, jax.process_count()):
+    mine = sender == jax.process_index()
+    data = np.frombuffer(pickle.dumps(content), np.uint8) if mine else np.zeros(0, np.uint8)
+    pieces = multihost_utils.broadcast_one_to_all(np.int32(-(-len(data) // _PIECE)), mine)
+    received = []
+    for start in range(0, int(pieces) * _PIECE, _PIECE):
+      piece = data[start : start + _PIECE]
+      piece = np.pad(piece, (0, _PIECE - len(piece)))
+      piece = multihost_utils.broadcast_one_to_all(piece, mine)
+      if jax.process_index() == 0:
+        received.append(piece.tobytes())
+    pickled.append(b"".join(received))
+  # What fills up the last piece is not read.
+  return [pickle.loads(one) for one in pickled if one]

@@ -124,7 +124,11 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
       f"No checkpoint at {path}: expected a run's folder with 'checkpoints' inside. "
       "Train first, or give the --workdir of a finished run."
     )
-  with _manager(directory, ocp.CheckpointManagerOptions(create=False)) as manager:
+  # Reading needs no other process, nor waits for one that reads something else or fails.
+  here = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
+  options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+  with _manager(directory, options) as manager:
     available = sorted(manager.all_steps())
     if not available:
       raise CheckpointError(f"No complete checkpoint at {path}. Train for longer first.")
@@ -135,9 +139,9 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
     stored = _check(manager, step, wanted, allow_missing)
     empty = {"params": {}, "model_state": {}}
     # Without a sharding Orbax insists on the devices that wrote the checkpoint.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {
-      p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or here)
+      p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or first)
       for p, v in wanted.items()
       if p in stored
     }

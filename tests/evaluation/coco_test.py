@@ -1,5 +1,7 @@
 """COCO evaluation: hand-computed AP, protocol of the split, two engines."""
 
+import pickle
+
 import numpy as np
 import pytest
 from made_records import make_record
@@ -138,6 +140,21 @@ def test_nothing_found_is_zero_and_silent(engine, capsys):
   results = evaluate(image(gt=[(0, 0, 10, 10, 0)]), image(), engine=engine)
   assert results["AP50_base"] == 0.0
   assert capsys.readouterr().out == ""
+
+
+def test_shares_of_the_images_add_up():
+  rng = np.random.default_rng(2)
+  scenes = [random_scene(rng) for _ in range(12)]
+  whole, *shares = (CocoEvaluator(NAMES, BASE, NOVEL) for _ in range(4))
+  for number, arrays in enumerate(scenes):
+    for evaluator in (whole, shares[number % 3]):
+      evaluator.add(record(number, arrays[0]), arrays[1])
+  first, *others = shares
+  for other in others:
+    first.merge(pickle.loads(pickle.dumps(other)))
+  assert first.compute() == whole.compute()
+  with pytest.raises(ValueError, match="was added twice"):
+    first.merge(others[0])
 
 
 def test_order_of_images_does_not_matter():

@@ -1,6 +1,7 @@
 """LVIS evaluation: rules by hand, and per class against a plain re-statement of the protocol."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -273,6 +274,21 @@ def test_aps_equal_the_plain_protocol_and_the_lvis_package(max_detections):
     assert results[f"{kind}_APr"] == pytest.approx(np.mean(of_rare), abs=1e-9)
   counts = np.bincount(np.concatenate([s["gt_classes"] for s in scenes]), minlength=len(NAMES))
   assert [results["per_class"][name]["num_gt"] for name in NAMES] == counts.tolist()
+
+
+def test_shares_of_the_images_add_up():
+  rng = np.random.default_rng(2)
+  scenes = [random_scene(rng) for _ in range(30)]
+  whole, *shares = (LvisEvaluator(NAMES, FREQUENCIES) for _ in range(4))
+  for number, arrays in enumerate(scenes):
+    for evaluator in (whole, shares[number % 3]):
+      evaluator.add(*image(number + 1, arrays))
+  first, *others = shares
+  for other in others:
+    first.merge(pickle.loads(pickle.dumps(other)))
+  assert first.compute() == whole.compute()
+  with pytest.raises(ValueError, match="was added twice"):
+    first.merge(others[0])
 
 
 def test_the_order_of_images_does_not_matter():

@@ -1,5 +1,7 @@
 """Evaluation of Open Images: each rule by hand, and per class against a plain re-statement."""
 
+import pickle
+
 import numpy as np
 import pytest
 from made_records import make_record
@@ -289,6 +291,21 @@ def test_aps_equal_the_plain_rules(max_detections):
     assert 10 < results[f"{measure}_all"] < 90
     assert results[f"{measure}_all"] == pytest.approx(np.mean(expected[:5]), abs=1e-9)
   assert results["AP50_all"] != results["AP50_expanded_all"]
+
+
+def test_shares_of_the_images_add_up():
+  rng = np.random.default_rng(2)
+  scenes = [random_scene(rng) for _ in range(20)]
+  whole, *shares = (OpenImagesEvaluator(NAMES, (), NAMES, ANCESTORS) for _ in range(4))
+  for number, arrays in enumerate(scenes):
+    for evaluator in (whole, shares[number % 3]):
+      evaluator.add(*image(number + 1, arrays))
+  first, *others = shares
+  for other in others:
+    first.merge(pickle.loads(pickle.dumps(other)))
+  assert first.compute() == whole.compute()
+  with pytest.raises(ValueError, match="was added twice"):
+    first.merge(others[0])
 
 
 def test_the_order_of_images_does_not_matter():

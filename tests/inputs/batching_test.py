@@ -181,6 +181,15 @@ def test_evaluation_covers_every_record_once():
   assert batches[0].ground_truth is batches[0].regions is batches[0].pseudo_boxes is None
 
 
+def test_hosts_take_turns_with_the_batches_of_evaluation():
+  source, spec = make_source(), make_spec("eval")
+  spec = dataclasses.replace(spec, batch_size=2)
+  alone = [digest(batch) for batch in batching.eval_batches(source, spec)]
+  shares = [list(map(digest, batching.eval_batches(source, spec, i, 2))) for i in range(2)]
+  assert len(alone) == 3 and shares == [alone[::2], alone[1::2]]
+  assert list(batching.eval_batches(source, spec, 3, 4)) == []
+
+
 def _with_bad(*bad, count=6):
   changes = {"image": png(20, 30, 0)[:60]}
   return FakeSource([make_record(i, **(changes if i in bad else {})) for i in range(count)])

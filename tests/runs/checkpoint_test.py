@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+import processes
 import pytest
 
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step, restore_variables
@@ -70,6 +71,29 @@ def test_reading_says_and_changes_nothing(run, caplog):
   restore_variables(run, _variables(_state(0)))
   assert {f: f.stat().st_mtime_ns for f in run.rglob("*")} == before
   assert not caplog.records
+
+
+_ONE_OF_TWO = """
+import sys
+import jax
+from rkd_jax.runs.checkpoint import restore_variables
+
+coordinator, index, count = (argument.partition("=")[2] for argument in sys.argv[2:])
+jax.distributed.initialize(coordinator, int(count), int(index))
+if jax.process_index() == 1:
+  shapes = {"params": {"head": {"kernel": (3, 4), "bias": (4,)}}}
+  shapes["model_state"] = {"batch_stats": {"mean": (2,)}}
+  expected = jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, "float32"), shapes, is_leaf=lambda x: type(x) is tuple
+  )
+  print(restore_variables(sys.argv[1], expected)["params"]["head"]["kernel"].tolist())
+"""
+
+
+def test_one_process_of_several_reads_without_the_others(run):
+  first, second = processes.run("-c", _ONE_OF_TWO, str(run))
+  assert first.returncode == second.returncode == 0, second.stderr
+  assert second.stdout.endswith(f"{[[3.0] * 4] * 3}\n")
 
 
 def test_variables_come_back_without_the_optimizer(run, tmp_path):

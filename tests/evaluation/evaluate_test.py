@@ -1,0 +1,130 @@
+"""Evaluation on several devices and processes: the numbers of one, to the last digit."""
+
+import json
+
+import jax
+import numpy as np
+import processes
+import pytest
+import tiny
+
+from rkd_jax.data.shapes_ovd.shapes_ovd import SceneEntry
+from rkd_jax.evaluation.evaluate import detections_of, evaluate
+from rkd_jax.frozen.detector import Detector
+from rkd_jax.inputs.batching import eval_batches
+from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.machine.replicas import Replicas
+from rkd_jax.records.sources import open_source
+from rkd_jax.runs.checkpoint import Checkpointer
+from rkd_jax.train.tasks import make_task
+from rkd_jax.train.train import Trainer
+from rkd_jax.vocabulary.vocabulary import load_vocabulary
+
+# Four batches, the last half empty.  With every class in every box, weights that nothing has
+# trained find some objects, too.
+SIZES = {"train_boxes": 4, "train_images": 4, "validation": 7}
+SETTINGS = {
+  "data.eval.batch_size": 2,
+  "model.classifier.temperature": 1.0,
+  "model.classifier.bias": 0.0,
+  "model.rpn.test.post_nms": 32,
+  "model.test.candidates": 2560,
+  "model.test.detections": 2560,
+  "model.test.nms_threshold": 0.9,
+  "model.test.score_threshold": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  root = tmp_path_factory.mktemp("root")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tiny, "SIZES", SIZES)
+    tiny.build_data(root)
+  config = tiny.get_config(str(root))
+  checkpointer = Checkpointer(str(root / "run"), 1)
+  checkpointer.save(Trainer(config, make_task(config, ""), jax.devices()[:1]).create(0))
+  checkpointer.close()
+  return root
+
+
+@pytest.fixture(scope="module")
+def config(root):
+  config = tiny.get_config(str(root))
+  config.update_from_flattened_dict(SETTINGS)
+  return config
+
+
+@pytest.fixture(scope="module")
+def of_one_process(root, config):
+  return evaluate(config, str(root / "run"))
+
+
+def _of_two_processes(root, *settings):
+  flags = [f"--config=tests/tiny.py:{root}", f"--workdir={root / 'run'}", "--mode=eval"]
+  flags += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+  return processes.run("-m", "rkd_jax.main", *flags, *settings, devices=4)
+
+
+def test_detections_of_eight_devices_are_those_of_one(root, config, monkeypatch):
+  source = open_source(config.data.dir, config.data.name, "validation")
+  vocabulary, detector = load_vocabulary(config, source), Detector(config, str(root / "run"))
+  used, detect = set(), detector._detect
+
+  def spied(variables, *args):
+    used.update(device for leaf in jax.tree.leaves(variables) for device in leaf.devices())
+    return detect(variables, *args)
+
+  monkeypatch.setattr(detector, "_detect", spied)
+  shared = list(detections_of(detector, source, vocabulary, config))
+  assert [index for index, _ in shared] == list(range(7))
+  assert len(used) == 4 and len(jax.local_devices()) == 8
+
+  monkeypatch.setattr(detector, "_replicas", Replicas(detector.variables, jax.devices()[:1]))
+  used.clear()
+  batches = eval_batches(source, detector_specs(config)["eval"])
+  alone = [detector.detect(batch, vocabulary.embeddings) for batch in batches]
+  assert len(used) == 1
+  for index, found in shared:
+    expected, row = alone[index // 2], index % 2
+    assert expected.valid[row].sum() > 500
+    for name, array in found.items():
+      np.testing.assert_array_equal(array, getattr(expected, name)[row][expected.valid[row]])
+
+
+def test_two_processes_of_four_devices_have_the_numbers_of_one(root, of_one_process):
+  assert sum(entry["AP"] is not None for entry in of_one_process["per_class"].values()) > 10
+  assert 0 < of_one_process["AP_novel"] < of_one_process["AP50_novel"] < 100
+  results = root / "run" / "evaluation.json"
+  results.unlink()
+  first, second = _of_two_processes(root)
+  assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+  printed = json.loads(first.stdout[first.stdout.index("{") :])
+  assert printed == json.loads(results.read_text()) == of_one_process
+  assert "evaluating" in first.stderr
+  assert "AP" not in second.stdout and "evaluating" not in second.stderr
+
+
+def test_a_bad_image_of_one_process_ends_both(root, tmp_path):
+  load = SceneEntry.load
+
+  def cut(self):
+    entry = load(self)
+    broken = self.split == "validation" and self.index == 2
+    return entry | {"image": entry["image"][: len(entry["image"]) // (2 if broken else 1)]}
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tiny, "SIZES", SIZES)
+    patch.setattr(SceneEntry, "load", cut)
+    tiny.build_data(tmp_path)
+  first, second = _of_two_processes(root, f"--config.data.dir={tmp_path / 'data'}")
+  assert first.returncode == second.returncode == 1
+  assert second.stderr.count("Cannot decode image 'validation_000002.jpg'") == 1
+  assert "Another process of this run has ended" in first.stderr.splitlines()[-1]
+  assert "AP" not in first.stdout + second.stdout
+
+
+def test_what_is_wrong_everywhere_is_told_of_once(root):
+  first, second = _of_two_processes(root, f"--workdir={root / 'nowhere'}")
+  assert first.returncode == second.returncode == 1
+  assert first.stderr.count("No checkpoint at") == 1 and "Error" not in second.stderr
