@@ -208,7 +208,7 @@ def _of_first(text: str) -> str:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """A block of work without communication, after which all processes go on, or none.
+  """A block of work that no process leaves half-way through a collective: all go on, or none.
 
   The error of the first process that has one is shown there, and all exit with 1.
   """

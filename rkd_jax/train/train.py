@@ -134,11 +134,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       )
   checkpointer = Checkpointer(workdir, config.checkpoint.keep)
   start = checkpointer.latest_step()
-  if start is None:
-    state, start = initialize(config, trainer.create(config.seed)), 0
-  else:
-    state = checkpointer.restore(start, trainer.abstract_state)
-    logging.info("Resumed %s at step %d.", workdir, start)
+  with cluster.together():
+    if start is None:
+      state, start = initialize(config, trainer.create(config.seed)), 0
+    else:
+      state = checkpointer.restore(start, trainer.abstract_state)
+      logging.info("Resumed %s at step %d.", workdir, start)
   batches = train_batches(
     task.plan,
     start,
