@@ -19,7 +19,9 @@ def detector() -> ml_collections.ConfigDict:
   c.name = ""  # shown in progress bars and reports
   c.seed = 0
   c.num_steps = 90_000
+  c.gradient_accumulation_steps = 1  # parts that a batch is taken in, for one update
   c.log_every = 20
+  c.profile_steps = config_dict.placeholder(tuple)  # (100, 103): a trace of steps 100 to 102
   c.skip_bad_images = False
   c.compilation_cache = ""
   c.class_embeddings = ""  # .npz or .npy, one row per class of the data set
@@ -50,6 +52,8 @@ def model() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
       dtype="float32",
+      precision="default",  # of float32 products; "highest" is float32 on TPUs and GPUs, too
+      remat=False,  # residual blocks are computed again for the gradient, rather than held
       pixel_mean=(123.675, 116.280, 103.530),  # RGB
       pixel_std=(1.0, 1.0, 1.0),
       # Where images end for the network: to `multiple` of pixels beyond each image, or beyond the
@@ -213,7 +217,9 @@ def clip() -> ml_collections.ConfigDict:
   c.name = "clip"
   c.seed = 0
   c.num_steps = 10_000
+  c.gradient_accumulation_steps = 1  # the contrastive loss needs whole batches
   c.log_every = 20
+  c.profile_steps = config_dict.placeholder(tuple)
   c.skip_bad_images = False
   c.compilation_cache = ""
   c.frozen = ()

@@ -23,7 +23,7 @@ from rkd_jax.models.detector.rcnn import RCNN
 from rkd_jax.runs.state import create_state
 from rkd_jax.structures import Batch, Outputs
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
-from rkd_jax.train.step import detector_loss, make_gradient, make_step
+from rkd_jax.train.step import detector_loss, image_keys, make_gradient, make_step
 
 PROGRAMS = ("inference", "box", "image", "forms")
 DTYPES = ("float32", "bfloat16")
@@ -125,7 +125,7 @@ class _Detector:
     (state, metrics), whole = measure(step, args, bench.options, bench.ceilings, carry=True)
     bench.row(f"{kind} step", whole | {"loss": float(metrics["loss"])}, images)
 
-    args = (self._params, {}, self._vocabulary, batch, key)
+    args = (self._params, {}, self._vocabulary, batch, image_keys(key, images))
     forward = functools.partial(loss, kind=kind)
     _, forward = bench.measure("forward", forward, *args, images=images)
     both = functools.partial(make_gradient(loss, frozen), kind=kind)

@@ -33,6 +33,8 @@ class Detector:
     self.model = rcnn.build(config)
     self.variables = {"params": restore_variables(checkpoint, expected)["params"]}
     self._replicas = Replicas(self.variables)
+    precision = config.model.get("precision", "default")
+    self._target = Target(jax.local_devices()[0].platform, precision=precision)
     # A multiple of the strides of all configs.
     self._short_side = -(-max(config.data.eval.short_sides) // 64) * 64
     self._detect = self._jit(self.model.detect)
@@ -44,7 +46,7 @@ class Detector:
       return self.model.apply(variables, *args, method=method)
 
     # Several devices take turns, with a program for each.
-    return jax.jit(compiled_for(call, Target(jax.local_devices()[0].platform)))
+    return jax.jit(compiled_for(call, self._target))
 
   def detect(self, batch: Batch, class_embeddings: Float[np.ndarray, "c e"]) -> Detections:
     """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid.

@@ -18,12 +18,15 @@ from jax.sharding import Mesh, PartitionSpec
 class Target(NamedTuple):
   """`count` devices that share the work, of a platform such as "cpu", "gpu" or "tpu".
 
-  `mesh` says how, where they share batches of images: over its axis `data`.
+  `mesh` says how, where they share batches of images: over its axis `data`.  `precision` is that
+  of a config's model: of products of float32, "default" is what the platform takes for them (one
+  pass of bfloat16 on a TPU, TF32 on a GPU), "highest" is float32.
   """
 
   platform: str
   count: int = 1
   mesh: Mesh | None = None
+  precision: str = "default"
 
 
 _target: ContextVar[Target | None] = ContextVar("target", default=None)
@@ -33,13 +36,23 @@ def compiled_for(function: Callable, target: Target) -> Callable:
   """The function, to be handed to `jax.jit` and traced for `target` whenever that traces it.
 
   What is traced belongs to the result, not to `function`: each target has its own.
+
+  Raises:
+    ValueError: an unknown precision.
   """
+  if target.precision not in ("default", "highest"):
+    raise ValueError(f"model.precision is {target.precision!r}; expected 'default' or 'highest'.")
 
   @functools.wraps(function)
   def traced(*args, **kwargs):
     token = _target.set(target)
     try:
-      return function(*args, **kwargs)
+      if (
+        target.precision == "default"
+      ):  # or what the environment says: JAX_DEFAULT_MATMUL_PRECISION
+        return function(*args, **kwargs)
+      with jax.default_matmul_precision(target.precision):
+        return function(*args, **kwargs)
     finally:
       _target.reset(token)
 

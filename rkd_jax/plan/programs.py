@@ -68,7 +68,7 @@ def lower(
     rows = jax.ShapeDtypeStruct(vocabulary.embeddings.shape, jnp.float32)
     detect = compiled_for(
       lambda params, *args: model.apply({"params": params}, *args, method=model.detect),
-      Target(devices[0].platform, mesh.size, mesh),
+      Target(devices[0].platform, mesh.size, mesh, config.model.get("precision", "default")),
     )
     traced = jax.jit(detect).trace(
       with_shardings(params, shardings(mesh, params)),

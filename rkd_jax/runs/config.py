@@ -19,13 +19,18 @@ FREE_KEYS = (
   "data.eval",
   "data.threads",
   "evaluation",
+  "gradient_accumulation_steps",
   "hosts",
   "log_every",
   "mesh",
+  "model.remat",
   "model.rpn.test",
   "model.test",
+  "profile_steps",
   "skip_bad_images",
 )
+# Settings that configs of earlier versions lack, and what they do without.
+_DEFAULTS = {"model.precision": "default"}
 
 
 def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
@@ -50,7 +55,11 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
   """The first settings that differ, but for the free ones; '' if none does."""
   free = tuple(f"{key}." for key in FREE_KEYS)
-  return ", ".join([k for k in differences(old, new) if not f"{k}.".startswith(free)][:5])
+  found = differences(old, new)
+  for key, default in _DEFAULTS.items():
+    if found.get(key) in ((None, default), (default, None)):
+      del found[key]
+  return ", ".join([k for k in found if not f"{k}.".startswith(free)][:5])
 
 
 def _with_joined_results(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,20 @@ from rkd_jax.losses import total as losses_lib
 from rkd_jax.models.detector.rcnn import RCNN
 from rkd_jax.runs.state import TrainState
 from rkd_jax.structures import Batch, Vocabulary
+from rkd_jax.train.accumulation import mean_over_parts
 
-# (params, model_state, constants, batch, key, kind) -> (loss, ({name: scalar}, model_state))
+# (params, model_state, constants, batch, keys, kind) -> (loss, ({name: scalar}, model_state));
+# `keys` are those of `image_keys`.
 Loss = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+
+
+def image_keys(key: jax.Array, images: int) -> tuple[jax.Array, jax.Array]:
+  """Two keys of each image, [b] and [b]: for its anchors and for its RoIs.
+
+  Those of a part of the batch are rows of those of the whole.
+  """
+  rpn_key, roi_key = jax.random.split(key)
+  return jax.random.split(rpn_key, images), jax.random.split(roi_key, images)
 
 
 def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
@@ -25,11 +36,10 @@ def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
   `config` is `config.loss`; the constants are the `Vocabulary`.
   """
 
-  def loss(params, model_state, vocabulary: Vocabulary, batch: Batch, key, kind: str):
+  def loss(params, model_state, vocabulary: Vocabulary, batch: Batch, keys, kind: str):
     variables = {"params": params}
     if kind == "box":
-      rpn_key, roi_key = jax.random.split(key)
-      rpn_keys, roi_keys = (jax.random.split(k, len(batch.images)) for k in (rpn_key, roi_key))
+      rpn_keys, roi_keys = keys
       outputs = model.apply(
         variables, batch, vocabulary.embeddings, roi_keys, method=model.box_step
       )
@@ -50,28 +60,39 @@ def make_gradient(loss: Loss, frozen) -> Callable:
   `frozen` is the mask of `optimizer.frozen_mask`.
   """
 
-  def gradient(params, model_state, constants, batch, key, kind: str):
+  def gradient(params, model_state, constants, batch, keys, kind: str):
     def objective(params):
       # No gradient is computed for frozen parameters, nor below the last of them.
       params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
-      return loss(params, model_state, constants, batch, key, kind)
+      return loss(params, model_state, constants, batch, keys, kind)
 
     return jax.value_and_grad(objective, has_aux=True)(params)
 
   return gradient
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, frozen) -> Callable:
+def make_step(
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  frozen,
+  parts_of: Callable[[str, int], int] = lambda kind, images: 1,
+) -> Callable:
   """(state, constants, batch, seed_key, kind) -> (state, metrics); `kind` is static.
 
-  The random numbers of a step depend on `seed_key` and the step's number only.
+  The random numbers of a step depend on `seed_key` and the step's number only.  A batch of a kind
+  and size is taken in `parts_of(kind, images)` parts, which give the update of the whole.
   """
   gradient_of = make_gradient(loss, frozen)
 
   def step(state: TrainState, constants, batch, seed_key, kind: str):
-    key = jax.random.fold_in(seed_key, state.step)
-    (loss, (metrics, model_state)), gradient = gradient_of(
-      state.params, state.model_state, constants, batch, key, kind
+    images = len(jax.tree.leaves(batch)[0])
+    keys = image_keys(jax.random.fold_in(seed_key, state.step), images)
+
+    def of_part(rows):
+      return gradient_of(state.params, state.model_state, constants, *rows, kind)
+
+    (loss, (metrics, model_state)), gradient = mean_over_parts(
+      of_part, parts_of(kind, images), (batch, keys)
     )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p + u, state.params, updates)

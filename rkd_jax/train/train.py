@@ -21,6 +21,7 @@ from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
 from rkd_jax.runs.metrics import MetricWriter, Progress
 from rkd_jax.runs.state import TrainState, create_state
+from rkd_jax.train.accumulation import parts_of
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import (
   check_batch,
@@ -49,6 +50,7 @@ class Trainer:
     devices: Sequence[jax.Device] | None = None,
   ):
     self.mesh = make_mesh(config.mesh, devices)
+    self.parts_of = functools.partial(parts_of, config, self.mesh)
     abstract_params, _ = jax.eval_shape(task.init, jax.random.key(0))
     frozen = frozen_mask(abstract_params, config.frozen)
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
@@ -59,9 +61,10 @@ class Trainer:
     self._create = jax.jit(create, out_shardings=placement)
     self._constants = task.constants
 
-    target = Target(self.mesh.devices.flat[0].platform, self.mesh.size, self.mesh)
+    precision = config.get("model", {}).get("precision", "default")
+    target = Target(self.mesh.devices.flat[0].platform, self.mesh.size, self.mesh, precision)
     self._step = jax.jit(
-      compiled_for(make_step(task.loss, optimizer, frozen), target),
+      compiled_for(make_step(task.loss, optimizer, frozen, self.parts_of), target),
       static_argnames="kind",
       donate_argnames="state",
       out_shardings=(placement, replicated(self.mesh)),
@@ -123,8 +126,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       write_config(workdir, config)
     task = make_task(config, workdir)
     trainer = Trainer(config, task)
-    for kind in task.plan.schedule:
+    for kind in dict.fromkeys(task.plan.schedule):
       check_batch(trainer.mesh, task.plan.specs[kind].batch_size)
+      trainer.parts_of(kind, task.plan.specs[kind].batch_size)
     part, parts = part_of_batch(trainer.mesh)
   with cluster.together():
     if not (epath.Path(workdir) / "config.json").exists():

@@ -31,6 +31,7 @@ class ClipResNet(nn.Module):
   stage_blocks: Sequence[int]
   width: int = 64
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
 
   @property
   def strides(self) -> tuple[int, ...]:
@@ -44,7 +45,9 @@ class ClipResNet(nn.Module):
   def __call__(
     self, images: Float[Array, "b h w 3"], extents: Extents | None = None
   ) -> list[Float[Array, "b _h _w _c"]]:
-    return trunk(images, self.stage_blocks, self.width, _frozen_norm, self.dtype, extents)
+    return trunk(
+      images, self.stage_blocks, self.width, _frozen_norm, self.dtype, extents, self.remat
+    )
 
   @staticmethod
   def from_clip(

@@ -12,7 +12,8 @@ from rkd_jax.ops.padding import Extents
 
 
 class Backbone(Protocol):
-  """A Flax module whose fields are settings of `model.backbone`, and `dtype`.
+  """A Flax module whose fields are settings of `model.backbone`, `dtype` and `remat`: whether a
+  gradient computes its blocks again, rather than holding what happens in them.
 
   It may have a static method `from_clip`, for configs with `init.backbone`: `ClipResNet.from_clip`
   says what that is given and gives.
@@ -41,15 +42,19 @@ KINDS = {
 }
 
 
-def make_backbone(config: ml_collections.FrozenConfigDict, dtype) -> Backbone:
+def make_backbone(config: ml_collections.FrozenConfigDict, dtype, remat: bool = False) -> Backbone:
   """The backbone that a config's `model.backbone` describes.
 
   Raises:
-    ValueError: an unknown kind.
+    ValueError: an unknown kind, or one without `remat` is asked for it.
   """
   if config.kind not in KINDS:
     raise ValueError(f"model.backbone.kind is {config.kind!r}; expected one of {', '.join(KINDS)}.")
   kind = KINDS[config.kind]
   names = {field.name for field in dataclasses.fields(kind)}
   fields = {name: value for name, value in config.items() if name in names}
+  if remat:
+    if "remat" not in names:
+      raise ValueError(f"model.remat: backbones of kind {config.kind!r} have no such field.")
+    fields["remat"] = True
   return kind(**fields, dtype=dtype)

@@ -53,7 +53,10 @@ class Bottleneck(nn.Module):
 
 
 class ResStage(nn.Module):
-  """A stage of bottlenecks; only the first one is strided."""
+  """A stage of bottlenecks; only the first one is strided.
+
+  With `remat` a gradient keeps what goes into each of them, and computes the rest again.
+  """
 
   blocks: int
   width: int
@@ -62,14 +65,16 @@ class ResStage(nn.Module):
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
   stride_in_1x1: bool = True
+  remat: bool = False
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"], extents: Extents | None = None, output_stride: int = 1
   ) -> Float[Array, "b h2 w2 c2"]:
+    kind = nn.remat(Bottleneck, static_argnums=3) if self.remat else Bottleneck
     settings = (self.norm, self.expansion, self.dtype, self.stride_in_1x1)
     for i in range(self.blocks):
-      block = Bottleneck(self.width, self.stride if i == 0 else 1, *settings, name=f"block{i}")
+      block = kind(self.width, self.stride if i == 0 else 1, *settings, name=f"block{i}")
       x = block(x, extents, output_stride)
     return x
 
@@ -88,6 +93,7 @@ class ResNet(nn.Module):
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
   stride_in_1x1: bool = True
+  remat: bool = False
 
   @property
   def strides(self) -> tuple[int, ...]:
@@ -107,7 +113,7 @@ class ResNet(nn.Module):
     x = nn.relu(normalize(self.norm, "stem_norm", x, inside))
     # After the ReLU, zeros are as good as the pool's own padding of -inf.
     x = max_pool(zero_outside(x, inside))
-    settings = (self.norm, self.expansion, self.dtype, self.stride_in_1x1)
+    settings = (self.norm, self.expansion, self.dtype, self.stride_in_1x1, self.remat)
     maps = []
     for i, (blocks, stride) in enumerate(zip(self.stage_blocks, self.strides, strict=True)):
       stage = ResStage(blocks, self.width * 2**i, min(i, 1) + 1, *settings, name=f"res{i + 2}")

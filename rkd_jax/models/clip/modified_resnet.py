@@ -74,24 +74,27 @@ def trunk(
   norm: Norm,
   dtype: jnp.dtype,
   extents: Extents | None = None,
+  remat: bool = False,
 ) -> list[Float[Array, "b _h _w _c"]]:
   """The map leaving each stage; to be called inside the compact method of a module, which then
   holds the layers under the names of the published checkpoints.
 
   `layers` gives the blocks per stage; the map of stage i (from 0) has stride 2^(i + 2) and
-  width · 2^(i + 2) channels.  By default images fill the canvas, as CLIP's do.
+  width · 2^(i + 2) channels.  By default images fill the canvas, as CLIP's do.  With `remat` a
+  gradient keeps what goes into each block, and computes the rest again.
   """
   x = zero_beyond(images.astype(dtype), extents, 1)
   for i, features in enumerate((width // 2, width // 2, width), start=1):
     x = _conv3x3(features, dtype, f"conv{i}", stride=2 if i == 1 else 1)(x)
     x = zero_beyond(nn.relu(norm(name=f"bn{i}")(x)), extents, 2)
   x = _pool(x, 2)
+  kind = nn.remat(Bottleneck, static_argnums=3) if remat else Bottleneck
   maps = []
   for stage, blocks in enumerate(layers):
     for block in range(blocks):
       stride = 2 if stage > 0 and block == 0 else 1
       name = f"layer{stage + 1}_{block}"
-      bottleneck = Bottleneck(width * 2**stage, norm, stride, dtype, name=name)
+      bottleneck = kind(width * 2**stage, norm, stride, dtype, name=name)
       x = bottleneck(x, extents, 2 ** (stage + 2) // stride)
     maps.append(x)
   return maps

@@ -31,14 +31,14 @@ class ResBoxHead(nn.Module):
   norm: str = "frozen"
   expansion: int = 4
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
 
   bin_step: ClassVar[int] = 2
 
   @nn.compact
   def __call__(self, pooled: Float[Array, "n h w c"]) -> Float[Array, "n d"]:
-    stage = ResStage(
-      self.blocks, self.width, 1, self.norm, self.expansion, self.dtype, name="stage"
-    )
+    settings = (self.norm, self.expansion, self.dtype)
+    stage = ResStage(self.blocks, self.width, 1, *settings, remat=self.remat, name="stage")
     if self.is_initializing():
       return jnp.mean(stage(pooled), axis=(1, 2))
     stage, variables = stage.unbind()

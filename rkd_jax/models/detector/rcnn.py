@@ -51,7 +51,7 @@ class RCNN(nn.Module):
   def setup(self):
     c = self.config
     dtype = jnp.dtype(c.dtype)
-    self.backbone = make_backbone(c.backbone, dtype)
+    self.backbone = make_backbone(c.backbone, dtype, c.get("remat", False))
     if c.fpn.channels:
       self.fpn = FPN(self.backbone.strides, c.fpn.channels, dtype)
     if c.mask_head.layers:
@@ -70,7 +70,8 @@ class RCNN(nn.Module):
       # The stage after the backbone's last: twice as wide, else alike.
       norm, expansion = self.config.backbone.norm, self.config.backbone.expansion
       width = 2 * self.backbone.channels[-1] // expansion
-      return ResBoxHead(head.layers, width, norm, expansion, dtype)
+      remat = self.config.get("remat", False)
+      return ResBoxHead(head.layers, width, norm, expansion, dtype, remat)
     raise ValueError(f"model.box_head.kind is {head.kind!r}; expected 'fc' or 'res5'.")
 
   def __call__(
