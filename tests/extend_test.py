@@ -30,7 +30,7 @@ loss = detector_loss(rcnn.build(config), config.loss)
 @jax.jit
 def step(params):
   def of(params):
-    total, (terms, _) = loss(params, {}, vocabulary, batch, jax.random.key(0), "image")
+    total, (terms, _) = loss(params, {}, vocabulary, batch, None, "image")
     return terms["cosine"], (total, terms)
   return jax.value_and_grad(of, has_aux=True)(params)
 

@@ -49,7 +49,9 @@ class MetricWriter(contextlib.AbstractContextManager):
     self._path = storage.work_folder(workdir) / METRICS_FILE
     storage.local_copy(workdir, lambda name: name == METRICS_FILE, missing_ok=True)
     if self._path.exists():
-      lines = (json.dumps(r) + "\n" for r in read_metrics(self._path) if r["step"] < start_step)
+      lines = (
+        json.dumps(r) + "\n" for r in read_metrics(self._path, pace=True) if r["step"] < start_step
+      )
       # A kill in the middle leaves the old file.
       storage.write(self._path, "".join(lines))
     self._lines = self._path.open("a", buffering=1, encoding="utf-8")
@@ -59,7 +61,7 @@ class MetricWriter(contextlib.AbstractContextManager):
     )
 
   def write(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
-    """Writes the scalars of one step; `kind` says of what ('box', 'image', 'eval').
+    """Writes the scalars of one step; `kind` says of what ('box', 'image', 'eval', 'pace').
 
     Values are numbers, 0-d arrays (a device array is waited for) or None, for a
     metric that is not defined, which is null in the file and not in TensorBoard.
@@ -93,9 +95,10 @@ class MetricWriter(contextlib.AbstractContextManager):
       storage.put(file, self._workdir / file.relative_to(self._path.parent))
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The records of a metrics file, in order.
+def read_metrics(path: str | os.PathLike, pace: bool = False) -> list[dict[str, Any]]:
+  """The records of a metrics file, in order; those of kind 'pace' only if `pace` says so.
 
+  How fast a run went is the only thing that differs where it is done again.
   A last line that was cut off by a kill (no newline at its end) is left out.
 
   Raises:
@@ -114,7 +117,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
         f"{os.fspath(path)}, line {number}: expected a JSON object with a 'step', "
         f"got {line.strip()[:80]!r}; remove the line"
       ) from error
-    records.append(record)
+    if pace or record.get("kind") != "pace":
+      records.append(record)
   return records
 
 

@@ -20,6 +20,7 @@ from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
 from rkd_jax.runs.metrics import MetricWriter, Progress
+from rkd_jax.runs.pace import Pace, traced
 from rkd_jax.runs.state import TrainState, create_state
 from rkd_jax.train.accumulation import parts_of
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
@@ -154,9 +155,13 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     cache=config.data.cache,
     skip_bad_images=config.skip_bad_images,
   )
+  pace = Pace()
+  with cluster.together():
+    batches = traced(pace.timed(batches), start, config.get("profile_steps"), workdir)
   pending, stopping = None, False
   with (
     contextlib.closing(checkpointer),
+    contextlib.closing(batches),
     _stop_signal() as stop,
     MetricWriter(workdir, start) if first else contextlib.nullcontext() as writer,
     Progress(config.num_steps, start, description=config.name)
@@ -169,6 +174,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       if pending is not None:
         _record(writer, progress, config, task.plan.sampler, *pending)
       pending = (step, kind, metrics)
+      pace.count(task.plan.specs[kind].batch_size)
+      if writer and step > start and step % config.log_every == 0:
+        writer.write(step, "pace", pace.figures())
       done = step + 1
       stopping = stop(done)
       if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:

@@ -64,6 +64,25 @@ def test_a_network_with_other_settings_of_the_same_shape_is_refused(tmp_path):
     check_model(str(tmp_path / "checkpoints" / "7"), config)
 
 
+@pytest.mark.parametrize("key", ["gradient_accumulation_steps", "profile_steps", "model.precision"])
+def test_a_run_of_before_a_setting_was_there_goes_on(started, key):
+  workdir, config = started
+  old = json.loads((workdir / "config.json").read_text())
+  *above, name = key.split(".")
+  del (old[above[0]] if above else old)[name]
+  del old["model"]["remat"]
+  (workdir / "config.json").write_text(json.dumps(old))
+  config.model.remat, config.gradient_accumulation_steps = True, 2
+  check_model(str(workdir), config)
+  write_config(workdir, config)
+  (workdir / "config.json").write_text(json.dumps(old))
+  config.model.precision = "highest"
+  with pytest.raises(CheckpointError, match=r"differs in model\.precision\."):
+    write_config(workdir, config)
+  with pytest.raises(CheckpointError, match=r"differs in model\.precision\."):
+    check_model(str(workdir), config)
+
+
 def test_a_run_of_before_results_were_joined_goes_on(started):
   workdir, config = started
   old = json.loads((workdir / "config.json").read_text())

@@ -34,7 +34,7 @@ def test_the_columns_of_an_image_step_are_its_classes(own):
   )
   loss = detector_loss(Model(), ml_collections.ConfigDict({"ils": {"weight": 1.0}}))
   batch = jax.tree.map(jax.numpy.asarray, batch)
-  value, _ = loss({}, {}, vocabulary, batch, jax.random.key(0), "image")
+  value, _ = loss({}, {}, vocabulary, batch, None, "image")
   columns = 3 if own is None else 5
   assert seen == [("image_step", (columns, 2))]
   np.testing.assert_allclose(value, (columns + 1) * np.log(2), rtol=1e-6)

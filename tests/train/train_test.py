@@ -231,6 +231,20 @@ def test_a_nan_stops_the_run_before_it_is_saved(root, tmp_path, monkeypatch):
   assert latest_step(tmp_path) == 2  # after steps 0 and 1
 
 
+def test_a_run_writes_its_pace_and_a_trace(root, tmp_path, monkeypatch):
+  config = tiny.get_config(str(root))
+  config.log_every, config.profile_steps = 4, (5, 7)
+  _use_loss(monkeypatch, lambda w, batch: w * w)
+  train_lib.train(config, str(tmp_path))
+  file = tmp_path / METRICS_FILE
+  lines = [m for m in read_metrics(file, pace=True) if m["kind"] == "pace"]
+  assert [m["step"] for m in lines] == [4, 8]
+  for line in lines:
+    assert line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1
+  assert [m["step"] for m in read_metrics(file)] == [0, 1, 4, 5, 8, 9, 11]
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_an_infinite_update_is_not_saved_though_its_loss_is_finite(root, tmp_path, monkeypatch):
   config = tiny.get_config(str(root))
   config.checkpoint.every, config.optimizer.learning_rate = 1, float("inf")

@@ -86,7 +86,8 @@ def normalize(
     return FrozenBatchNorm(name=name)(x)
   if kind == "group":
     mask = None if inside is None else jnp.broadcast_to(inside, x.shape)
-    return nn.GroupNorm(num_groups=None, group_size=16, name=name)(x, mask=mask)
+    norm = nn.GroupNorm(num_groups=None, group_size=16, dtype=x.dtype, name=name)
+    return norm(x, mask=mask)
   raise ValueError(f"model.backbone.norm is {kind!r}; expected 'frozen' or 'group'.")
 
 

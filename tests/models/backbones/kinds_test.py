@@ -1,8 +1,10 @@
 """Tests of `rkd_jax.models.backbones.kinds`."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 
 from rkd_jax.configs import common
@@ -27,6 +29,37 @@ def test_maps_are_as_the_backbone_says(kind, stage_blocks):
 def test_settings_are_those_of_the_config():
   backbone = make_backbone(_config(norm="group", expansion=2), jnp.float32)
   assert (backbone.norm, backbone.expansion, backbone.width) == ("group", 2, 16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_computed_again_give_equal_gradients_and_hold_less(kind):
+  image = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+  found = []
+  for remat in (False, True):
+    backbone = make_backbone(_config(kind=kind, stage_blocks=(2, 2)), jnp.float32, remat)
+
+    def loss(params, backbone=backbone):
+      maps = backbone.apply({"params": params}, image, jnp.array([[64, 64], [50, 40]]))
+      return sum(jnp.mean(jnp.square(x)) for x in maps)
+
+    params = backbone.init(jax.random.key(1), image)["params"]
+    # The arrays that the derivative is made of, beside the loss itself.
+    held = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p)[1], params)
+    size = sum(x.size for x in jax.tree.leaves(held))
+    found.append((jax.jit(jax.value_and_grad(loss))(params), size))
+  (plain, size), (again, less) = found
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-7), plain, again)
+  assert 0 < less < 0.7 * size
+
+
+def test_a_backbone_that_cannot_compute_blocks_again_says_so(monkeypatch):
+  class Plain(nn.Module):
+    dtype: jnp.dtype
+
+  monkeypatch.setitem(KINDS, "plain", Plain)
+  make_backbone(_config(kind="plain"), jnp.float32)
+  with pytest.raises(ValueError, match=r"model\.remat: backbones of kind 'plain'"):
+    make_backbone(_config(kind="plain"), jnp.float32, remat=True)
 
 
 def test_unknown_kind():
