@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compi
 # For another machine, as: make bench BENCH_FLAGS="--dtype=bfloat16 --box_batch=16 --against=torch"
 BENCH_FLAGS ?= --canvas=800x1088
 
-.PHONY: demo ablation test parity accelerators bench lint clean
+.PHONY: demo ablation test parity hosts accelerators bench lint clean
 
 demo: .venv/ready                 ## the whole method on the embedded dataset, then runs/demo/report.html
 	$(BIN)/python -m rkd_jax.demo --root=$(DEMO)
@@ -22,6 +22,9 @@ test: .venv/ready-dev
 parity: .venv/ready-dev           ## all published networks, compiled as in use, against the originals
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --full \
 	  tests/models tests/predict_published_test.py tests/machine/parts_test.py
+
+hosts: .venv/ready-dev            ## several processes on this machine train and stop as one
+	$(BIN)/python -m pytest --full tests/machine/cluster_test.py
 
 accelerators: .venv-compilers/ready  ## small programs through the compilers for TPUs and GPUs
 	.venv-compilers/bin/python -m pytest -n 2 tests/plan/programs_test.py --topology=v5e:2x2

@@ -154,6 +154,7 @@ def _assert_close(restored, one, other):
   )
 
 
+@pytest.mark.full
 def test_two_processes_train_as_one_does(restored, alone, both):
   _assert_close(restored, alone, both)
   assert {file.name for file in both.iterdir()} == {file.name for file in alone.iterdir()}
@@ -177,6 +178,7 @@ def test_two_go_on_where_one_stopped(root, restored, alone):
   _assert_close(restored, alone, workdir)
 
 
+@pytest.mark.full
 def test_one_goes_on_where_two_stopped(root, restored, alone, both):
   workdir = root / "two then one"
   shutil.copytree(both, workdir)
@@ -186,6 +188,7 @@ def test_one_goes_on_where_two_stopped(root, restored, alone, both):
   _assert_close(restored, alone, workdir)
 
 
+@pytest.mark.full
 def test_sigterm_to_either_stops_both_at_one_step_and_they_go_on_to_the_last_bit(
   root, restored, both
 ):
@@ -203,7 +206,7 @@ def test_sigterm_to_either_stops_both_at_one_step_and_they_go_on_to_the_last_bit
   jax.tree.map(np.testing.assert_array_equal, restored(workdir), restored(both))
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
   flags = ("--config.data.caption.split=train_images", "--config.data.caption.batch_size=8")
   flags += ("--config.clip.vision_width=8", "--config.clip.transformer_layers=1")
