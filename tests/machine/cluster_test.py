@@ -76,8 +76,10 @@ class Processes:
       process.wait()
 
   def lines(self) -> int:
+    """Lines that are of a step's losses."""
     file = self.workdir / METRICS_FILE
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    return sum(b'"loss"' in line for line in lines)
 
   def signal(self, index: int, number: signal.Signals, lines: int) -> None:
     """Sends a signal to a process when there are so many lines of metrics."""
