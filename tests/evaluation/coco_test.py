@@ -1,10 +1,9 @@
 """COCO evaluation: hand-computed AP, protocol of the split, two engines."""
 
-import pickle
-
 import numpy as np
 import pytest
 from made_records import make_record
+from shares import check_shares_add_up
 
 from rkd_jax.evaluation.coco import CocoEvaluator
 
@@ -145,16 +144,8 @@ def test_nothing_found_is_zero_and_silent(engine, capsys):
 def test_shares_of_the_images_add_up():
   rng = np.random.default_rng(2)
   scenes = [random_scene(rng) for _ in range(12)]
-  whole, *shares = (CocoEvaluator(NAMES, BASE, NOVEL) for _ in range(4))
-  for number, arrays in enumerate(scenes):
-    for evaluator in (whole, shares[number % 3]):
-      evaluator.add(record(number, arrays[0]), arrays[1])
-  first, *others = shares
-  for other in others:
-    first.merge(pickle.loads(pickle.dumps(other)))
-  assert first.compute() == whole.compute()
-  with pytest.raises(ValueError, match="was added twice"):
-    first.merge(others[0])
+  images = [(record(i, truth), found) for i, (truth, found) in enumerate(scenes)]
+  check_shares_add_up(lambda: CocoEvaluator(NAMES, BASE, NOVEL), images)
 
 
 def test_order_of_images_does_not_matter():

@@ -63,7 +63,7 @@ def of_one_process(root, config):
 def _of_two_processes(root, *settings):
   flags = [f"--config=tests/tiny.py:{root}", f"--workdir={root / 'run'}", "--mode=eval"]
   flags += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
-  return processes.run("-m", "rkd_jax.main", *flags, *settings, devices=4)
+  return processes.run(root / "logs", "-m", "rkd_jax.main", *flags, *settings, devices=4)
 
 
 def test_detections_of_eight_devices_are_those_of_one(root, config, monkeypatch):

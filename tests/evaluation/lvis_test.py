@@ -1,7 +1,6 @@
 """LVIS evaluation: rules by hand, and per class against a plain re-statement of the protocol."""
 
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from made_records import make_record
 from pycocotools import mask as coco_mask
+from shares import check_shares_add_up
 
 from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.frozen.detector import encode_masks
@@ -279,16 +279,8 @@ def test_aps_equal_the_plain_protocol_and_the_lvis_package(max_detections):
 def test_shares_of_the_images_add_up():
   rng = np.random.default_rng(2)
   scenes = [random_scene(rng) for _ in range(30)]
-  whole, *shares = (LvisEvaluator(NAMES, FREQUENCIES) for _ in range(4))
-  for number, arrays in enumerate(scenes):
-    for evaluator in (whole, shares[number % 3]):
-      evaluator.add(*image(number + 1, arrays))
-  first, *others = shares
-  for other in others:
-    first.merge(pickle.loads(pickle.dumps(other)))
-  assert first.compute() == whole.compute()
-  with pytest.raises(ValueError, match="was added twice"):
-    first.merge(others[0])
+  images = [image(i + 1, arrays) for i, arrays in enumerate(scenes)]
+  check_shares_add_up(lambda: LvisEvaluator(NAMES, FREQUENCIES), images)
 
 
 def test_the_order_of_images_does_not_matter():

@@ -1,10 +1,9 @@
 """Evaluation of Open Images: each rule by hand, and per class against a plain re-statement."""
 
-import pickle
-
 import numpy as np
 import pytest
 from made_records import make_record
+from shares import check_shares_add_up
 
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
 
@@ -296,16 +295,8 @@ def test_aps_equal_the_plain_rules(max_detections):
 def test_shares_of_the_images_add_up():
   rng = np.random.default_rng(2)
   scenes = [random_scene(rng) for _ in range(20)]
-  whole, *shares = (OpenImagesEvaluator(NAMES, (), NAMES, ANCESTORS) for _ in range(4))
-  for number, arrays in enumerate(scenes):
-    for evaluator in (whole, shares[number % 3]):
-      evaluator.add(*image(number + 1, arrays))
-  first, *others = shares
-  for other in others:
-    first.merge(pickle.loads(pickle.dumps(other)))
-  assert first.compute() == whole.compute()
-  with pytest.raises(ValueError, match="was added twice"):
-    first.merge(others[0])
+  images = [image(i + 1, arrays) for i, arrays in enumerate(scenes)]
+  check_shares_add_up(lambda: OpenImagesEvaluator(NAMES, (), NAMES, ANCESTORS), images)
 
 
 def test_the_order_of_images_does_not_matter():

@@ -1,20 +1,15 @@
 """Processes that train together, started as users do, on this machine with eight fake devices."""
 
-import dataclasses
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
+from processes import SECONDS, Processes
 
 from rkd_jax.frozen.clip import TOKENIZER_FILE
 from rkd_jax.machine import cluster
@@ -23,7 +18,6 @@ from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train import train as train_lib
 from rkd_jax.train.tasks import make_task
 
-REPOSITORY = Path(__file__).parents[2]
 STEPS = 20
 TIMEOUT_S = 20
 LOST = "Another process of this run has ended"
@@ -37,43 +31,16 @@ def _config(root):
   return config
 
 
-@dataclasses.dataclass
-class Processes:
-  """A run in several processes; they are killed if the block that started them is left."""
+class Training(Processes):
+  """A run in several processes with eight devices together."""
 
-  root: Path
-  workdir: Path
-  count: int
-  flags: tuple[str, ...] = ()
-  flags_of: dict[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-  config: str = "tests/tiny.py:{root}"
-
-  def __enter__(self):
-    with socket.create_server(("localhost", 0)) as server:
-      port = server.getsockname()[1]
-    self.workdir.parent.mkdir(exist_ok=True)
-    devices = f"--xla_force_host_platform_device_count={8 // self.count}"
-    others = [x for x in os.environ["XLA_FLAGS"].split() if "device_count" not in x]
-    environment = {**os.environ, "XLA_FLAGS": " ".join([*others, devices])}
-    self._logs = [self.workdir.parent / f"{self.workdir.name}.{i}" for i in range(self.count)]
-    self.processes = []
-    for index, log in enumerate(self._logs):
-      command = [sys.executable, "-m", "rkd_jax.main", f"--workdir={self.workdir}"]
-      command += [f"--config={self.config.format(root=self.root)}"]
-      command += [f"--config.hosts.timeout_seconds={TIMEOUT_S}", *self.flags]
-      command += [f"--config.num_steps={STEPS}"]
-      command += [f"--coordinator=localhost:{port}", f"--process_id={index}"]
-      command += [f"--process_count={self.count}", *self.flags_of.get(index, ())]
-      with log.open("w") as stream:
-        self.processes.append(
-          subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=stream)
-        )
-    return self
-
-  def __exit__(self, *_):
-    for process in self.processes:
-      process.kill()
-      process.wait()
+  def __init__(self, root, workdir, count, flags=(), flags_of=None, config="tests/tiny.py:{root}"):
+    self.workdir = workdir
+    settings = [f"--config={config.format(root=root)}", f"--workdir={workdir}", *flags]
+    settings += [f"--config.hosts.timeout_seconds={TIMEOUT_S}", f"--config.num_steps={STEPS}"]
+    logs = workdir.with_name(f"{workdir.name} logs")
+    command = ("-m", "rkd_jax.main", *settings)
+    super().__init__(logs, *command, count=count, devices=8 // count, flags_of=flags_of)
 
   def lines(self) -> int:
     """Lines that are of a step's losses."""
@@ -83,20 +50,15 @@ class Processes:
 
   def signal(self, index: int, number: signal.Signals, lines: int) -> None:
     """Sends a signal to a process when there are so many lines of metrics."""
-    limit = time.monotonic() + 400
+    limit = time.monotonic() + SECONDS
     while self.lines() < lines:
       assert all(process.poll() is None for process in self.processes), self.output()
       assert time.monotonic() < limit, self.output()
       time.sleep(0.02)
     self.processes[index].send_signal(number)
 
-  def wait(self, seconds: float = 400) -> list[int]:
-    """The exit codes."""
-    limit = time.monotonic() + seconds
-    return [process.wait(max(limit - time.monotonic(), 0.1)) for process in self.processes]
-
   def output(self) -> list[str]:
-    return [log.read_text() for log in self._logs]
+    return [out + err for out, err in self.said()]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +98,7 @@ def alone(root):
 @pytest.fixture(scope="module")
 def both(root):
   """The run of two processes."""
-  with Processes(root, root / "both", 2) as run:
+  with Training(root, root / "both", 2) as run:
     assert run.wait() == [0, 0], run.output()
   return run.workdir
 
@@ -165,7 +127,7 @@ def test_two_processes_train_as_one_does(restored, alone, both):
 
 @pytest.mark.full
 def test_so_do_four(root, restored, alone):
-  with Processes(root, root / "four", 4) as run:
+  with Training(root, root / "four", 4) as run:
     assert run.wait() == [0] * 4, run.output()
   _assert_close(restored, alone, run.workdir)
 
@@ -175,7 +137,7 @@ def test_two_go_on_where_one_stopped(root, restored, alone):
   workdir = root / "one then two"
   shutil.copytree(alone, workdir)
   shutil.rmtree(workdir / "checkpoints" / str(STEPS))
-  with Processes(root, workdir, 2) as run:
+  with Training(root, workdir, 2) as run:
     assert run.wait() == [0, 0], run.output()
   _assert_close(restored, alone, workdir)
 
@@ -196,13 +158,13 @@ def test_sigterm_to_either_stops_both_at_one_step_and_they_go_on_to_the_last_bit
 ):
   workdir = root / "terminated"
   for index, lines in ((0, 1), (1, 7)):
-    with Processes(root, workdir, 2) as run:
+    with Training(root, workdir, 2) as run:
       run.signal(index, signal.SIGTERM, lines)
       assert run.wait(60) == [143, 143], run.output()
     saved = latest_step(workdir)
     assert lines < saved < STEPS
     assert read_metrics(workdir / METRICS_FILE) == read_metrics(both / METRICS_FILE)[:saved]
-  with Processes(root, workdir, 2) as run:
+  with Training(root, workdir, 2) as run:
     assert run.wait() == [0, 0], run.output()
   assert read_metrics(workdir / METRICS_FILE) == read_metrics(both / METRICS_FILE)
   jax.tree.map(np.testing.assert_array_equal, restored(workdir), restored(both))
@@ -213,7 +175,7 @@ def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
   flags = ("--config.data.caption.split=train_images", "--config.data.caption.batch_size=8")
   flags += ("--config.clip.vision_width=8", "--config.clip.transformer_layers=1")
   config = "configs/demo.py:clip,root={root}"
-  with Processes(root, root / f"killed {killed}", 2, flags, config=config) as run:
+  with Training(root, root / f"killed {killed}", 2, flags, config=config) as run:
     run.signal(killed, signal.SIGKILL, 2)
     codes = run.wait(TIMEOUT_S)
   assert (run.workdir / TOKENIZER_FILE).exists()
@@ -247,7 +209,7 @@ def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
   ],
 )
 def test_what_no_process_can_do_is_said_once(root, tmp_path, flags, flags_of, index, message):
-  with Processes(root, tmp_path / "run", 2, flags, flags_of) as run:
+  with Training(root, tmp_path / "run", 2, flags, flags_of) as run:
     assert run.wait(120) == [1, 1], run.output()
   output = run.output()
   assert output[index].rstrip().splitlines()[-1].startswith(message)
@@ -256,7 +218,7 @@ def test_what_no_process_can_do_is_said_once(root, tmp_path, flags, flags_of, in
 
 def test_a_coordinator_that_does_not_answer_is_named(root, tmp_path):
   flags = ("--config.hosts.start_seconds=2", "--process_count=2", "--process_id=1")
-  with Processes(root, tmp_path / "run", 1, flags_of={0: flags}) as run:
+  with Training(root, tmp_path / "run", 1, flags_of={0: flags}) as run:
     assert run.wait(60) == [1]
   (said,) = run.output()
   assert "After 2 s not all processes of this run have met at localhost:" in said

@@ -90,8 +90,8 @@ if jax.process_index() == 1:
 """
 
 
-def test_one_process_of_several_reads_without_the_others(run):
-  first, second = processes.run("-c", _ONE_OF_TWO, str(run))
+def test_one_process_of_several_reads_without_the_others(run, tmp_path):
+  first, second = processes.run(tmp_path / "logs", "-c", _ONE_OF_TWO, str(run))
   assert first.returncode == second.returncode == 0, second.stderr
   assert second.stdout.endswith(f"{[[3.0] * 4] * 3}\n")
 
