@@ -7,8 +7,8 @@ For each program (--programs; by default all that the config needs): the memory 
 work and what the device could do of it at best, XLA's own estimate (TPUs), what devices exchange
 and whether a loop waits for it, the largest loops, sorts and scatters.  Of loops the work counts
 once where XLA does not know their length.  Compiling takes minutes and no device; a TPU's compiler
-comes with `pip install 'rkd_jax[tpu]'`, a GPU's with `rkd_jax[gpu]`.  Exits with 1 where a program
-does not compile or does not fit.
+comes with `pip install '.[tpu]'` in the checkout, a GPU's with `.[gpu]`.  Exits with 1 where a
+program does not compile or does not fit.
 """
 
 import json
@@ -33,6 +33,10 @@ def main(given: flags.FlagValues) -> None:
   canvas = re.fullmatch(r"(\d+)x(\d+)", given.canvas) if given.canvas else None
   if given.canvas and not canvas:
     raise app.UsageError(f"--canvas is {given.canvas!r}; expected HEIGHTxWIDTH, as 800x1344.")
+  if unknown := [name for name in given.programs if name not in programs.PROGRAMS]:
+    raise app.UsageError(
+      f"--programs names {', '.join(unknown)}; expected some of {', '.join(programs.PROGRAMS)}."
+    )
   chosen = given.programs or programs.programs_of(config)
   try:
     chip, devices = chips.parse(given.topology)[0], chips.devices(given.topology)

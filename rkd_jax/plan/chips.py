@@ -110,7 +110,7 @@ def devices(topology: str) -> list[jax.Device]:
       )
   except Exception as error:  # of several kinds, by platform and by what is missing
     raise ValueError(
-      f"--topology={topology}: {error}. Compiling for it needs pip install "
-      f"'rkd_jax[{chip.platform}]' here, no device; TPUs come in whole hosts, as 2x2."
+      f"--topology={topology}: {error}. Compiling for it needs no device, but its compiler: pip "
+      f"install '.[{chip.platform}]' in the checkout. TPUs come in whole hosts, as 2x2."
     ) from error
   return list(found.devices)

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SMALL = [
   "--config=demo:base",
   "--topology=cpu:2",
@@ -30,7 +32,17 @@ def test_a_page_and_a_file(tmp_path):
   assert (row["program"], row["batch"], row["problem"]) == ("inference", 2, "")
 
 
-def test_what_cannot_be_is_refused_with_a_sentence():
-  done = plan(*SMALL, "--batch=3")
+@pytest.mark.parametrize(
+  ("arguments", "sentence"),
+  [
+    ("--batch=3", "A batch of 3 images does not divide over 2 devices"),
+    (
+      "--programs=box,boxes",
+      "--programs names boxes; expected some of box, image,",
+    ),
+  ],
+)
+def test_what_cannot_be_is_refused_with_a_sentence(arguments, sentence):
+  done = plan(*SMALL, arguments)
   assert done.returncode == 1
-  assert "A batch of 3 images does not divide over 2 devices" in done.stdout + done.stderr
+  assert sentence in done.stdout + done.stderr and "Traceback" not in done.stderr
