@@ -47,9 +47,8 @@ def compiled_for(function: Callable, target: Target) -> Callable:
   def traced(*args, **kwargs):
     token = _target.set(target)
     try:
-      if (
-        target.precision == "default"
-      ):  # or what the environment says: JAX_DEFAULT_MATMUL_PRECISION
+      # The default may be that of the environment, JAX_DEFAULT_MATMUL_PRECISION.
+      if target.precision == "default":
         return function(*args, **kwargs)
       with jax.default_matmul_precision(target.precision):
         return function(*args, **kwargs)
