@@ -72,23 +72,16 @@ def _row(config, program, devices, chip, batch, canvas, folder) -> dict:
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    problem = " ".join(str(error).split())[:1000]
-    needed = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", problem)
-    if needed:
-      problem = (
-        f"needs {needed[1]} of a device's {needed[2]}: a smaller --batch, more devices, or "
-        "--config.model.dtype=bfloat16 need less."
-      )
-    page = f"{title}\n  DOES NOT COMPILE: {problem}"
-    return {"program": program, **shape, "problem": problem, "page": page}
+    problem = report.problem(error)
+    return {"program": program, **shape, "problem": problem, "page": f"{title}\n  {problem}"}
   figures = report.describe(compiled, chip)
   if folder:
     storage.write(epath.Path(folder) / f"{program}.hlo.txt", compiled.as_text())
   memory, problem = figures["memory"], ""
   if memory["available"] and memory["total"] > memory["available"]:
     excess = (memory["total"] - memory["available"]) / 1e9
-    problem = f"needs {excess:.1f} GB more than a device has: a smaller --batch or more devices."
-  page = report.page(title, figures, chip) + (f"\n  DOES NOT FIT: {problem}" if problem else "")
+    problem = f"DOES NOT FIT: needs {excess:.1f} GB more than a device has. {report.REMEDY}"
+  page = report.page(title, figures, chip) + (f"\n  {problem}" if problem else "")
   return {
     "program": program,
     **shape,

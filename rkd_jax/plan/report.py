@@ -1,9 +1,17 @@
 """What a compiled program needs and where its time goes, as a dictionary and as a page of text."""
 
+import re
+
 import jax
 
 from rkd_jax.plan import hlo
 from rkd_jax.plan.chips import Chip
+
+REMEDY = "A smaller --batch, more devices, or --config.model.dtype=bfloat16 need less."
+# How XLA says it for TPUs, by what does not fit.
+_NEEDED = re.compile(
+  r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)|Used ([\d.]+\w) of ([\d.]+\w) hbm"
+)
 
 
 def describe(compiled: jax.stages.Compiled, chip: Chip) -> dict:
@@ -47,6 +55,15 @@ def describe(compiled: jax.stages.Compiled, chip: Chip) -> dict:
     "loops": hlo.loops(program, chip.clock),
     "sorts_and_scatters": hlo.sorts_and_scatters(program),
   }
+
+
+def problem(error: Exception) -> str:
+  """What the compiler's refusal of a program says, with the remedy where memory is short."""
+  text = " ".join(str(error).split())
+  if needed := _NEEDED.search(text):
+    size, available = filter(None, needed.groups())
+    return f"DOES NOT FIT: needs {size} of a device's {available}. {REMEDY}"
+  return f"DOES NOT COMPILE: {text[:1000]}"
 
 
 def page(title: str, figures: dict, chip: Chip, rows: int = 8) -> str:

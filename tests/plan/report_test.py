@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from rkd_jax.plan import report
 from rkd_jax.plan.chips import CHIPS
@@ -33,3 +34,20 @@ def test_the_page_says_them_with_units():
   assert memory.startswith("  memory") and "of 16 GB a device: arguments 16.4 kB" in memory
   assert "TFLOP" in work and "ms of arithmetic" in work
   assert "  loops" in rest and "  sorts and scatters" in rest
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+    "(42.26G) exceeds available HBM (15.75G).",
+    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.\nUsed 42.26G of 15.75G hbm.",
+  ],
+)
+def test_a_program_too_large_is_said_with_both_sizes_and_the_remedy(text):
+  problem = report.problem(RuntimeError(text))
+  assert problem.startswith("DOES NOT FIT: needs 42.26G of a device's 15.75G. A smaller --batch")
+
+
+def test_another_refusal_is_the_compiler_s_in_one_line():
+  assert report.problem(RuntimeError("NO:\n f64")) == "DOES NOT COMPILE: NO: f64"
