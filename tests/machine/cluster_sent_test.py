@@ -21,9 +21,9 @@ with cluster.joined(hosts, coordinator, *map(int, numbers)):
 """
 
 
-def test_the_first_is_sent_what_the_others_have():
+def test_the_first_is_sent_what_the_others_have(tmp_path):
   """One gives more than goes at once."""
-  done = processes.run("-c", _SCRIPT, count=3)
+  done = processes.run(tmp_path / "logs", "-c", _SCRIPT, count=3)
   assert [process.returncode for process in done] == [0, 0, 0], done[0].stderr
   sent = [json.loads(process.stdout.splitlines()[-1]) for process in done]
   assert sent == [[[1, 5_000_000, [1]], [2, 0, []]], [], []]
