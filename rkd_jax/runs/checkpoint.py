@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
@@ -34,14 +35,14 @@ class Checkpointer:
 
   def save(self, state: TrainState) -> None:
     """Starts an asynchronous save; a killed save leaves the earlier steps intact."""
-    items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+    items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
     self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
   def restore(self, step: int, state: TrainState) -> TrainState:
     """Restores onto the shapes and shardings of an abstract or concrete state."""
     items = _items(state)
     _check(self._manager, step, _leaves(items["variables"]))
-    items = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+    items = {name: _restore_args(tree) for name, tree in items.items()}
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     return TrainState(**restored["variables"], **restored["optimizer"])
 
@@ -76,8 +77,24 @@ def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
 
 
 def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
-  handlers = {name: ocp.StandardCheckpointHandler() for name in ("variables", "optimizer")}
+  # By default every device would write a slice of what all hold alike, and a program be compiled to
+  # cut it for each shape and device, while training waits for its first save.
+  arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+  )
+  handlers = {
+    name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    for name in ("variables", "optimizer")
+  }
   return ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
+
+
+def _restore_args(tree) -> ocp.args.PyTreeRestore:
+  """What restores a tree of (abstract) arrays, placed as they are."""
+  return ocp.args.PyTreeRestore(
+    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
+  )
 
 
 def _leaves(tree) -> dict[str, Any]:
@@ -147,6 +164,6 @@ def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
     }
     target = empty | traverse_util.unflatten_dict(target, sep="/")
     restored = manager.restore(
-      step, args=ocp.args.Composite(variables=ocp.args.StandardRestore(target))
+      step, args=ocp.args.Composite(variables=_restore_args(target))
     ).variables
   return empty | traverse_util.unflatten_dict(wanted | _leaves(restored), sep="/")
