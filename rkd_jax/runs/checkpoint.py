@@ -80,8 +80,11 @@ def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
   # By default every device would write a slice of what all hold alike, and a program be compiled to
   # cut it for each shape and device, while training waits for its first save.
   arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+  scalars = ocp.type_handlers.ScalarHandler()
   registry = ocp.type_handlers.create_type_handler_registry(
-    (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    (jax.Array, arrays),
+    (np.ndarray, ocp.type_handlers.NumpyHandler()),
+    *((kind, scalars) for kind in (int, float, np.number)),
   )
   handlers = {
     name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
