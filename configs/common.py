@@ -29,7 +29,6 @@ def detector() -> ml_collections.ConfigDict:
   c.image_counts = ""
   # Regular expressions on parameter paths.  Weight decay must not reach frozen norms either.
   c.frozen = (r".*norm/(scale|bias|mean|var)",)
-  c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
   c.hosts = hosts()
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
   # checkpoint: an earlier run.  backbone: a CLIP run whose ResNet tower the backbone starts from.
@@ -223,7 +222,6 @@ def clip() -> ml_collections.ConfigDict:
   c.skip_bad_images = False
   c.compilation_cache = ""
   c.frozen = ()
-  c.mesh = ml_collections.ConfigDict(dict(data=-1, model=1))
   c.hosts = hosts()
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
   c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))

@@ -43,7 +43,7 @@ def main(given: flags.FlagValues) -> None:
     rows = []
     for program in chosen:
       size = canvas and (int(canvas[1]), int(canvas[2]))
-      rows.append(_row(config, program, devices, chip, given.batch, size, given.hlo))
+      rows.append(_row(config, program, devices, chip, given.batch, size, given.classes, given.hlo))
       print(rows[-1].pop("page"), flush=True)
   except ValueError as error:
     raise app.UsageError(str(error)) from error
@@ -51,7 +51,6 @@ def main(given: flags.FlagValues) -> None:
     "config": config.name,
     "topology": given.topology,
     "dtype": config.model.dtype,
-    "mesh": config.mesh.to_dict(),
     "jax": jax.__version__,
     "programs": rows,
   }
@@ -61,9 +60,9 @@ def main(given: flags.FlagValues) -> None:
     sys.exit(1)
 
 
-def _row(config, program, devices, chip, batch, canvas, folder) -> dict:
+def _row(config, program, devices, chip, batch, canvas, classes, folder) -> dict:
   """The figures of one program with its `page`, and the `problem` that it has, if any."""
-  lowered, shape = programs.lower(config, program, devices, batch, canvas)
+  lowered, shape = programs.lower(config, program, devices, batch, canvas, classes)
   title = f"{config.name} {program} on {len(devices)} {devices[0].device_kind}: " + ", ".join(
     f"{key} {'x'.join(map(str, value)) if isinstance(value, list) else value}"
     for key, value in shape.items()
@@ -101,6 +100,9 @@ def define_flags() -> None:
   flags.mark_flag_as_required("topology")
   flags.DEFINE_integer("batch", 0, "Images of all devices together; default: the config's.")
   flags.DEFINE_string("canvas", "", "HEIGHTxWIDTH; default: the config's.")
+  flags.DEFINE_integer(
+    "classes", 0, "Of the vocabulary; default: as many as COCO or LVIS have, by the config's loss."
+  )
   flags.DEFINE_list(
     "programs", [], f"Some of {', '.join(programs.PROGRAMS)}; default: all that the config needs."
   )

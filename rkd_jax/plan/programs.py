@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from rkd_jax.benchmark import synthetic
 from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.models.detector import rcnn
-from rkd_jax.train.sharding import make_mesh, shardings, with_shardings
+from rkd_jax.train.sharding import check_batch, make_mesh, placed, replicated, split
 from rkd_jax.train.step import detector_loss
 from rkd_jax.train.tasks import Task
 from rkd_jax.train.train import Trainer
@@ -30,6 +29,7 @@ def lower(
   devices: list[jax.Device],
   batch_size: int = 0,
   canvas: tuple[int, int] | None = None,
+  classes: int = 0,
 ) -> tuple[jax.stages.Lowered, dict[str, int | list[int]]]:
   """A program of a config's full size, and the batch, canvas and classes that it is for.
 
@@ -39,13 +39,14 @@ def lower(
   Args:
     batch_size: images of all devices together; 0 is the config's own, one a device for inference.
     canvas: height and width; None is the config's own.
+    classes: rows of the vocabulary; 0 is as many as COCO or LVIS have, by the config's loss.
 
   Raises:
-    ValueError: the mesh does not fit the devices, or the batch the mesh.
+    ValueError: the batch does not divide over the devices.
   """
-  mesh = make_mesh(config.mesh, devices)
+  mesh = make_mesh(devices)
   rng = np.random.default_rng(0)
-  vocabulary = synthetic.vocabulary(config, 0, rng)
+  vocabulary = synthetic.vocabulary(config, classes, rng)
   classes = len(vocabulary.embeddings)
   model = rcnn.build(config)
   shape = {"classes": classes}
@@ -53,16 +54,11 @@ def lower(
   canvas = canvas or _canvas(data)
   if program != "create":
     size = batch_size or (len(devices) if program == "inference" else data.batch_size)
-    if size % mesh.shape["data"]:
-      raise ValueError(
-        f"A batch of {size} images does not divide over {mesh.shape['data']} devices: change "
-        "--batch or --config.mesh."
-      )
+    check_batch(mesh, size)
     shape |= {"batch": size, "canvas": list(canvas)}
     one = synthetic.batch(config, program, 1, canvas, classes, rng)
-    place = NamedSharding(mesh, PartitionSpec("data"))
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), one)
-    batch = with_shardings(rows, place)
+    batch = placed(rows, split(mesh))
   if program == "inference":
     params = rcnn.abstract_params(config)
     rows = jax.ShapeDtypeStruct(vocabulary.embeddings.shape, jnp.float32)
@@ -71,9 +67,9 @@ def lower(
       Target(devices[0].platform, mesh.size, mesh, config.model.get("precision", "default")),
     )
     traced = jax.jit(detect).trace(
-      with_shardings(params, shardings(mesh, params)),
+      placed(params, replicated(mesh)),
       batch,
-      with_shardings(rows, shardings(mesh, rows)),
+      placed(rows, replicated(mesh)),
     )
     return lower_for(traced, devices[0]), shape
 

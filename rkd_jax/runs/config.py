@@ -11,7 +11,8 @@ from rkd_jax.files import storage
 from rkd_jax.files.json_checks import differences
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step, run_and_step
 
-# Settings that may differ between a run and its continuation.
+# Settings that may differ between a run and its continuation; configs of earlier versions have
+# `mesh`.
 FREE_KEYS = (
   "checkpoint",
   "compilation_cache",

@@ -27,11 +27,9 @@ from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import (
   check_batch,
   make_mesh,
-  part_of_batch,
+  placed,
   replicated,
   shard_batch,
-  shardings,
-  with_shardings,
 )
 from rkd_jax.train.step import make_step
 from rkd_jax.train.tasks import Task, initialize, make_task
@@ -50,16 +48,16 @@ class Trainer:
     task: Task,
     devices: Sequence[jax.Device] | None = None,
   ):
-    self.mesh = make_mesh(config.mesh, devices)
+    self.mesh = make_mesh(devices)
     self.parts_of = functools.partial(parts_of, config, self.mesh)
     abstract_params, _ = jax.eval_shape(task.init, jax.random.key(0))
     frozen = frozen_mask(abstract_params, config.frozen)
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
     create = functools.partial(create_state, task.init, optimizer)
     abstract = jax.eval_shape(create, jax.random.key(0))
-    placement = shardings(self.mesh, abstract)
-    self.abstract_state = with_shardings(abstract, placement)
-    self._create = jax.jit(create, out_shardings=placement)
+    everywhere = replicated(self.mesh)
+    self.abstract_state = placed(abstract, everywhere)
+    self._create = jax.jit(create, out_shardings=everywhere)
     self._constants = task.constants
 
     precision = config.get("model", {}).get("precision", "default")
@@ -68,7 +66,7 @@ class Trainer:
       compiled_for(make_step(task.loss, optimizer, frozen, self.parts_of), target),
       static_argnames="kind",
       donate_argnames="state",
-      out_shardings=(placement, replicated(self.mesh)),
+      out_shardings=everywhere,
     )
     self._seed_key = jax.random.key(config.seed)
 
@@ -76,7 +74,7 @@ class Trainer:
   def constants(self):
     """The task's constants on the mesh; not needed to lower a program."""
     constants = jax.tree.map(jnp.asarray, self._constants)
-    return jax.device_put(constants, shardings(self.mesh, constants))
+    return jax.device_put(constants, replicated(self.mesh))
 
   def create(self, seed: int) -> TrainState:
     return self._create(jax.random.key(seed))
@@ -93,13 +91,13 @@ class Trainer:
   def lower(self, batch, kind: str) -> jax.stages.Lowered:
     """The program of `step` for an abstract batch, for devices that need not be there."""
     constants = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._constants))
-    constants = with_shardings(constants, shardings(self.mesh, constants))
+    constants = placed(constants, replicated(self.mesh))
     return self._lower(
       self._step.trace(self.abstract_state, constants, batch, self._abstract_key(), kind=kind)
     )
 
   def _abstract_key(self):
-    return with_shardings(jax.eval_shape(lambda: self._seed_key), replicated(self.mesh))
+    return placed(jax.eval_shape(lambda: self._seed_key), replicated(self.mesh))
 
   def _lower(self, traced):
     return lower_for(traced, self.mesh.devices.flat[0])
@@ -130,7 +128,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     for kind in dict.fromkeys(task.plan.schedule):
       check_batch(trainer.mesh, task.plan.specs[kind].batch_size)
       trainer.parts_of(kind, task.plan.specs[kind].batch_size)
-    part, parts = part_of_batch(trainer.mesh)
   with cluster.together():
     if not (epath.Path(workdir) / "config.json").exists():
       raise CheckpointError(
@@ -149,8 +146,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     task.plan,
     start,
     config.num_steps,
-    host_index=part,
-    host_count=parts,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
     threads=config.data.threads,
     cache=config.data.cache,
     skip_bad_images=config.skip_bad_images,

@@ -195,12 +195,6 @@ def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
       "config.optimizer.learning_rate, config.seed. Start all with the same command",
     ),
     (
-      ("--config.mesh.model=3",),
-      {},
-      0,
-      "ValueError: mesh (data=-1, model=3) does not cover 8 devices; set config.mesh.data=-1",
-    ),
-    (
       ("--config.data.image.batch_size=12",),
       {},
       0,

@@ -7,7 +7,7 @@ import pytest
 
 from rkd_jax.configs import common, demo
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError
-from rkd_jax.runs.config import check_model, write_config
+from rkd_jax.runs.config import check_model, restore_config, write_config
 from rkd_jax.runs.state import TrainState
 
 
@@ -81,6 +81,15 @@ def test_a_run_of_before_a_setting_was_there_goes_on(started, key):
     write_config(workdir, config)
   with pytest.raises(CheckpointError, match=r"differs in model\.precision\."):
     check_model(str(workdir), config)
+
+
+def test_a_run_of_when_arrays_could_be_split_goes_on(started):
+  workdir, config = started
+  old = json.loads((workdir / "config.json").read_text()) | {"mesh": {"data": -1, "model": 2}}
+  (workdir / "config.json").write_text(json.dumps(old))
+  assert restore_config(workdir).mesh.model == 2
+  write_config(workdir, config)
+  assert "mesh" not in json.loads((workdir / "config.json").read_text())
 
 
 def test_a_run_of_before_results_were_joined_goes_on(started):

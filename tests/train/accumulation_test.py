@@ -71,7 +71,7 @@ def test_parts_train_as_the_whole_batch_does(whole, parts, devices):
 
 
 def _refused(config, devices=1, images=IMAGES):
-  mesh = make_mesh(config.mesh, jax.devices()[:devices])
+  mesh = make_mesh(jax.devices()[:devices])
   with pytest.raises(ValueError) as error:
     parts_of(config, mesh, config.data.schedule[0], images)
   return str(error.value)
@@ -99,4 +99,4 @@ def test_configs_of_before_take_whole_batches():
   config = _config(7).to_dict()
   del config["gradient_accumulation_steps"]
   config = type(_config(1))(config).lock()
-  assert parts_of(config, make_mesh(config.mesh), "box", IMAGES) == 1
+  assert parts_of(config, make_mesh(), "box", IMAGES) == 1
