@@ -254,7 +254,7 @@ def test_every_canvas_holds_what_the_network_pads_images_to(file):
       for stands in (False, True):
         own = spec.for_batch(stands, np.random.default_rng(seed))
         canvases.setdefault(own.canvas, set()).update(own.short_sides)
-    assert len(canvases) == 2 * spec.scale_groups
+    assert set(canvases) == set(spec.canvases) and len(canvases) == 2 * spec.scale_groups
     assert set.union(*canvases.values()) == set(spec.short_sides)
     for canvas, short_sides in canvases.items():
       assert all(side % multiple == 0 for side in canvas)

@@ -5,9 +5,7 @@ How the figures are made, so that they can be compared:
 * time: wall time of a call until all of its outputs are there, after one call to warm up (which is
   the measurement if it takes all of the budget).  Calls shorter than a few milliseconds are timed
   in groups, since starting one costs as much;
-* FLOP: two per multiply-add of the matrix products and convolutions that the program asks for.
-  Loops count with their length where it is static (XLA's own analysis takes a body once), those
-  that depend on the data once;
+* FLOP: see `machine.costs.matmul_flops`;
 * bytes: XLA's "bytes accessed" after fusion; it takes the body of a loop once, and knows no caches;
 * temp, memory: what XLA allocates for temporary buffers, and with arguments and outputs;
 * peak: on an accelerator the allocator's high-water mark since the process began; on a CPU the
@@ -30,7 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from rkd_jax.machine.costs import matmul_flops
 
 # Calls are grouped until a group lasts this long.
 _GROUP_SECONDS = 0.005
@@ -168,30 +167,6 @@ def measure_ceilings(dtype: str, budget: Budget) -> Ceilings:
   _, copy = measure(lambda x: x + 1, (values,), budget)
   flops_per_s = product["flops"] / product["min_seconds"]
   return Ceilings(flops_per_s, bytes_per_s=2 * values.nbytes / copy["min_seconds"])
-
-
-def matmul_flops(jaxpr: Any) -> int:
-  """FLOP of the matrix products and convolutions of a Jaxpr or ClosedJaxpr (see the module)."""
-  total = 0
-  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-      (contracted, _), _ = params["dimension_numbers"]
-      left = equation.invars[0].aval.shape
-      total += 2 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
-    elif name == "conv_general_dilated":
-      kernel = equation.invars[1].aval
-      per_output = kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-      # The zeros that a strided convolution's gradient has between its inputs are no work.
-      outputs = equation.outvars[0].aval.size / math.prod(params["lhs_dilation"])
-      total += int(2 * outputs * per_output)
-    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
-    inner = [matmul_flops(leaf) for leaf in leaves if isinstance(leaf, ClosedJaxpr | Jaxpr)]
-    if name == "cond":
-      total += max(inner)
-    else:
-      total += sum(inner) * (params["length"] if name == "scan" else 1)
-  return total
 
 
 def reset_peak() -> None:

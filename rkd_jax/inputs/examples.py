@@ -6,6 +6,7 @@ the arrays, can be written where the batch will have them (`out`), to be copied 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,17 +110,35 @@ class BatchSpec:
     """
     if self.kind not in ("box", "image"):
       return self
-    short_sides, canvas = self.short_sides, self.canvas
+    short_sides = self.short_sides
     if self.scale_groups > 1:
-      groups = np.array_split(np.array(short_sides), self.scale_groups)
+      groups = self._groups()
       sizes = np.array([len(group) for group in groups])
-      drawn = groups[rng.choice(len(groups), p=sizes / sizes.sum())]
-      short_sides = tuple(int(side) for side in drawn)
-    if self.one_orientation:
-      short = min(-(-max(short_sides) // _CANVAS_UNIT) * _CANVAS_UNIT, min(canvas))
-      canvas = (short if self.scale_groups > 1 else min(canvas), max(canvas))
-      canvas = canvas[::-1] if stands else canvas
+      short_sides = groups[rng.choice(len(groups), p=sizes / sizes.sum())]
+    canvas = self._canvas(short_sides, stands)
     return dataclasses.replace(self, canvas=canvas, short_sides=short_sides, scale_groups=1)
+
+  @property
+  def canvases(self) -> tuple[transforms.Size, ...]:
+    """Those that batches come in, see `for_batch`."""
+    if not self.one_orientation:
+      return (self.canvas,)
+    ways = itertools.product(self._groups(), (False, True))
+    return tuple(dict.fromkeys(self._canvas(group, stands) for group, stands in ways))
+
+  def _groups(self) -> list[tuple[int, ...]]:
+    groups = np.array_split(np.array(self.short_sides), self.scale_groups)
+    return [tuple(int(side) for side in group) for group in groups]
+
+  def _canvas(self, short_sides: tuple[int, ...], stands: bool) -> transforms.Size:
+    """That of a batch whose images draw from some short sides."""
+    if not self.one_orientation:
+      return self.canvas
+    short = min(self.canvas)
+    if self.scale_groups > 1:
+      short = min(-(-max(short_sides) // _CANVAS_UNIT) * _CANVAS_UNIT, short)
+    lying = (short, max(self.canvas))
+    return lying[::-1] if stands else lying
 
   def fixed_size(self, original: transforms.Size) -> transforms.Size | None:
     """Size at which every view of an image of this original size is seen, if there is just one."""

@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from rkd_jax import commands
 from rkd_jax.files import storage
-from rkd_jax.plan import chips, programs, report
+from rkd_jax.plan import programs, report, topologies
 
 
 def main(given: flags.FlagValues) -> None:
@@ -39,7 +39,7 @@ def main(given: flags.FlagValues) -> None:
     )
   chosen = given.programs or programs.programs_of(config)
   try:
-    chip, devices = chips.parse(given.topology)[0], chips.devices(given.topology)
+    chip, devices = topologies.parse(given.topology)[0], topologies.devices(given.topology)
     rows = []
     for program in chosen:
       size = canvas and (int(canvas[1]), int(canvas[2]))
@@ -95,7 +95,7 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file("config", lock_config=True)
   flags.mark_flag_as_required("config")
   flags.DEFINE_string(
-    "topology", None, f"Chip of {', '.join(chips.CHIPS)} and how many, as v5e:4x4 or h100:8."
+    "topology", None, f"Chip of {', '.join(topologies.NAMES)} and how many, as v5e:4x4 or h100:8."
   )
   flags.mark_flag_as_required("topology")
   flags.DEFINE_integer("batch", 0, "Images of all devices together; default: the config's.")

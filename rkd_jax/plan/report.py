@@ -1,17 +1,12 @@
 """What a compiled program needs and where its time goes, as a dictionary and as a page of text."""
 
-import re
-
 import jax
 
+from rkd_jax.machine import costs
+from rkd_jax.machine.chips import Chip
 from rkd_jax.plan import hlo
-from rkd_jax.plan.chips import Chip
 
 REMEDY = "A smaller --batch, more devices, or --config.model.dtype=bfloat16 need less."
-# How XLA says it for TPUs, by what does not fit.
-_NEEDED = re.compile(
-  r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)|Used ([\d.]+\w) of ([\d.]+\w) hbm"
-)
 
 
 def describe(compiled: jax.stages.Compiled, chip: Chip) -> dict:
@@ -22,13 +17,6 @@ def describe(compiled: jax.stages.Compiled, chip: Chip) -> dict:
   `hlo.ASSUMED_TRIPS` says.  XLA counts no work for GPUs that are not there.
   """
   memory = compiled.memory_analysis()
-  total = (
-    memory.argument_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.generated_code_size_in_bytes
-  )
   cost = compiled.cost_analysis() or {}
   flops, accessed = cost.get("flops"), cost.get("bytes accessed")
   program = hlo.Program(compiled.as_text())
@@ -39,7 +27,7 @@ def describe(compiled: jax.stages.Compiled, chip: Chip) -> dict:
       "temporaries": memory.temp_size_in_bytes,
       "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
       "code": memory.generated_code_size_in_bytes,
-      "total": total,
+      "total": costs.needed_memory(compiled),
       "available": chip.memory or None,
     },
     "flops": flops,
@@ -59,11 +47,9 @@ def describe(compiled: jax.stages.Compiled, chip: Chip) -> dict:
 
 def problem(error: Exception) -> str:
   """What the compiler's refusal of a program says, with the remedy where memory is short."""
-  text = " ".join(str(error).split())
-  if needed := _NEEDED.search(text):
-    size, available = filter(None, needed.groups())
-    return f"DOES NOT FIT: needs {size} of a device's {available}. {REMEDY}"
-  return f"DOES NOT COMPILE: {text[:1000]}"
+  if sizes := costs.refused_memory(error):
+    return f"DOES NOT FIT: needs {sizes[0]} of a device's {sizes[1]}. {REMEDY}"
+  return f"DOES NOT COMPILE: {' '.join(str(error).split())[:1000]}"
 
 
 def page(title: str, figures: dict, chip: Chip, rows: int = 8) -> str:

@@ -1,9 +1,8 @@
-"""Accelerators by name, as `v5e:4x4` or `h100:8`: what they have, and devices to compile for.
+"""Accelerators by name, as `v5e:4x4` or `h100:8`: which chip, and devices to compile for.
 
 The devices are descriptions: XLA compiles for them on any machine, and none of them is there.
 """
 
-import dataclasses
 import math
 import os
 import re
@@ -11,33 +10,10 @@ import re
 import jax
 from jax.experimental import topologies
 
+from rkd_jax.machine.chips import CHIPS, Chip
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """One device as its vendor publishes it.
-
-  Attributes:
-    platform: 'tpu', 'gpu' or 'cpu'.
-    memory: bytes.
-    flops: a second, dense bfloat16.
-    bandwidth: of the memory, bytes a second.
-    clock: in which XLA counts the cycles of its estimates, Hz; 0 where it gives none.
-  """
-
-  platform: str
-  memory: float = 0.0
-  flops: float = 0.0
-  bandwidth: float = 0.0
-  clock: float = 0.0
-
-
-CHIPS = {
-  "v5e": Chip("tpu", 16e9, 197e12, 819e9, 1.5e9),
-  "v5p": Chip("tpu", 95e9, 459e12, 2765e9, 1.75e9),
-  "v6e": Chip("tpu", 32e9, 918e12, 1640e9, 1.75e9),
-  "h100": Chip("gpu", 80e9, 989e12, 3350e9),
-  "cpu": Chip("cpu"),
-}
+# Chips that this version of XLA compiles for without a device.
+NAMES = ("v5e", "v5p", "v6e", "h100", "cpu")
 
 # What XLA asks of a GPU that is not there; NVIDIA's figures of an H100 SXM.
 _H100 = """
@@ -78,9 +54,9 @@ def parse(topology: str) -> tuple[Chip, int]:
     ValueError: no such chip, or not NAME:COUNT or NAME:AxB or NAME:AxBxC.
   """
   match = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*){0,2})", topology)
-  if not match or match[1] not in CHIPS or (CHIPS[match[1]].platform != "tpu" and "x" in match[2]):
+  if not match or match[1] not in NAMES or (CHIPS[match[1]].platform != "tpu" and "x" in match[2]):
     raise ValueError(
-      f"--topology={topology}: expected a chip of {', '.join(CHIPS)} and how many there are, as "
+      f"--topology={topology}: expected a chip of {', '.join(NAMES)} and how many there are, as "
       "v5e:4x4, v5p:2x2x1, h100:8 or cpu:8."
     )
   return CHIPS[match[1]], math.prod(map(int, match[2].split("x")))

@@ -15,13 +15,17 @@ _T = TypeVar("_T")
 
 
 class Pace:
-  """Counts the images of a loop, and the time in which it waits for them.
+  """Counts the images of a loop and its arithmetic, and the time in which it waits for images.
 
   By the clock of the host, which runs at most a step ahead of the devices.
+
+  Args:
+    peak: FLOP a second of all devices together; 0 if that is not known.
   """
 
-  def __init__(self):
-    self._images, self._waited, self._start = 0, 0.0, time.monotonic()
+  def __init__(self, peak: float = 0.0):
+    self._peak, self._images, self._flops = peak, 0, 0
+    self._waited, self._start = 0.0, time.monotonic()
 
   def timed(self, batches: Iterable[_T]) -> Iterator[_T]:
     """The same batches; the time until each is there counts as waiting."""
@@ -36,19 +40,23 @@ class Pace:
         self._waited += time.monotonic() - before
       yield batch
 
-  def count(self, images: int) -> None:
+  def count(self, images: int, flops: int = 0) -> None:
     self._images += images
+    self._flops += flops
 
   def figures(self) -> dict[str, float]:
     """Since the last call: images a second and the part of the time that went into waiting.
 
+    `mfu` is the part of the peak that was used; absent where that is not known.
     `device_bytes` and `device_peak_bytes` are the memory in use now and the most so far, of the
     local device that has most; absent where the platform does not say (CPUs).
     """
     now = time.monotonic()
     seconds = max(now - self._start, 1e-9)
     found = {"images_per_second": self._images / seconds, "data_wait": self._waited / seconds}
-    self._images, self._waited, self._start = 0, 0.0, now
+    if self._peak:
+      found["mfu"] = self._flops / seconds / self._peak
+    self._images, self._flops, self._waited, self._start = 0, 0, 0.0, now
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     for name, key in (("device_bytes", "bytes_in_use"), ("device_peak_bytes", "peak_bytes_in_use")):
       if values := [own[key] for own in stats if key in own]:

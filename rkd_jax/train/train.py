@@ -1,7 +1,9 @@
 """The training loop: one for CLIP and for all stages of the detector."""
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,8 +16,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rkd_jax.inputs.batching import train_batches
+from rkd_jax.inputs.plan import Plan
 from rkd_jax.inputs.sampler import Sampler
-from rkd_jax.machine import cluster
+from rkd_jax.machine import chips, cluster, costs
 from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
@@ -40,7 +43,12 @@ class NonFiniteLossError(ValueError):
 
 
 class Trainer:
-  """The compiled step of a task on a mesh, and its initial state."""
+  """The compiled steps of a task on a mesh, and its initial state.
+
+  Attributes:
+    flops: of a step on a batch of each kind that there was, on all devices together, see
+      `costs.matmul_flops`.
+  """
 
   def __init__(
     self,
@@ -68,7 +76,9 @@ class Trainer:
       donate_argnames="state",
       out_shardings=everywhere,
     )
-    self._seed_key = jax.random.key(config.seed)
+    self._seed = config.seed
+    self._programs: dict[tuple, jax.stages.Compiled] = {}
+    self.flops: dict[str, int] = {}
 
   @functools.cached_property
   def constants(self):
@@ -76,13 +86,31 @@ class Trainer:
     constants = jax.tree.map(jnp.asarray, self._constants)
     return jax.device_put(constants, replicated(self.mesh))
 
+  @functools.cached_property
+  def _seed_key(self):
+    return jax.jit(jax.random.key, out_shardings=replicated(self.mesh))(self._seed)
+
   def create(self, seed: int) -> TrainState:
     return self._create(jax.random.key(seed))
 
   def step(self, state: TrainState, batch, kind: str) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on a global batch; the given state's buffers are donated."""
     batch = shard_batch(self.mesh, batch)
-    return self._step(state, self.constants, batch, self._seed_key, kind=kind)
+    return self.program(batch, kind)(state, self.constants, batch, self._seed_key)
+
+  def program(self, batch, kind: str) -> jax.stages.Compiled:
+    """That of `step` for a global batch of such shapes, compiled when it is first asked for.
+
+    Raises:
+      ValueError: it needs more memory than a device has.
+    """
+    key = (kind, *(x.shape for x in jax.tree.leaves(batch)))
+    if key not in self._programs:
+      args = self.abstract_state, self.constants, batch, self._seed_key
+      traced = self._step.trace(*args, kind=kind)
+      self.flops[kind] = costs.matmul_flops(traced.jaxpr)
+      self._programs[key] = _compile(traced.lower(), kind, len(jax.tree.leaves(batch)[0]))
+    return self._programs[key]
 
   def lower_create(self) -> jax.stages.Lowered:
     """The program of `create`, for devices that need not be there."""
@@ -97,10 +125,42 @@ class Trainer:
     )
 
   def _abstract_key(self):
-    return placed(jax.eval_shape(lambda: self._seed_key), replicated(self.mesh))
+    key = jax.eval_shape(lambda: jax.random.key(self._seed))
+    return placed(key, replicated(self.mesh))
 
   def _lower(self, traced):
     return lower_for(traced, self.mesh.devices.flat[0])
+
+
+def _compile(lowered: jax.stages.Lowered, kind: str, images: int) -> jax.stages.Compiled:
+  """The program of a step on so many images; a ValueError if a device is too small for it."""
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    sizes = costs.refused_memory(error)
+    if sizes is None:
+      raise
+  else:
+    need, limit = costs.needed_memory(compiled), costs.memory_limit()
+    if limit is None or need <= limit:
+      return compiled
+    sizes = f"{need / 1e9:.2f} GB", f"{limit / 1e9:.2f} GB"
+  raise ValueError(
+    f"A step on {images} images (data.{kind}.batch_size) needs {sizes[0]} of each device, which "
+    f"has {sizes[1]}: lower the batch size, set gradient_accumulation_steps to take a batch in "
+    "parts, or use more devices."
+  )
+
+
+def _compiled(trainer: Trainer, plan: Plan, batches: Iterator) -> Iterator:
+  """The same batches, once the programs for all canvases of their kinds are there."""
+  first = list(itertools.islice(batches, len(plan.schedule)))
+  for kind, batch in {kind: batch for _, kind, batch in first}.items():
+    for canvas in plan.specs[kind].canvases:
+      images = np.zeros((len(batch.images), *canvas, 3), np.uint8)
+      alike = dataclasses.replace(batch, images=images)
+      trainer.program(shard_batch(trainer.mesh, alike), kind)
+  return itertools.chain(first, batches)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
@@ -112,6 +172,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
   Raises:
     NonFiniteLossError: names the step, its terms and its images.
     CheckpointError: the workdir or the initial checkpoint belongs to another config.
+    ValueError: a batch needs more memory than a device has; nothing was trained then.
   """
   first = cluster.is_first()
   with cluster.together():
@@ -152,8 +213,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     cache=config.data.cache,
     skip_bad_images=config.skip_bad_images,
   )
-  pace = Pace()
   with cluster.together():
+    batches = _compiled(trainer, task.plan, batches)
+    pace = Pace(chips.peak_flops(trainer.mesh.devices.flat))
     batches = traced(pace.timed(batches), start, config.get("profile_steps"), workdir)
   pending, stopping = None, False
   with (
@@ -171,7 +233,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       if pending is not None:
         _record(writer, progress, config, task.plan.sampler, *pending)
       pending = (step, kind, metrics)
-      pace.count(task.plan.specs[kind].batch_size)
+      pace.count(task.plan.specs[kind].batch_size, trainer.flops[kind])
       if writer and step > start and step % config.log_every == 0:
         writer.write(step, "pace", pace.figures())
       done = step + 1

@@ -10,7 +10,8 @@ from narrow import narrow
 
 from rkd_jax.configs.coco import rkd_ils_weight_transfer as coco
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis
-from rkd_jax.plan import chips, programs, report
+from rkd_jax.machine.chips import CHIPS
+from rkd_jax.plan import programs, report, topologies
 
 CONFIGS = {"coco": coco, "lvis": lvis}
 # What of them is compiled for CPUs as well.
@@ -25,7 +26,7 @@ def topology(request):
 @pytest.fixture(scope="module")
 def devices(topology):
   """Four chips; without --topology, four of the fake CPU devices of the tests."""
-  return chips.devices(topology) if topology else jax.devices()[:4]
+  return topologies.devices(topology) if topology else jax.devices()[:4]
 
 
 def config_of(family, topology):
@@ -43,7 +44,7 @@ def test_compiles(family, program, topology, devices):
   config = config_of(family, topology)
   lowered, shape = programs.lower(config, program, devices, 0, (128, 192))
   assert shape["classes"] == {"coco": 80, "lvis": 1203}[family]
-  chip = chips.parse(topology)[0] if topology else chips.CHIPS["cpu"]
+  chip = topologies.parse(topology)[0] if topology else CHIPS["cpu"]
   figures = report.describe(lowered.compile(), chip)
   memory = figures["memory"]
   assert memory["total"] > memory["arguments"] >= 0

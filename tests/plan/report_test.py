@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rkd_jax.machine.chips import CHIPS
 from rkd_jax.plan import report
-from rkd_jax.plan.chips import CHIPS
 
 
 def compiled():

@@ -1,12 +1,13 @@
 import pytest
 
-from rkd_jax.plan import chips
+from rkd_jax.machine.chips import CHIPS
+from rkd_jax.plan import topologies
 
 
 def test_a_topology_says_how_many_there_are():
-  assert chips.parse("v5e:4x4") == (chips.CHIPS["v5e"], 16)
-  assert chips.parse("v5p:2x2x4")[1] == 16
-  assert chips.parse("h100:8") == (chips.CHIPS["h100"], 8)
+  assert topologies.parse("v5e:4x4") == (CHIPS["v5e"], 16)
+  assert topologies.parse("v5p:2x2x4")[1] == 16
+  assert topologies.parse("h100:8") == (CHIPS["h100"], 8)
 
 
 @pytest.mark.parametrize(
@@ -14,4 +15,4 @@ def test_a_topology_says_how_many_there_are():
 )
 def test_a_name_nobody_knows_is_refused_with_those_there_are(topology):
   with pytest.raises(ValueError, match=r"v5e, v5p, v6e, h100, cpu.*as v5e:4x4"):
-    chips.parse(topology)
+    topologies.parse(topology)

@@ -34,6 +34,16 @@ def test_figures_are_of_the_time_since_the_last_ones(clock):
   ]
 
 
+def test_mfu_is_the_part_of_the_peak_that_was_used(clock):
+  pace = Pace(peak=100.0)
+  clock[0] += 4.0
+  pace.count(8, 120)
+  pace.count(8, 80)
+  assert pace.figures()["mfu"] == 200 / 4.0 / 100.0
+  clock[0] += 1.0
+  assert pace.figures()["mfu"] == 0
+
+
 def test_memory_is_that_of_the_fullest_device(monkeypatch):
   class Device:
     def __init__(self, used):

@@ -21,6 +21,7 @@ import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
 from rkd_jax.inputs.batching import train_batches
+from rkd_jax.machine import costs
 from rkd_jax.machine.target import current
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
@@ -45,23 +46,25 @@ def root(tmp_path_factory):
 
 @contextlib.contextmanager
 def _compilations_per_step():
-  """Names of the programs that are compiled from each call of Trainer.step to the next, or to the
-  end of the run: {step: names}.  What is done between steps (metrics, pace, checkpoints) is in it.
+  """Names of the programs that are compiled until each call of Trainer.step, by its step, and after
+  the last one (None).  What is done between steps (metrics, pace, checkpoints) is in it.
   """
-  compiled, step = {}, train_lib.Trainer.step
+  compiled, names, step = {}, [], train_lib.Trainer.step
 
   def counted(self, state, batch, kind):
-    compiled[int(state.step)] = []
+    compiled[int(state.step)] = names.copy()
+    names.clear()
     return step(self, state, batch, kind)
 
   def listen(event, seconds, fun_name="", **_):
-    if event == "/jax/core/compile/backend_compile_duration" and compiled:
-      list(compiled.values())[-1].append(fun_name)
+    if event == "/jax/core/compile/backend_compile_duration":
+      names.append(fun_name)
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train_lib.Trainer, "step", counted)
     yield compiled
+  compiled[None] = names
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
@@ -70,7 +73,7 @@ class Run:
   workdir: Path
   state: train_lib.TrainState
   metrics: list[dict]
-  compilations: dict[int, list[str]]
+  compilations: dict[int | None, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +106,10 @@ def test_metrics_of_every_kind_are_among_those_written():
   assert written == [0, 1, 20, 21, 40, 41, 49]
 
 
-def test_only_the_first_step_of_a_kind_compiles_and_nothing_between_steps_does(uninterrupted):
-  first, second, *others = uninterrupted.compilations.values()
-  assert first.count("jit(step)") == 1 and second == ["jit(step)"]
-  assert others == [[]] * 10
+def test_all_is_compiled_before_the_first_step(uninterrupted):
+  first, *others = uninterrupted.compilations.values()
+  assert first.count("jit(step)") == 2  # for the kinds
+  assert others == [[]] * 12
 
 
 def test_resuming_repeats_the_parameters_and_compiles_no_more_than_a_start(root, uninterrupted):
@@ -116,10 +119,10 @@ def test_resuming_repeats_the_parameters_and_compiles_no_more_than_a_start(root,
   with _compilations_per_step() as compilations:
     state = train_lib.train(tiny.get_config(str(root)), str(workdir))
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted.state)
-  assert list(compilations) == [8, 9, 10, 11]
-  first, second, *others = compilations.values()
-  assert first.count("jit(step)") == 1 and second == ["jit(step)"]
-  assert others == [[], []]
+  assert list(compilations) == [8, 9, 10, 11, None]
+  first, *others = compilations.values()
+  assert first.count("jit(step)") == 2 and "jit(create_state)" not in first
+  assert others == [[]] * 4
 
 
 def _start(root, workdir) -> subprocess.Popen:
@@ -236,8 +239,35 @@ def test_a_run_writes_its_pace_and_a_trace(root, tmp_path, monkeypatch):
   assert [m["step"] for m in lines] == [4, 8]
   for line in lines:
     assert line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1
+    assert "mfu" not in line  # of a CPU the peak is not known
   assert [m["step"] for m in read_metrics(file)] == [0, 1, 4, 5, 8, 9, 11]
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_training_starts(root, tmp_path, monkeypatch):
+  _use_loss(monkeypatch, lambda w, batch: w * w)
+  monkeypatch.setattr(costs, "memory_limit", lambda: 10)
+  sentence = (
+    r"A step on 8 images \(data\.box\.batch_size\) needs 0\.\d+ GB of each device, which has "
+    r"0\.00 GB: lower the batch size, set gradient_accumulation_steps .* or use more devices"
+  )
+  with pytest.raises(ValueError, match=sentence):
+    train_lib.train(tiny.get_config(str(root)), str(tmp_path))
+  assert latest_step(tmp_path) is None and not (tmp_path / METRICS_FILE).exists()
+
+
+def test_a_step_that_the_compiler_refuses_for_its_size_is_said_alike():
+  class Lowered:
+    def __init__(self, text):
+      self._text = text
+
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(self._text)
+
+  with pytest.raises(ValueError, match=r"needs 42\.26G of each device, which has 15\.75G: lower"):
+    train_lib._compile(Lowered("RESOURCE_EXHAUSTED: Used 42.26G of 15.75G hbm."), "box", 8)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+    train_lib._compile(Lowered("INTERNAL: no"), "box", 8)
 
 
 def test_an_infinite_update_is_not_saved_though_its_loss_is_finite(root, tmp_path, monkeypatch):
