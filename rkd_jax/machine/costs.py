@@ -67,4 +67,7 @@ def memory_limit() -> int | None:
 def refused_memory(error: Exception) -> tuple[str, str] | None:
   """What a program needs of what a device has, where that is why the compiler refuses it."""
   found = _NEEDED.search(" ".join(str(error).split()))
-  return tuple(filter(None, found.groups())) if found else None
+  if found is None:
+    return None
+  needed, available = filter(None, found.groups())
+  return needed, available
