@@ -137,8 +137,8 @@ class BatchSpec:
     short = min(self.canvas)
     if self.scale_groups > 1:
       short = min(-(-max(short_sides) // _CANVAS_UNIT) * _CANVAS_UNIT, short)
-    lying = (short, max(self.canvas))
-    return lying[::-1] if stands else lying
+    long = max(self.canvas)
+    return (long, short) if stands else (short, long)
 
   def fixed_size(self, original: transforms.Size) -> transforms.Size | None:
     """Size at which every view of an image of this original size is seen, if there is just one."""
