@@ -46,5 +46,4 @@ def shard_batch(mesh: Mesh, batch):
     ValueError: see `check_batch`.
   """
   check_batch(mesh, len(jax.tree.leaves(batch)[0]) * jax.process_count())
-  sharding = split(mesh)
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+  return jax.make_array_from_process_local_data(split(mesh), batch)

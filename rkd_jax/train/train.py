@@ -141,8 +141,11 @@ def _compile(lowered: jax.stages.Lowered, kind: str, images: int) -> jax.stages.
     if sizes is None:
       raise
   else:
-    need, limit = costs.needed_memory(compiled), costs.memory_limit()
-    if limit is None or need <= limit:
+    limit = costs.memory_limit()
+    if limit is None:
+      return compiled
+    need = costs.needed_memory(compiled)
+    if need <= limit:
       return compiled
     sizes = f"{need / 1e9:.2f} GB", f"{limit / 1e9:.2f} GB"
   raise ValueError(
