@@ -24,8 +24,12 @@ class Pace:
   """
 
   def __init__(self, peak: float = 0.0):
-    self._peak, self._images, self._flops = peak, 0, 0
-    self._waited, self._start = 0.0, time.monotonic()
+    self._peak = peak
+    self._begin()
+
+  def _begin(self) -> None:
+    self._steps, self._images, self._flops, self._waited = 0, 0, 0, 0.0
+    self._start, self._thread_start = time.monotonic(), time.thread_time()
 
   def timed(self, batches: Iterable[_T]) -> Iterator[_T]:
     """The same batches; the time until each is there counts as waiting."""
@@ -41,22 +45,27 @@ class Pace:
       yield batch
 
   def count(self, images: int, flops: int = 0) -> None:
+    self._steps += 1
     self._images += images
     self._flops += flops
 
   def figures(self) -> dict[str, float]:
     """Since the last call: images a second and the part of the time that went into waiting.
 
+    `host_seconds` is the processor time of this thread per step: what the loop itself does.
     `mfu` is the part of the peak that was used; absent where that is not known.
     `device_bytes` and `device_peak_bytes` are the memory in use now and the most so far, of the
     local device that has most; absent where the platform does not say (CPUs).
     """
-    now = time.monotonic()
-    seconds = max(now - self._start, 1e-9)
-    found = {"images_per_second": self._images / seconds, "data_wait": self._waited / seconds}
+    seconds = max(time.monotonic() - self._start, 1e-9)
+    found = {
+      "images_per_second": self._images / seconds,
+      "data_wait": self._waited / seconds,
+      "host_seconds": (time.thread_time() - self._thread_start) / max(self._steps, 1),
+    }
     if self._peak:
       found["mfu"] = self._flops / seconds / self._peak
-    self._images, self._flops, self._waited, self._start = 0, 0, 0.0, now
+    self._begin()
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     for name, key in (("device_bytes", "bytes_in_use"), ("device_peak_bytes", "peak_bytes_in_use")):
       if values := [own[key] for own in stats if key in own]:

@@ -13,6 +13,7 @@ def clock(monkeypatch):
   """Seconds, which pass when the test says so."""
   now = [100.0]
   monkeypatch.setattr(pace_lib.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(pace_lib.time, "thread_time", lambda: now[0] / 4)
   return now
 
 
@@ -28,9 +29,9 @@ def test_figures_are_of_the_time_since_the_last_ones(clock):
     pace.count(8)
     found.append(pace.figures())
   assert found == [
-    {"images_per_second": 4.0, "data_wait": 0.5},
-    {"images_per_second": 2.0, "data_wait": 0.75},
-    {"images_per_second": 8 / 3, "data_wait": 2 / 3},
+    {"images_per_second": 4.0, "data_wait": 0.5, "host_seconds": 0.5},
+    {"images_per_second": 2.0, "data_wait": 0.75, "host_seconds": 1.0},
+    {"images_per_second": 8 / 3, "data_wait": 2 / 3, "host_seconds": 0.75},
   ]
 
 
@@ -39,7 +40,8 @@ def test_mfu_is_the_part_of_the_peak_that_was_used(clock):
   clock[0] += 4.0
   pace.count(8, 120)
   pace.count(8, 80)
-  assert pace.figures()["mfu"] == 200 / 4.0 / 100.0
+  figures = pace.figures()
+  assert figures["mfu"] == 200 / 4.0 / 100.0 and figures["host_seconds"] == 1.0 / 2
   clock[0] += 1.0
   assert pace.figures()["mfu"] == 0
 
