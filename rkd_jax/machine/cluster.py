@@ -14,6 +14,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from jax.experimental import multihost_utils
 from rkd_jax.files.json_checks import differences
 
 _CONNECT_S = 10
+_BEATS = 20  # signs of life within the time that a process may be silent
 _PIECE = 1 << 22  # bytes that each device holds at a time while something is sent
 _leaving = threading.Event()
 
@@ -73,7 +75,7 @@ def joined(
   if not _initialize(config, *given):
     yield
     return
-  _watch(coordinator and coordinator.rpartition(":")[0])
+  _watch(coordinator and coordinator.rpartition(":")[0], config.timeout_seconds)
   try:
     yield
   except BaseException as error:
@@ -127,7 +129,8 @@ def _initialize(config, coordinator, process_id, process_count) -> bool:
       process_id,
       cluster_detection_method="deactivate" if coordinator else None,
       initialization_timeout=config.start_seconds + 60,
-      heartbeat_timeout_seconds=config.timeout_seconds,
+      # JAX may wait for half of that; it is to speak after `_guard`.
+      heartbeat_timeout_seconds=2 * config.timeout_seconds,
       shutdown_timeout_seconds=config.timeout_seconds,
     )
   except Exception as error:
@@ -149,16 +152,16 @@ def _leave() -> None:
   jax.distributed.shutdown()
 
 
-def _watch(host: str | None) -> None:
-  """From now on this process ends with a sentence as soon as another one has ended.
+def _watch(host: str | None, seconds: float) -> None:
+  """From now on this process ends with a sentence as soon as another one has ended, or is silent.
 
-  JAX alone notices, too, but after a while and with the stack of its own process; so it still does
-  where a host is cut off, or where no connection of our own is possible.
+  JAX alone notices, too, but later and with the stack of its own process; so it still does where
+  no connection of our own is possible.
   """
   if jax.process_count() == 1:
     return
   token = secrets.token_hex(16)
-  server, connections = None, []
+  server, others = None, {}
   if is_first():
     both = {"family": socket.AF_INET6, "dualstack_ipv6": True}
     server = socket.create_server(("", 0), **(both if socket.has_dualstack_ipv6() else {}))
@@ -166,36 +169,89 @@ def _watch(host: str | None) -> None:
   else:
     host, port, token = json.loads(_of_first(""))
     try:
-      connections.append(socket.create_connection((host, port), _CONNECT_S))
+      first = socket.create_connection((host, port), _CONNECT_S)
     except OSError:
       return
-    connections[0].settimeout(None)
-    connections[0].sendall(token.encode())
-  threading.Thread(target=_guard, args=(server, token, connections), daemon=True).start()
+    first.sendall(f"{token} {jax.process_index()}\n".encode())
+    others[first] = 0
+  threading.Thread(target=_guard, args=(server, token, others, seconds), daemon=True).start()
 
 
-def _guard(server: socket.socket | None, token: str, connections: list[socket.socket]) -> None:
-  """Waits for the end of one connection, over which nothing is sent but, at first, the token."""
-  ready = set()
+def _guard(
+  server: socket.socket | None, token: str, others: dict[socket.socket, int], seconds: float
+) -> None:
+  """Sends signs of life to all others, and sees that theirs come.
+
+  Args:
+    server: where they connect with the token and their ids, on the first process.
+    others: the ids of those that are connected.
+    seconds: how long one may be silent, counted in beats of this process: those during which it was
+      stopped itself do not count.
+  """
+  beat, silent = seconds / _BEATS, dict.fromkeys(others, 0)
   with selectors.DefaultSelector() as waiting:
-    for one in connections if server is None else [server]:
+    for one in [server] if server else others:
       waiting.register(one, selectors.EVENT_READ)
-    while ready <= {server}:
-      if server in ready:
-        connection, _ = server.accept()
-        connection.settimeout(_CONNECT_S)
+    due = time.monotonic() + beat
+    while True:
+      for key, _ in waiting.select(max(due - time.monotonic(), 0)):
+        one = key.fileobj
+        if one is server:
+          one, _ = server.accept()
+          if (index := _introduced(one, token)) is not None:
+            others[one], silent[one] = index, 0
+            waiting.register(one, selectors.EVENT_READ)
+        elif _read(one):
+          silent[one] = 0
+        elif _leaving.is_set():
+          waiting.unregister(one)
+          del others[one]
+        else:
+          _end(
+            "Another process of this run has ended, so that this one cannot go on: its own output "
+            "says why."
+          )
+      if time.monotonic() < due:
+        continue
+      due = time.monotonic() + beat
+      for one, index in others.items():
         with contextlib.suppress(OSError):
-          if connection.recv(len(token)) == token.encode():
-            waiting.register(connection, selectors.EVENT_READ)
-      ready = {key.fileobj for key, _ in waiting.select()}
-  if not _leaving.is_set():
-    print(
-      "Another process of this run has ended, so that this one cannot go on: its own output says "
-      "why. Start all of them again; training goes on from the newest checkpoint.",
-      file=sys.stderr,
-      flush=True,
-    )
-    os._exit(1)
+          one.send(b".")
+        silent[one] += 1
+        if silent[one] >= _BEATS and not _leaving.is_set():
+          _end(
+            f"Process {index} of this run has given no sign of life for {seconds:g} s "
+            "(config.hosts.timeout_seconds), so that this one cannot go on: its host hangs or is "
+            "cut off. End what is left of it."
+          )
+
+
+def _introduced(connection: socket.socket, token: str) -> int | None:
+  """The id that a process gives with the token; None of a stranger."""
+  connection.settimeout(_CONNECT_S)
+  with contextlib.suppress(OSError), connection.makefile("rb") as file:
+    given, _, index = file.readline(100).partition(b" ")
+    if given == token.encode():
+      return int(index)
+  connection.close()
+  return None
+
+
+def _read(connection: socket.socket) -> bytes:
+  """What has come, at least something; nothing at the end."""
+  try:
+    return connection.recv(1024)
+  except OSError:
+    return b""
+
+
+def _end(reason: str) -> None:
+  print(
+    f"{reason} Start all of them again; training goes on from the newest checkpoint.",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)
 
 
 def _of_first(text: str) -> str:
