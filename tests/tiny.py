@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rkd_jax.configs import demo
+from rkd_jax.configs import common, demo
 from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
 from rkd_jax.records.results_writer import TeacherWriter
@@ -22,8 +22,13 @@ EMBEDDING_DIM = 16
 SIZES = {"train_boxes": 12, "train_images": 12, "validation": 8}
 
 
-def get_config(root: str):
-  """The demo's last rows without weight transfer (RKD and ILS), much narrower; SGD."""
+def get_config(argument: str):
+  """The demo's last rows without weight transfer (RKD and ILS), much narrower; SGD.
+
+  `ROOT,lvis` is as LVIS' last row: with masks, weight transfer and the federated loss.  Its records
+  have polygons, and ROOT/image_counts.json is there.
+  """
+  root, _, family = argument.partition(",")
   c = demo.get_config(f"rkd_ils,root={root}")
   c.name = "tiny"
   c.num_steps = 12
@@ -58,6 +63,12 @@ def get_config(root: str):
   c.data.image.update(batch_size=8, max_regions=2, **size)
   c.data.eval.update(batch_size=8, **size)
   c.data.threads = 1
+  if family == "lvis":
+    common.add_weight_transfer(c, hidden=(8, 16))
+    m.mask_head.update(layers=1, channels=4, resolution=3)
+    c.data.box.max_vertices = 24
+    c.loss.federated_classes = 6
+    c.image_counts = f"{root}/image_counts.json"
   return c
 
 

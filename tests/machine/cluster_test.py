@@ -1,8 +1,10 @@
 """Processes that train together, started as users do, on this machine with eight fake devices."""
 
+import json
 import shutil
 import signal
 import time
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -11,6 +13,8 @@ import tiny
 from jax.experimental.compilation_cache import compilation_cache
 from processes import SECONDS, Processes
 
+from rkd_jax.benchmark.synthetic import ellipses
+from rkd_jax.data.shapes_ovd.shapes_ovd import SceneEntry, SceneSplit
 from rkd_jax.frozen.clip import TOKENIZER_FILE
 from rkd_jax.machine import cluster
 from rkd_jax.runs.checkpoint import Checkpointer, latest_step
@@ -18,6 +22,7 @@ from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train import train as train_lib
 from rkd_jax.train.tasks import make_task
 
+CONFIG = "tests/tiny.py:{root},lvis"
 STEPS = 20
 TIMEOUT_S = 20
 LOST = "Another process of this run has ended"
@@ -26,7 +31,7 @@ LOST_TO_JAX = "This most likely indicates that another task died"
 
 
 def _config(root):
-  config = tiny.get_config(str(root))
+  config = tiny.get_config(f"{root},lvis")
   config.num_steps = STEPS
   return config
 
@@ -34,7 +39,7 @@ def _config(root):
 class Training(Processes):
   """A run in several processes with eight devices together."""
 
-  def __init__(self, root, workdir, count, flags=(), flags_of=None, config="tests/tiny.py:{root}"):
+  def __init__(self, root, workdir, count, flags=(), flags_of=None, config=CONFIG):
     self.workdir = workdir
     settings = [f"--config={config.format(root=root)}", f"--workdir={workdir}", *flags]
     settings += [f"--config.hosts.timeout_seconds={TIMEOUT_S}", f"--config.num_steps={STEPS}"]
@@ -48,24 +53,39 @@ class Training(Processes):
     lines = file.read_bytes().splitlines() if file.exists() else []
     return sum(b'"loss"' in line for line in lines)
 
-  def signal(self, index: int, number: signal.Signals, lines: int) -> None:
-    """Sends a signal to a process when there are so many lines of metrics."""
+  def when(self, lines: int) -> None:
+    """Returns when there are so many lines of metrics."""
     limit = time.monotonic() + SECONDS
     while self.lines() < lines:
       assert all(process.poll() is None for process in self.processes), self.output()
       assert time.monotonic() < limit, self.output()
       time.sleep(0.02)
-    self.processes[index].send_signal(number)
 
   def output(self) -> list[str]:
     return [out + err for out, err in self.said()]
+
+
+def _build_data(root):
+  """Scenes with an ellipse in each box, and how many images of each class there might be."""
+  load = SceneEntry.load
+
+  def outlined(entry):
+    fields = load(entry)
+    return fields | {"polygons": [[outline] for outline in ellipses(fields["boxes"])]}
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(SceneSplit, "has_polygons", True)
+    patch.setattr(SceneEntry, "load", outlined)
+    tiny.build_data(root)
+  counts = [{"name": name, "image_count": 1 + len(name)} for name in SceneSplit.class_names]
+  (root / "image_counts.json").write_text(json.dumps(counts))
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
   """Folder with the data set and the cache of compiled steps, which is in use meanwhile."""
   path = tmp_path_factory.mktemp("tiny")
-  tiny.build_data(path)
+  _build_data(path)
   cache = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", _config(path).compilation_cache)
   compilation_cache.reset_cache()
@@ -159,7 +179,8 @@ def test_sigterm_to_either_stops_both_at_one_step_and_they_go_on_to_the_last_bit
   workdir = root / "terminated"
   for index, lines in ((0, 1), (1, 7)):
     with Training(root, workdir, 2) as run:
-      run.signal(index, signal.SIGTERM, lines)
+      run.when(lines)
+      run.processes[index].send_signal(signal.SIGTERM)
       assert run.wait(60) == [143, 143], run.output()
     saved = latest_step(workdir)
     assert lines < saved < STEPS
@@ -170,18 +191,39 @@ def test_sigterm_to_either_stops_both_at_one_step_and_they_go_on_to_the_last_bit
   jax.tree.map(np.testing.assert_array_equal, restored(workdir), restored(both))
 
 
-@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.full)])
-def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
+@contextmanager
+def _clip_trains(root, workdir):
+  """Two processes, both in the midst of it."""
   flags = ("--config.data.caption.split=train_images", "--config.data.caption.batch_size=8")
   flags += ("--config.clip.vision_width=8", "--config.clip.transformer_layers=1")
-  config = "configs/demo.py:clip,root={root}"
-  with Training(root, root / f"killed {killed}", 2, flags, config=config) as run:
-    run.signal(killed, signal.SIGKILL, 2)
+  with Training(root, workdir, 2, flags, config="configs/demo.py:clip,root={root}") as run:
+    run.when(2)
+    yield run
+  assert (workdir / TOKENIZER_FILE).exists()
+
+
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
+  with _clip_trains(root, root / f"killed {killed}") as run:
+    run.processes[killed].kill()
     codes = run.wait(TIMEOUT_S)
-  assert (run.workdir / TOKENIZER_FILE).exists()
   assert codes[killed] == -signal.SIGKILL and codes[1 - killed] not in (0, -signal.SIGKILL)
   said = run.output()[1 - killed]
   assert LOST in said or (killed == 0 and LOST_TO_JAX in said)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_so_does_one_that_stands_still(root, stopped):
+  with _clip_trains(root, root / f"stopped {stopped}") as run:
+    run.processes[stopped].send_signal(signal.SIGSTOP)
+    # As long as it may be silent, and some time for a busy machine.
+    assert run.processes[1 - stopped].wait(2 * TIMEOUT_S) == 1
+    assert run.processes[stopped].poll() is None
+    run.processes[stopped].send_signal(signal.SIGCONT)
+    assert run.processes[stopped].wait(TIMEOUT_S) != 0
+  said = run.output()[1 - stopped].splitlines()[-1]
+  assert f"Process {stopped} of this run has given no sign of life for {TIMEOUT_S} s (" in said
 
 
 @pytest.mark.parametrize(
