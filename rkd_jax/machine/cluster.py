@@ -129,7 +129,7 @@ def _initialize(config, coordinator, process_id, process_count) -> bool:
       process_id,
       cluster_detection_method="deactivate" if coordinator else None,
       initialization_timeout=config.start_seconds + 60,
-      # JAX may wait for half of that; it is to speak after `_guard`.
+      # JAX may give a process up after half of that; `_guard` is to speak first.
       heartbeat_timeout_seconds=2 * config.timeout_seconds,
       shutdown_timeout_seconds=config.timeout_seconds,
     )
