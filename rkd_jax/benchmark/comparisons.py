@@ -25,7 +25,7 @@ from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.detector import rcnn
 from rkd_jax.ops.boxes import assign_levels
 from rkd_jax.ops.nms import nms
-from rkd_jax.ops.roi_align import multilevel_roi_align
+from rkd_jax.ops.roi_align.multilevel import multilevel_roi_align
 
 _STAGE_BLOCKS = (3, 4, 6, 3)
 

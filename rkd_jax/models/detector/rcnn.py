@@ -28,7 +28,7 @@ from rkd_jax.models.detector.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops.anchors import grid_anchors
 from rkd_jax.ops.padding import Extents, zero_beyond
-from rkd_jax.ops.roi_align import multilevel_roi_align
+from rkd_jax.ops.roi_align.multilevel import multilevel_roi_align
 from rkd_jax.structures import Batch, Detections, Outputs, Proposals, RpnOutputs
 
 Features = Sequence[Float[Array, "b _h _w c"]]

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rkd_jax.ops import roi_align as roi_align_module
+from rkd_jax.machine.target import Target, compiled_for
+from rkd_jax.ops.roi_align import multilevel as roi_align_module
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_ops.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden/detector_ops.npz")
 FEATURES = np.moveaxis(GOLDEN["ra_feat"], 1, -1)
-METHODS = ["einsum", "gather", "matrix"]
+METHODS = ["einsum", "gather", "matrix", "tiles"]
 
 STATIC = ("method", "roi_chunk")
 multilevel_roi_align = jax.jit(
@@ -159,6 +160,33 @@ def test_auto_takes_einsum_on_small_maps_only():
   assert roi_align_module._choose_method([large], 7) == "gather"
 
 
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_auto_takes_other_forms_for_accelerators(platform):
+  choose = compiled_for(roi_align_module._choose_method, Target(platform))
+  assert choose([jnp.zeros((50, 84, 1))], 7) == "matrix"
+  assert choose([jnp.zeros((256, 256, 1)), jnp.zeros((128, 128, 1))], 7) == "tiles"
+
+
+def test_tiles_of_boxes_of_very_different_sizes():
+  """From a cell to the whole map of 195 tiles, more boxes than are taken together."""
+  rng = np.random.default_rng(4)
+  features = jnp.asarray(rng.normal(size=(98, 117, 3)), jnp.float32)
+  corner, side = rng.uniform(-9, 90, (37, 2)), np.exp(rng.uniform(0, 4.8, (37, 2)))
+  boxes = np.concatenate([corner, corner + side], 1).astype(np.float32)
+  boxes[3] = 0, 0, 117, 98
+  upstream = rng.normal(size=(37, 7, 7, 3))
+
+  def value_and_gradient(method):
+    def total(features):
+      pooled = roi_align(features, boxes, 7, 1.0, method=method)
+      return jnp.sum(pooled * upstream), pooled
+
+    return jax.grad(total, has_aux=True)(features)
+
+  for tiles, einsum in zip(value_and_gradient("tiles"), value_and_gradient("einsum"), strict=True):
+    np.testing.assert_allclose(tiles, einsum, rtol=1e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_no_boxes(method):
   pool = partial(roi_align, output_size=2, spatial_scale=1.0, method=method)
@@ -175,13 +203,13 @@ def test_bad_arguments_are_refused():
     multilevel_roi_align([ramp(4, 4)] * 2, boxes, jnp.zeros(1, jnp.int32), 2, (1.0,))
 
 
-@pytest.mark.parametrize("method", ["einsum", "gather"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_larger_canvas_changes_nothing(method):
   """The border is where `cells` says, on every level; what lies beyond is not even read."""
   rng = np.random.default_rng(3)
   maps = [rng.normal(size=(h, w, 2)).astype(np.float32) for h, w in ((12, 9), (6, 5))]
   larger = [np.pad(m, ((0, 3), (0, 4), (0, 0)), constant_values=np.nan) for m in maps]
-  if method == "einsum":  # sums over the whole map, with weight zero: NaN would show
+  if method != "gather":  # sums over the whole map, with weight zero: NaN would show
     larger = [np.nan_to_num(m, nan=99.0) for m in larger]
   boxes = np.array([[20, 30, 36, 48], [1, 2, 35, 47], [30, -4, 40, 60], [0, 0, 9, 9]], np.float32)
   levels = np.array([0, 1, 1, 0])
