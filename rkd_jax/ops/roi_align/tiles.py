@@ -54,7 +54,7 @@ def tile_pool(static, tiles, y, x, place):
   its first RoI needs, and long boxes delay their like alone.
   """
   order, chunks, steps = _plan(static, y, x, place)
-  shape = (len(static.bins) ** 2, tiles.shape[-1])
+  shape = (len(static.bins), len(static.bins), tiles.shape[-1])
 
   def pool(chunk):
     rois, steps = chunk
@@ -62,14 +62,13 @@ def tile_pool(static, tiles, y, x, place):
     def add(i, total):
       tile, weights = _step(static, rois, i)
       values = tiles.at[tile].get(mode="promise_in_bounds")
-      return total + weigh("rpk,rkc->rpc", weights, values.reshape(len(tile), -1, shape[1]))
+      return total + weigh("ryxk,rkc->ryxc", weights, values.reshape(len(tile), -1, shape[-1]))
 
     start = jnp.zeros((len(rois.count), *shape), jnp.float32)
     return jax.lax.fori_loop(0, steps, add, start).astype(tiles.dtype)
 
   pooled = jax.lax.map(pool, (chunks, steps)).reshape(-1, *shape)
-  back = jnp.argsort(order)
-  return pooled[back].reshape(len(order), len(static.bins), len(static.bins), shape[1])
+  return pooled[jnp.argsort(order)]
 
 
 def _forward(static, tiles, y, x, place):
@@ -79,14 +78,14 @@ def _forward(static, tiles, y, x, place):
 def _backward(static, geometry, gradient):
   order, chunks, steps = _plan(static, *geometry)
   channels = gradient.shape[-1]
-  gradient = gradient.reshape(len(order), -1, channels)[order]
+  gradient = gradient[order]
 
   def add_chunk(total, chunk):
     rois, steps, gradient = chunk
 
     def add(i, total):
       tile, weights = _step(static, rois, i)
-      parts = weigh("rpk,rpc->rkc", weights, gradient).reshape(*tile.shape, -1, channels)
+      parts = weigh("ryxk,ryxc->rkc", weights, gradient).reshape(*tile.shape, -1, channels)
       return total.at[tile].add(parts, mode="promise_in_bounds")
 
     return jax.lax.fori_loop(0, steps, add, total), None
@@ -120,19 +119,22 @@ def _tile_range(static, axis):
 
 
 def _step(static, rois, i):
-  """The tiles [r, t] of step `i`, and weights [r, o * o, k] of their cells; zero past the last."""
+  """The tiles [r, t] of step `i`, and weights [r, o, o, k] of their cells; zero past the last."""
   number = i * _TOGETHER + jnp.arange(_TOGETHER)
   live = number < rois.count[:, None]
   row, column = jnp.divmod(number, jnp.maximum(rois.columns, 1)[:, None])
   row, column = rois.row[:, None] + row, rois.column[:, None] + column
 
-  def along(axis, tile):
-    cells = (tile[..., None] * SIDE + jnp.arange(SIDE)).reshape(tile.shape[0], 1, -1)
-    weights = cell_weights(static.bins, axis, cells.astype(jnp.float32))
-    return weights.reshape(*weights.shape[:2], _TOGETHER, SIDE)
+  def along(axis, tile, within):
+    # Weights that belong together are as often computed as there are cells: spreading them over
+    # the cells would cost more.
+    cells = (tile[..., None, None] * SIDE + within).reshape(len(tile), 1, -1)
+    return cell_weights(static.bins, axis, cells.astype(jnp.float32))
 
-  rows = jnp.where(live[:, None, :, None], along(rois.y, row), 0.0)[:, :, None, :, :, None]
-  weights = rows * along(rois.x, column)[:, None, :, :, None, :]
+  index = jnp.indices((SIDE, SIDE))
+  live_cells = jnp.repeat(live, SIDE * SIDE, axis=1)[:, None]
+  rows = jnp.where(live_cells, along(rois.y, row, index[0]), 0.0)
+  weights = rows[:, :, None] * along(rois.x, column, index[1])[:, None]
   # Where there is nothing to read, some tile.
   tile = jnp.where(live, rois.place.offset[:, None] + row * rois.place.width[:, None] + column, 0)
-  return tile, weights.reshape(len(row), len(static.bins) ** 2, -1)
+  return tile, weights
