@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rkd_jax.models.backbones.layers import MSRA_INIT, Conv, max_pool, normalize
+from rkd_jax.models.backbones.layers import MSRA_INIT, Conv, max_pool, normalize, relu
 from rkd_jax.ops.padding import Extents, cells_inside, zero_beyond, zero_outside
 
 _conv = functools.partial(Conv, use_bias=False, kernel_init=MSRA_INIT)
@@ -43,13 +43,13 @@ class Bottleneck(nn.Module):
 
     out = self.expansion * self.width
     first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-    y = nn.relu(conv(x, self.width, 1, first, "conv1", finer=second))
+    y = relu(conv(x, self.width, 1, first, "conv1", finer=second))
     y = zero_beyond(y, extents, output_stride // second)
-    y = nn.relu(conv(y, self.width, 3, second, "conv2"))
+    y = relu(conv(y, self.width, 3, second, "conv2"))
     y = conv(y, out, 1, 1, "conv3")
     if x.shape[-1] != out or self.stride != 1:
       x = conv(x, out, 1, self.stride, "shortcut")
-    return nn.relu(x + y)
+    return relu(x + y)
 
 
 class ResStage(nn.Module):
@@ -110,7 +110,7 @@ class ResNet(nn.Module):
     stem = _conv(self.stem_width, 7, 2, dtype=self.dtype, name="stem")
     x = stem(zero_beyond(images, extents, 1))
     inside = cells_inside(x, extents, 2)
-    x = nn.relu(normalize(self.norm, "stem_norm", x, inside))
+    x = relu(normalize(self.norm, "stem_norm", x, inside))
     # After the ReLU, zeros are as good as the pool's own padding of -inf.
     x = max_pool(zero_outside(x, inside))
     settings = (self.norm, self.expansion, self.dtype, self.stride_in_1x1, self.remat)

@@ -12,7 +12,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from rkd_jax.machine.target import in_parts_on_cpu
-from rkd_jax.models.backbones.layers import MSRA_INIT, XAVIER_INIT, Conv, torch_dense
+from rkd_jax.models.backbones.layers import MSRA_INIT, XAVIER_INIT, Conv, relu, torch_dense
 from rkd_jax.models.backbones.resnet import ResStage
 
 # RoIs that go through the last stage together on a CPU: two thirds of the memory of all together.
@@ -63,7 +63,7 @@ class FcBoxHead(nn.Module):
     x = pooled.reshape(pooled.shape[0], -1)
     for i in range(self.layers):
       dense = nn.Dense(self.width, kernel_init=XAVIER_INIT, dtype=self.dtype, name=f"fc{i + 1}")
-      x = nn.relu(dense(x))
+      x = relu(dense(x))
     return x
 
 
@@ -75,7 +75,7 @@ class BoxPredictor(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n 4"]:
     width = x.shape[-1]
-    x = nn.relu(torch_dense(width, width, self.dtype, "fc1")(x))
+    x = relu(torch_dense(width, width, self.dtype, "fc1")(x))
     # A near-zero last layer: the first predictions are the proposals themselves.
     last = nn.Dense(4, kernel_init=nn.initializers.normal(0.001), dtype=self.dtype, name="fc2")
     return last(x).astype(jnp.float32)
@@ -117,8 +117,8 @@ class MaskHead(nn.Module):
     x = pooled
     for i in range(self.layers):
       conv = Conv(self.channels, 3, kernel_init=MSRA_INIT, dtype=self.dtype, name=f"conv{i + 1}")
-      x = nn.relu(conv(x))
-    x = nn.relu(Deconv(self.channels, self.dtype, name="deconv")(x))
+      x = relu(conv(x))
+    x = relu(Deconv(self.channels, self.dtype, name="deconv")(x))
     init = nn.initializers.normal(0.001)
     predictor = Conv(1, 1, kernel_init=init, dtype=self.dtype, name="predictor")
     return predictor(x)[..., 0].astype(jnp.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rkd_jax.machine.target import over_images
-from rkd_jax.models.backbones.layers import Conv
+from rkd_jax.models.backbones.layers import Conv, relu
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops.nms import nms
 from rkd_jax.ops.padding import Extents, cells_inside
@@ -34,7 +34,7 @@ class RpnHead(nn.Module):
     def conv(x, channels, kernel, name):
       return Conv(channels, kernel, kernel_init=init, dtype=self.dtype, name=name)(x)
 
-    x = nn.relu(conv(features, self.channels, 3, "conv"))
+    x = relu(conv(features, self.channels, 3, "conv"))
     logits = conv(x, self.anchors_per_cell, 1, "objectness").astype(jnp.float32)
     deltas = conv(x, 4 * self.anchors_per_cell, 1, "deltas").astype(jnp.float32)
     batch = features.shape[0]

@@ -49,3 +49,15 @@ def test_max_pool_is_that_of_linen_with_its_gradient(shape):
     jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (layers.max_pool, reference)
   ]
   np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu_is_that_of_jax_with_its_gradient(dtype):
+  x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf], dtype)
+  upstream = jnp.array([1.0, 2, 3, 4, 5, 6], dtype)
+  results = []
+  for function in (layers.relu, jax.nn.relu):
+    y, gradient = jax.vjp(function, x)
+    results.append((y, *gradient(upstream)))
+  jax.tree.map(np.testing.assert_array_equal, *results)
+  assert results[0][1].dtype == dtype
