@@ -9,6 +9,7 @@ from rkd_jax.machine.target import over_images
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops import matching, sampling
 from rkd_jax.ops.nms import nms
+from rkd_jax.ops.top_k import top_k
 from rkd_jax.structures import Detections, GroundTruth, Proposals, RoiSamples
 
 
@@ -72,7 +73,7 @@ def detections(
     scores = jnp.where(valid[:, None] & (scores > config.score_threshold), scores, -1.0).reshape(-1)
     # Greedy NMS keeps best first, so a prefix of the candidates gives the same
     # result unless fewer than `detections` of them survive.
-    top, index = jax.lax.top_k(scores, min(config.candidates, scores.shape[0]))
+    top, index = top_k(scores, min(config.candidates, scores.shape[0]))
     roi, label = index // num_classes, index % num_classes
     keep, keep_valid = nms(
       boxes[roi],

@@ -12,6 +12,7 @@ from rkd_jax.models.backbones.layers import Conv, relu
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops.nms import nms
 from rkd_jax.ops.padding import Extents, cells_inside
+from rkd_jax.ops.top_k import top_k
 from rkd_jax.structures import Proposals, RpnOutputs
 
 
@@ -77,7 +78,7 @@ def propose(
     candidates = []
     start = 0
     for level, count in enumerate(level_counts):
-      top, index = jax.lax.top_k(logits[start : start + count], min(pre_nms, count))
+      top, index = top_k(logits[start : start + count], min(pre_nms, count))
       index = index + start
       start += count
       boxes = boxes_lib.decode(deltas[index], outputs.anchors[index], boxes_lib.RPN_WEIGHTS)
