@@ -11,7 +11,7 @@ from rkd_jax.machine.target import over_images
 from rkd_jax.models.backbones.layers import Conv, relu
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops.nms import nms
-from rkd_jax.ops.padding import Extents, cells_inside
+from rkd_jax.ops.padding import Extents
 from rkd_jax.ops.top_k import top_k
 from rkd_jax.structures import Proposals, RpnOutputs
 
@@ -52,11 +52,14 @@ def valid_anchors(
 
   The others are of the canvas alone: they neither propose nor count in the loss.
   """
-  cells = [
-    cells_inside(level, extents, stride).reshape(len(level), -1)
-    for level, stride in zip(features, strides, strict=True)
-  ]
-  return jnp.repeat(jnp.concatenate(cells, axis=1), anchors_per_cell, axis=1)
+  valid = []
+  for (_, height, width, _), stride in zip((x.shape for x in features), strides, strict=True):
+    # No array has the anchors of a cell as its last axis, which a TPU would pad to 128.
+    cell = jnp.arange(height * width * anchors_per_cell) // anchors_per_cell
+    row, column = jnp.divmod(cell, width)
+    ends = -(-extents // stride)
+    valid.append((row < ends[:, :1]) & (column < ends[:, 1:]))
+  return jnp.concatenate(valid, axis=1)
 
 
 def propose(

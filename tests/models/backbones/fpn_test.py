@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.models.backbones.fpn import FPN, upsample
 
 
@@ -53,10 +54,17 @@ def test_by_hand():
   np.testing.assert_allclose(p4[0, :, :, 0], [[10.5]])
 
 
-def test_upsample_repeats():
-  x = jnp.arange(6.0).reshape(1, 2, 3, 1)
-  expected = np.repeat(np.repeat(np.asarray(x), 2, axis=1), 2, axis=2)
-  np.testing.assert_array_equal(upsample(x), expected)
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_upsample_repeats(platform, dtype):
+  x = jnp.asarray(random((2, 3, 5, 4)), dtype)
+  upstream = jnp.asarray(random((2, 6, 10, 4)), "float32")
+  up, gradient = jax.vjp(compiled_for(upsample, Target(platform)), x)
+  np.testing.assert_array_equal(up, np.repeat(np.repeat(np.asarray(x), 2, axis=1), 2, axis=2))
+  (found,) = gradient(upstream.astype(dtype))
+  expected = upstream.reshape(2, 3, 2, 5, 2, 4).sum((2, 4))
+  rough = {"float32": 1e-6, "bfloat16": 2e-2}[dtype]
+  np.testing.assert_allclose(found.astype("float32"), expected, rtol=rough, atol=rough)
 
 
 def test_canvas_changes_nothing():
