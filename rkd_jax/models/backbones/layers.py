@@ -108,6 +108,9 @@ def _relu_forward(x):
 
 
 def _relu_backward(y, gradient):
+  if target.current().platform == "tpu":
+    # A comparison would be made in the forward pass, and its bits packed to be kept until here.
+    return (gradient * jnp.sign(y),)
   return (jnp.where(y > 0, gradient, 0),)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.models.backbones import layers
 from rkd_jax.models.backbones.layers import FrozenBatchNorm, normalize
 
@@ -51,13 +52,18 @@ def test_max_pool_is_that_of_linen_with_its_gradient(shape):
   np.testing.assert_allclose(*gradients, atol=1e-6)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_relu_is_that_of_jax_with_its_gradient(dtype):
+def test_relu_is_that_of_jax_with_its_gradient(dtype, platform):
   x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf], dtype)
   upstream = jnp.array([1.0, 2, 3, 4, 5, 6], dtype)
   results = []
   for function in (layers.relu, jax.nn.relu):
-    y, gradient = jax.vjp(function, x)
-    results.append((y, *gradient(upstream)))
+
+    def both(x, function=function):
+      y, gradient = jax.vjp(function, x)
+      return y, *gradient(upstream)
+
+    results.append(compiled_for(both, Target(platform))(x))
   jax.tree.map(np.testing.assert_array_equal, *results)
   assert results[0][1].dtype == dtype
