@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rkd_jax.machine import target
 from rkd_jax.structures import Arr
 
 # Of cells a side and of channels: where a product for each tap is faster than a convolution.
@@ -40,6 +41,9 @@ def _convolution(x, kernel, stride):
 def _product(x, kernel, stride):
   """Convolution with a 1x1 kernel."""
   x = x[:, ::stride, ::stride]
+  if target.current().platform != "cpu":
+    # Not as matrices: the order of their rows would be one that a TPU has to copy maps into.
+    return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
   y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0])
   return y.reshape(*x.shape[:-1], -1)
 

@@ -7,6 +7,7 @@ import pytest
 
 from rkd_jax.benchmark.measure import matmul_flops
 from rkd_jax.machine.conv import conv
+from rkd_jax.machine.target import Target, compiled_for
 
 
 def reference(x, kernel, stride):
@@ -28,6 +29,21 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(size, stride, h
   np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-5)
   gradient = rng.standard_normal(y.shape).astype(np.float32)
   for ours, theirs in zip(pullback(gradient), expected_pullback(gradient), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_kernels_of_one_cell_on_accelerators(stride):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, 9, 6, 3)).astype(np.float32)
+  kernel = rng.standard_normal((1, 1, 3, 5)).astype(np.float32)
+
+  def value_and_gradients(function):
+    y, pullback = jax.vjp(lambda *args: function(*args, stride), x, kernel)
+    return y, *pullback(jnp.cos(y))
+
+  found = compiled_for(value_and_gradients, Target("tpu"))(conv)
+  for ours, theirs in zip(found, value_and_gradients(reference), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-5)
 
 
