@@ -40,9 +40,12 @@ def forms(config: ml_collections.ConfigDict, bench: Bench) -> None:
   cases += [("RoIs", m.roi.batch_size_per_image, m.roi.resolution, True)]
   if m.mask_head.layers:
     cases += [("masks", m.test.detections, m.mask_head.resolution, False)]
+  methods = ("auto", "gather", "einsum")
+  if jax.default_backend() != "cpu":
+    methods += ("tiles",)
   for name, count, resolution, train in cases:
     boxes = jax.device_put(synthetic.random_boxes(rng, (size, count), canvas))
-    for method in ("auto", "gather", "einsum"):
+    for method in methods:
       pool = functools.partial(_pool, scales=scales, resolution=resolution, method=method)
       function = jax.grad(lambda *args, pool=pool: jnp.sum(pool(*args))) if train else pool
       label = f"{count} {name} {resolution}x{resolution}{', gradient' if train else ''}: {method}"
