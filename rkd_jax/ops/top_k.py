@@ -19,7 +19,7 @@ def top_k(values: Float[Array, "n"], k: int) -> tuple[Float[Array, "k"], Int[Arr
   maxima are the largest are sorted: what another group holds has `k` maxima before it.
   """
   n = len(values)
-  if target.current().platform != "tpu" or n < _MANY * k:
+  if target.current().platform != "tpu" or not 0 < _MANY * k <= n:
     top, index = jax.lax.top_k(values, k)
     return top, index
   return _of_groups(values, k, size=math.isqrt(n // k))

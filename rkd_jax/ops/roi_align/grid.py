@@ -25,9 +25,12 @@ class Axis(NamedTuple):
 
 
 def axis(low: Float[Array, "r"], high: Float[Array, "r"], size, output_size: int) -> Axis:
-  """The grid from the sides of boxes, in cells, half a cell taken off."""
+  """The grid from the sides of boxes, in cells, half a cell taken off.
+
+  A box that is not finite, as where training diverges, is without samples: its cells are nowhere.
+  """
   bin_size = (high - low) / output_size
-  samples = jnp.where(bin_size > 0, jnp.ceil(bin_size), 0.0)
+  samples = jnp.where((bin_size > 0) & (bin_size < jnp.inf), jnp.ceil(bin_size), 0.0)
   return Axis(low, bin_size, samples, size)
 
 

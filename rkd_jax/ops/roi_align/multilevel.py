@@ -56,7 +56,7 @@ def multilevel_roi_align(
 
   Args:
     features: the map of each level.
-    boxes: XYXY in image pixels; a box without extent gives zeros.
+    boxes: XYXY in image pixels; a box without extent, or that is not finite, gives zeros.
     levels: index of each box into the maps; None is for a single level.
     output_size: bins per axis.
     spatial_scales: cells per pixel of each map, 1 / stride.

@@ -188,6 +188,19 @@ def test_tiles_of_boxes_of_very_different_sizes():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_boxes_that_are_not_finite_give_zero(method):
+  features = ramp(40, 30)
+  inf, nan = jnp.inf, jnp.nan
+  boxes = jnp.array(
+    [[2.0, 2, 30, 30], 4 * [nan], [-inf, 0, 9, 9], [1, 1, inf, inf], [1, 1, nan, 9]]
+  )
+  pooled = roi_align(features, boxes, 3, 1.0, method=method)
+  expected = roi_align(features, boxes[:1], 3, 1.0, method="einsum")
+  np.testing.assert_allclose(pooled[:1], expected, rtol=1e-5)
+  np.testing.assert_array_equal(pooled[1:], jnp.zeros((4, 3, 3, 2)))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_no_boxes(method):
   pool = partial(roi_align, output_size=2, spatial_scale=1.0, method=method)
   assert jax.eval_shape(pool, ramp(4, 4), jnp.zeros((0, 4))).shape == (0, 2, 2, 2)
