@@ -5,16 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from rkd_jax.ops.roi_align.grid import cell_weights, cells_under
-
-
-class Place(NamedTuple):
-  """Where each RoI's map lies among the flattened ones; int32 [r]."""
-
-  offset: Array
-  width: Array
 
 
 class Static(NamedTuple):

@@ -24,6 +24,13 @@ class Axis(NamedTuple):
   size: Array  # of the map, or of the part that belongs to the image
 
 
+class Place(NamedTuple):
+  """Where each RoI's map lies among maps one after another; int32 [r], in cells or in tiles."""
+
+  offset: Array
+  width: Array
+
+
 def axis(low: Float[Array, "r"], high: Float[Array, "r"], size, output_size: int) -> Axis:
   """The grid from the sides of boxes, in cells, half a cell taken off.
 

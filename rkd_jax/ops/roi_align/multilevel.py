@@ -104,13 +104,11 @@ def multilevel_roi_align(
   x = grid.axis(scaled[:, 0], scaled[:, 2], sizes[:, 1], output_size)
 
   if method == "gather":
-    flat, (offsets, widths) = _one_after_another([f[:, :, None] for f in features])
-    place = by_cells.Place(offsets[levels], widths[levels])
+    flat, place = _one_after_another([f[:, :, None] for f in features], levels)
     static = by_cells.Static(bins, flat.shape[0], batch_axis)
     return by_cells.gather_pool(static, flat[:, 0], y, x, place)
   if method == "tiles":
-    flat, (offsets, widths) = _one_after_another([by_tiles.cut(f) for f in features])
-    place = by_tiles.Place(offsets[levels], widths[levels])
+    flat, place = _one_after_another([by_tiles.cut(f) for f in features], levels)
     static = by_tiles.Static(bins, flat.shape[0], batch_axis)
     return by_tiles.tile_pool(static, flat, y, x, place)
 
@@ -126,12 +124,12 @@ def multilevel_roi_align(
   return pooled  # pyright: ignore[reportReturnType]
 
 
-def _one_after_another(maps):
-  """Maps [h, w, k, c] as one array [_, k, c]; where each starts there, and how wide each is."""
+def _one_after_another(maps, levels):
+  """Maps [h, w, k, c] as one array [_, k, c], and the place there of the map of each RoI."""
   sizes = [h * w for h, w in (m.shape[:2] for m in maps)]
-  starts = jnp.array([sum(sizes[:i]) for i in range(len(sizes))], jnp.int32)
-  widths = jnp.array([m.shape[1] for m in maps], jnp.int32)
-  return jnp.concatenate([m.reshape(-1, *m.shape[2:]) for m in maps]), (starts, widths)
+  offset = jnp.array([sum(sizes[:i]) for i in range(len(sizes))], jnp.int32)[levels]
+  width = jnp.array([m.shape[1] for m in maps], jnp.int32)[levels]
+  return jnp.concatenate([m.reshape(-1, *m.shape[2:]) for m in maps]), grid.Place(offset, width)
 
 
 def _choose_method(features, bins):

@@ -7,18 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rkd_jax.ops.roi_align.grid import Axis, cell_weights, cells_under, split, weigh
+from rkd_jax.ops.roi_align.grid import Axis, Place, cell_weights, cells_under, split, weigh
 
 SIDE = 8  # cells; as many rows as a TPU's registers have
 _ROIS = 16  # of an image in one step of the loop
 _TOGETHER = 8  # tiles of each RoI in one step
-
-
-class Place(NamedTuple):
-  """Where each RoI's map lies among the tiles; int32 [r]."""
-
-  offset: Array
-  width: Array  # in tiles
 
 
 class Static(NamedTuple):
