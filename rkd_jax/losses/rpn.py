@@ -31,15 +31,18 @@ def rpn_losses(
 
     gt_index, label = matching.match(iou, gt_valid, config.low, config.high, allow_low_quality=True)
     label = jnp.where(anchor_valid, label, -1)
-    positive, negative = sampling.sample_masks(
+    # All that follows is of the few anchors drawn.
+    index, positive, drawn = sampling.sample_foreground_background(
       key, label, config.batch_size_per_image, config.positive_fraction
     )
-    bce = optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
-    objectness = jnp.sum(jnp.where(positive | negative, bce, 0.0))
-    # Unmatched anchors get their own box as target: finite, and masked out below.
-    matched = jnp.where(positive[:, None], gt_boxes[gt_index], outputs.anchors)
-    target = boxes_lib.encode(matched, outputs.anchors, boxes_lib.RPN_WEIGHTS)
-    regression = jnp.sum(jnp.where(positive[:, None], jnp.abs(deltas - target), 0.0))
+    bce = optax.sigmoid_binary_cross_entropy(logits[index], positive.astype(jnp.float32))
+    objectness = jnp.sum(jnp.where(drawn, bce, 0.0))
+    anchors = boxes_lib.take(outputs.anchors, index)
+    # Background gets its own box as target: finite, and masked out below.
+    matched = jnp.where(positive[:, None], gt_boxes[gt_index[index]], anchors)
+    target = boxes_lib.encode(matched, anchors, boxes_lib.RPN_WEIGHTS)
+    distance = jnp.abs(boxes_lib.take(deltas, index) - target)
+    regression = jnp.sum(jnp.where(positive[:, None], distance, 0.0))
     return objectness, regression
 
   out, truth = outputs, ground_truth

@@ -126,14 +126,22 @@ def on_each_device(function: Callable[..., Any], shared: Any, *arrays: Any) -> A
 
   What `shared` is differentiated by is added up over the devices once, after all of the function.
   """
-  mesh = current().mesh
-  if mesh is None or mesh.shape["data"] == 1:
+  if devices_that_share() == 1:
     return function(shared, *arrays)
   images = PartitionSpec("data")
   places = (PartitionSpec(), *[images] * len(arrays))
+  mesh = current().mesh
   return jax.shard_map(function, mesh=mesh, in_specs=places, out_specs=images, check_vma=False)(
     shared, *arrays
   )
+
+
+def devices_that_share() -> int:
+  """The number of devices that the images of a batch are split over, 1 within `on_each_device`."""
+  mesh = current().mesh
+  if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:
+    return 1
+  return mesh.shape["data"]
 
 
 def _single_cpu() -> bool:

@@ -19,6 +19,14 @@ RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 ROI_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
+def take(boxes: Float[Arr, "n 4"], index: Int[Arr, "k"]) -> Float[Array, "k 4"]:
+  """`boxes[index]`, of very many boxes or deltas.
+
+  Read from one row, as their gradient is written: a TPU would pad an array [n, 4] to [n, 128].
+  """
+  return jnp.asarray(boxes).reshape(-1)[4 * index[:, None] + jnp.arange(4)]
+
+
 def area(boxes: Float[Arr, "*n 4"]) -> Float[Arr, "*n"]:
   """Areas in square pixels; negative for a box with exactly one reversed side."""
   return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rkd_jax.machine import target
 from rkd_jax.ops import boxes as box_ops
 from rkd_jax.structures import Arr
 
@@ -73,10 +74,19 @@ def _overlaps(a, b, classes_a, classes_b, iou_threshold):
 def _greedy(alive, overlap):
   """Greedy suppression among sorted boxes, of which only those `alive` take part."""
   suppresses = jnp.triu(overlap, 1)
+  if target.current().platform == "tpu":
+    # Exact, and a TPU multiplies sooner than it asks.
+    suppresses = suppresses.astype(jnp.bfloat16)
+
+  def suppressed(keep):
+    if suppresses.dtype == bool:
+      return jnp.any(suppresses & keep[:, None], axis=0)
+    keep = keep.astype(suppresses.dtype)
+    return jnp.dot(keep, suppresses, preferred_element_type=jnp.float32) > 0
 
   def refine(state):
     keep, _ = state
-    return alive & ~jnp.any(suppresses & keep[:, None], axis=0), keep
+    return alive & ~suppressed(keep), keep
 
   def changed(state):
     return jnp.any(state[0] != state[1])

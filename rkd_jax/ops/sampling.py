@@ -13,8 +13,18 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from rkd_jax.structures import Arr
 
 
-def _draw(key, label, num, positive_fraction):
-  """Indices of the drawn foreground [p] and background [q], and how many entries of each count."""
+def sample_foreground_background(
+  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float | int
+) -> tuple[Int[Array, "num"], Bool[Array, "num"], Bool[Array, "num"]]:
+  """Draws `num` candidates; a key of None takes them in index order.
+
+  Returns:
+    Indices (foreground, then background, then padding with index 0), whether an entry is
+    foreground, and whether it is valid.
+
+  Raises:
+    ValueError: `num` is not positive, or `positive_fraction` is not in [0, 1].
+  """
   if num < 1 or not 0 <= positive_fraction <= 1:
     raise ValueError(
       f"sampling: num={num}, positive_fraction={positive_fraction}; "
@@ -25,45 +35,20 @@ def _draw(key, label, num, positive_fraction):
     priority = jnp.arange(n, 0, -1, dtype=jnp.float32)  # earlier candidates first
   else:
     priority = jax.random.uniform(key, (n,))
-  max_positive = int(num * positive_fraction)
+  most = min(int(num * positive_fraction), n)
 
   def first(member, count):
     # top_k, not a sort: there are a hundred thousand anchors and 256 samples.
     return jax.lax.top_k(jnp.where(member, priority, -1.0), min(count, n))[1]
 
   positive, negative = label == 1, label == 0
-  num_positive = jnp.minimum(jnp.sum(positive), max_positive)
+  num_positive = jnp.minimum(jnp.sum(positive), most)
   num_negative = jnp.minimum(jnp.sum(negative), num - num_positive)
-  return first(positive, max_positive), first(negative, num), num_positive, num_negative
-
-
-def sample_foreground_background(
-  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float | int
-) -> tuple[Int[Array, "num"], Bool[Array, "num"], Bool[Array, "num"]]:
-  """Draws `num` candidates (RoI sampling); a key of None takes them in index order.
-
-  Returns:
-    Indices (foreground, then background, then padding with index 0), whether an entry is
-    foreground, and whether it is valid.
-  """
-  positive, negative, num_positive, num_negative = _draw(key, label, num, positive_fraction)
   slot = jnp.arange(num)
   is_foreground = slot < num_positive
   valid = slot < num_positive + num_negative
   # The background follows directly after the foreground that was found.
-  source = jnp.where(is_foreground, slot, slot - num_positive + positive.shape[0])
-  index = jnp.concatenate([positive, negative]).at[source].get(mode="fill", fill_value=0)
+  source = jnp.where(is_foreground, slot, slot - num_positive + most)
+  drawn = jnp.concatenate([first(positive, most), first(negative, num)])
+  index = drawn.at[source].get(mode="fill", fill_value=0)
   return jnp.where(valid, index, 0), is_foreground, valid
-
-
-def sample_masks(
-  key: PRNGKeyArray | None, label: Int[Arr, "n"], num: int, positive_fraction: float | int
-) -> tuple[Bool[Array, "n"], Bool[Array, "n"]]:
-  """The same draw as masks of the foreground and of the background drawn (RPN)."""
-  positive, negative, num_positive, num_negative = _draw(key, label, num, positive_fraction)
-
-  def mask(index, count):
-    drawn = jnp.arange(index.shape[0]) < count
-    return jnp.zeros(label.shape, bool).at[index].set(drawn, unique_indices=True)
-
-  return mask(positive, num_positive), mask(negative, num_negative)

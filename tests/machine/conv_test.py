@@ -1,5 +1,7 @@
 """Tests of `rkd_jax.machine.conv`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from rkd_jax.benchmark.measure import matmul_flops
 from rkd_jax.machine.conv import conv
 from rkd_jax.machine.target import Target, compiled_for
+from rkd_jax.train.sharding import make_mesh, shard_batch
 
 
 def reference(x, kernel, stride):
@@ -45,6 +48,39 @@ def test_kernels_of_one_cell_on_accelerators(stride):
   found = compiled_for(value_and_gradients, Target("tpu"))(conv)
   for ours, theirs in zip(found, value_and_gradients(reference), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(
+  "images,height,size,bands",
+  [
+    (1, 70, 3, 8),
+    (2, 33, 3, 4),
+    (4, 70, 3, 4),
+    (3, 8, 3, 8),
+    (1, 9, 5, 8),
+    (1, 7, 3, 1),
+    (8, 9, 3, 1),
+  ],
+)
+def test_few_images_on_a_tpu(images, height, size, bands, devices):
+  """They are cut into bands of rows, whose edges are where it could go wrong."""
+  rng = np.random.default_rng(0)
+  mesh = make_mesh(jax.devices()[:devices])
+  x = rng.standard_normal((images * devices, height, 6, 3)).astype(np.float32)
+  kernel = rng.standard_normal((size, size, 3, 5)).astype(np.float32)
+
+  def value_and_gradients(function, x, kernel):
+    y, pullback = jax.vjp(lambda *args: function(*args, 1), x, kernel)
+    return y, *pullback(jnp.cos(y))
+
+  expected = value_and_gradients(reference, x, kernel)
+  on_tpu = compiled_for(partial(value_and_gradients, conv), Target("tpu", devices, mesh))
+  x = shard_batch(mesh, x)
+  traced = str(jax.jit(on_tpu).trace(x, kernel).jaxpr)
+  assert f"f32[{bands},{images}," in traced if bands > 1 else "concatenate" not in traced
+  for ours, theirs in zip(jax.jit(on_tpu)(x, kernel), expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])

@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.ops import nms as nms_module
 from rkd_jax.ops.boxes import pairwise_iou
 from rkd_jax.ops.nms import nms
@@ -43,15 +45,17 @@ def kept(result):
   return index[valid].tolist()
 
 
-@pytest.fixture(params=["single", "tiled"])
+@pytest.fixture(params=itertools.product(["single", "tiled"], ["cpu", "tpu"]), ids="-".join)
 def fast_nms(request, monkeypatch):
-  """Runs a test on both paths, with tiles small enough for small scenes."""
-  if request.param == "tiled":
+  """Runs a test on both paths in both forms, with tiles small enough for small scenes."""
+  path, platform = request.param
+  if path == "tiled":
     monkeypatch.setattr(nms_module, "_MAX_SINGLE_TILE", 0)
     monkeypatch.setattr(nms_module, "_TILE", 32)
   # A new function, so that nothing compiled with the other setting is reused.
   return jax.jit(
-    lambda *args, **kwargs: nms(*args, **kwargs), static_argnames=("max_outputs", "is_sorted")
+    compiled_for(lambda *args, **kwargs: nms(*args, **kwargs), Target(platform)),
+    static_argnames=("max_outputs", "is_sorted"),
   )
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rkd_jax.ops.sampling import sample_foreground_background, sample_masks
+from rkd_jax.ops.sampling import sample_foreground_background
 
 
 def test_identity_order_by_hand():
@@ -44,9 +44,6 @@ def test_random_draws(seed):
   assert valid.all() and len(set(index.tolist())) == 64
   assert foreground.sum() == 16
   np.testing.assert_array_equal(np.asarray(label)[index], foreground.astype(int))
-  positive, negative = sample_masks(key, label, 64, 0.25)
-  np.testing.assert_array_equal(np.flatnonzero(positive), np.sort(index[foreground]))
-  np.testing.assert_array_equal(np.flatnonzero(negative), np.sort(index[~foreground]))
   other = sample_foreground_background(jax.random.key(seed + 100), label, 64, 0.25)[0]
   assert set(index.tolist()) != set(np.asarray(other).tolist())
 
@@ -54,20 +51,24 @@ def test_random_draws(seed):
 def test_every_candidate_is_equally_likely():
   label = jnp.array([1] * 5 + [0] * 10, jnp.int8)
   keys = jax.random.split(jax.random.key(0), 2000)
-  positive, negative = jax.jit(jax.vmap(lambda k: sample_masks(k, label, 4, 0.5)))(keys)
-  np.testing.assert_allclose(positive.mean(0)[:5], 0.4, atol=0.05)
-  np.testing.assert_allclose(negative.mean(0)[5:], 0.2, atol=0.05)
-  assert not np.any(positive[:, 5:]) and not np.any(negative[:, :5])
+  draw = jax.jit(jax.vmap(lambda k: sample_foreground_background(k, label, 4, 0.5)))
+  index, foreground, valid = draw(keys)
+  assert np.all(valid) and np.all(foreground == (index < 5))
+  drawn = np.bincount(np.ravel(index), minlength=15) / len(keys)
+  np.testing.assert_allclose(drawn[:5], 0.4, atol=0.05)
+  np.testing.assert_allclose(drawn[5:], 0.2, atol=0.05)
 
 
-def test_masks_are_never_larger_than_the_candidates():
-  positive, negative = sample_masks(None, jnp.array([1, 1, 0], jnp.int8), 256, 0.5)
-  np.testing.assert_array_equal(positive, [True, True, False])
-  np.testing.assert_array_equal(negative, [False, False, True])
+def test_more_samples_than_candidates():
+  label = jnp.array([1, 1, 0], jnp.int8)
+  index, foreground, valid = sample_foreground_background(None, label, 256, 0.5)
+  np.testing.assert_array_equal(index, [0, 1, 2] + [0] * 253)
+  np.testing.assert_array_equal(foreground, np.arange(256) < 2)
+  np.testing.assert_array_equal(valid, np.arange(256) < 3)
 
 
 def test_bad_arguments_are_refused():
   with pytest.raises(ValueError, match="num >= 1"):
-    sample_masks(None, jnp.zeros(3, jnp.int8), 0, 0.5)
+    sample_foreground_background(None, jnp.zeros(3, jnp.int8), 0, 0.5)
   with pytest.raises(ValueError, match="fraction"):
-    sample_masks(None, jnp.zeros(3, jnp.int8), 2, 1.5)
+    sample_foreground_background(None, jnp.zeros(3, jnp.int8), 2, 1.5)

@@ -17,10 +17,10 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
   if target.current().platform != "tpu":
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
   # To write each column twice takes a TPU, which moves registers of eight and more of them, 20
-  # times as long as a product with zeros and ones, which is as exact.
-  twice = jnp.repeat(jnp.eye(w, dtype=x.dtype), 2, axis=0)
-  x = jnp.einsum("vw,bhwc->bhvc", twice, x, precision="highest")
-  return jnp.broadcast_to(x[:, :, None], (b, h, 2, 2 * w, c)).reshape(b, 2 * h, 2 * w, c)
+  # times as long as a product with zeros and ones, which is as exact; each row, twice as long.
+  rows, columns = (jnp.repeat(jnp.eye(n, dtype=x.dtype), 2, axis=0) for n in (h, w))
+  x = jnp.einsum("vw,bhwc->bhvc", columns, x, precision="highest")
+  return jnp.einsum("uh,bhvc->buvc", rows, x, precision="highest")
 
 
 class FPN(nn.Module):

@@ -7,7 +7,6 @@ nothing else.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,6 +139,8 @@ class RCNN(nn.Module):
   def rpn_outputs(self, features: Features, sizes: Extents) -> RpnOutputs:
     c = self.config.rpn
     logits, deltas = zip(*map(self.rpn, features), strict=True)
+    # One after the other as one row of each image (see `boxes.take`).
+    deltas = jnp.concatenate([d.reshape(len(d), -1) for d in deltas], axis=1)
     anchors = [
       grid_anchors(level.shape[1], level.shape[2], stride, level_sizes, c.anchor_ratios)
       for level, stride, level_sizes in zip(features, self.strides, c.anchor_sizes, strict=True)
@@ -147,7 +148,7 @@ class RCNN(nn.Module):
     return RpnOutputs(
       anchors=jnp.concatenate(anchors),
       logits=jnp.concatenate(logits, axis=1),
-      deltas=jnp.concatenate(deltas, axis=1),
+      deltas=deltas.reshape(len(deltas), -1, 4),
       valid=rpn_lib.valid_anchors(
         features, self.extents(sizes), self.strides, self.rpn.anchors_per_cell
       ),
@@ -237,10 +238,12 @@ class RCNN(nn.Module):
       return jnp.zeros((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]))
 
     def in_parts(variables, pooled, wanted):
+      # Not slices, whose gradients are as large as all RoIs together.
+      parts = (jnp.split(x, ends[1:-1], axis=1) for x in (wanted, pooled))
       parts = [
-        jax.lax.cond(jnp.any(wanted[:, a:b]), predict, skip, variables, pooled[:, a:b])
-        for a, b in itertools.pairwise(ends)
-        if a < b
+        jax.lax.cond(jnp.any(w), predict, skip, variables, x)
+        for w, x in zip(*parts, strict=True)
+        if x.size
       ]
       return jnp.concatenate(parts, axis=1)
 
