@@ -123,7 +123,7 @@ class _Detector:
     step = functools.partial(make_step(loss, optimizer, frozen), kind=kind)
     args = (state, self._vocabulary, batch, key)
     (state, metrics), whole = measure(step, args, bench.options, bench.ceilings, carry=True)
-    bench.row(f"{kind} step", whole | {"loss": float(metrics["loss"])}, images)
+    bench.row(f"{kind} step", whole | {"loss": float(metrics.read()["loss"])}, images)
 
     args = (self._params, {}, self._vocabulary, batch, image_keys(key, images))
     forward = functools.partial(loss, kind=kind)

@@ -8,10 +8,12 @@ import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
 from absl import logging
+from grain.experimental import ThreadPrefetchIterDataset
 
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
@@ -76,10 +78,16 @@ class _Loader:
     )
 
 
-def _iterate(numbers: range, load: Callable, threads: int) -> Iterator:
+def _iterate(
+  numbers: range, load: Callable, threads: int, place: Callable | None = None
+) -> Iterator:
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step)
-  return iter(dataset.map(load).to_iter_dataset(options))
+  loaded = dataset.map(load).to_iter_dataset(options)
+  if place is None:
+    return iter(loaded)
+  # One waits while another is placed: devices hold two batches more than they compute with.
+  return iter(ThreadPrefetchIterDataset(loaded.map(place), prefetch_buffer_size=min(threads, 1)))
 
 
 def train_batches(
@@ -92,7 +100,8 @@ def train_batches(
   threads: int = 2,
   cache: bool = False,
   skip_bad_images: bool = False,
-) -> Iterator[tuple[int, str, Example]]:
+  place: Callable[[Example], Any] | None = None,
+) -> Iterator[tuple[int, str, Any]]:
   """Batches of the steps start_step .. num_steps - 1, in order.
 
   Args:
@@ -104,9 +113,10 @@ def train_batches(
     cache: keep decoded images in memory (small data sets), resized if the spec has one size.
     skip_bad_images: replace an image that cannot be decoded by the next good record, with
       a counted warning, rather than stop.
+    place: what to make of each batch, such as arrays on devices, by one thread ahead of time.
 
   Yields:
-    (step, kind, batch).
+    (step, kind, batch); an `Example` of NumPy arrays, or what `place` makes of it.
 
   Raises:
     ValueError: a batch cannot be made; names the record and the remedy.
@@ -129,7 +139,11 @@ def train_batches(
     ]
     return step, kind, collate(examples, images)
 
-  return _iterate(range(start_step, num_steps), load, threads)
+  def placed(item: tuple[int, str, Example]) -> tuple[int, str, Any]:
+    return *item[:2], place(item[2])  # pyright: ignore[reportOptionalCall]
+
+  steps = range(start_step, num_steps)
+  return _iterate(steps, load, threads, None if place is None else placed)
 
 
 def eval_batches(

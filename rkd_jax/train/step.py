@@ -3,11 +3,14 @@
 The training loop and the benchmark both run it; nothing of the data stack is imported here.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from rkd_jax.losses import total as losses_lib
@@ -19,6 +22,18 @@ from rkd_jax.train.accumulation import mean_over_parts
 # (params, model_state, constants, batch, keys, kind) -> (loss, ({name: scalar}, model_state));
 # `keys` are those of `image_keys`.
 Loss = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+  """Scalars of a step as one array [n], which the host reads in one go."""
+
+  names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+  values: jax.Array
+
+  def read(self) -> dict[str, np.ndarray]:
+    return dict(zip(self.names, jax.device_get(self.values), strict=True))
 
 
 def image_keys(key: jax.Array, images: int) -> tuple[jax.Array, jax.Array]:
@@ -77,7 +92,7 @@ def make_step(
   frozen,
   parts_of: Callable[[str, int], int] = lambda kind, images: 1,
 ) -> Callable:
-  """(state, constants, batch, seed_key, kind) -> (state, metrics); `kind` is static.
+  """(state, constants, batch, seed_key, kind) -> (state, `Metrics`); `kind` is static.
 
   The random numbers of a step depend on `seed_key` and the step's number only.  A batch of a kind
   and size is taken in `parts_of(kind, images)` parts, which give the update of the whole.
@@ -98,6 +113,7 @@ def make_step(
     params = jax.tree.map(lambda p, u: p + u, state.params, updates)
     state = TrainState(state.step + 1, params, model_state, opt_state)
     # Not finite where the gradient or the learning rate is not, though this step's loss still is.
-    return state, {"loss": loss, **metrics, "update_norm": optax.tree.norm(updates)}
+    metrics = {"loss": loss, **metrics, "update_norm": optax.tree.norm(updates)}
+    return state, Metrics(tuple(metrics), jnp.stack(list(metrics.values())))
 
   return step

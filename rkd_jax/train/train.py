@@ -33,8 +33,9 @@ from rkd_jax.train.sharding import (
   placed,
   replicated,
   shard_batch,
+  split,
 )
-from rkd_jax.train.step import make_step
+from rkd_jax.train.step import Metrics, make_step
 from rkd_jax.train.tasks import Task, initialize, make_task
 
 
@@ -93,9 +94,12 @@ class Trainer:
   def create(self, seed: int) -> TrainState:
     return self._create(jax.random.key(seed))
 
-  def step(self, state: TrainState, batch, kind: str) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update on a global batch; the given state's buffers are donated."""
-    batch = shard_batch(self.mesh, batch)
+  def place(self, batch):
+    """This process's part of a batch, in NumPy arrays, as a global batch on the mesh."""
+    return shard_batch(self.mesh, batch)
+
+  def step(self, state: TrainState, batch, kind: str) -> tuple[TrainState, Metrics]:
+    """One update on what `place` gave; the given state's buffers are donated."""
     return self.program(batch, kind)(state, self.constants, batch, self._seed_key)
 
   def program(self, batch, kind: str) -> jax.stages.Compiled:
@@ -160,9 +164,9 @@ def _compiled(trainer: Trainer, plan: Plan, batches: Iterator) -> Iterator:
   first = list(itertools.islice(batches, len(plan.schedule)))
   for kind, batch in {kind: batch for _, kind, batch in first}.items():
     for canvas in plan.specs[kind].canvases:
-      images = np.zeros((len(batch.images), *canvas, 3), np.uint8)
-      alike = dataclasses.replace(batch, images=images)
-      trainer.program(shard_batch(trainer.mesh, alike), kind)
+      images = jax.ShapeDtypeStruct((len(batch.images), *canvas, 3), batch.images.dtype)
+      alike = dataclasses.replace(batch, images=placed(images, split(trainer.mesh)))
+      trainer.program(alike, kind)
   return itertools.chain(first, batches)
 
 
@@ -206,7 +210,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     else:
       state = checkpointer.restore(start, trainer.abstract_state)
       logging.info("Resumed %s at step %d.", workdir, start)
-  batches = train_batches(
+  loaded = train_batches(
     task.plan,
     start,
     config.num_steps,
@@ -215,43 +219,45 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     threads=config.data.threads,
     cache=config.data.cache,
     skip_bad_images=config.skip_bad_images,
+    place=trainer.place,
   )
-  with cluster.together():
-    batches = _compiled(trainer, task.plan, batches)
-    pace = Pace(chips.peak_flops(trainer.mesh.devices.flat))
-    batches = traced(pace.timed(batches), start, config.get("profile_steps"), workdir)
-  pending, stopping = None, False
-  with (
-    contextlib.closing(checkpointer),
-    contextlib.closing(batches),
-    _stop_signal() as stop,
-    MetricWriter(workdir, start) if first else contextlib.nullcontext() as writer,
-    Progress(config.num_steps, start, description=config.name)
-    if first
-    else contextlib.nullcontext() as progress,
-  ):
-    for step, kind, batch in batches:
-      state, metrics = trainer.step(state, batch, kind)
-      # The previous step is read while this one runs: the device never waits for the host.
-      if pending is not None:
-        _record(writer, progress, config, task.plan.sampler, *pending)
-      pending = (step, kind, metrics)
-      pace.count(task.plan.specs[kind].batch_size, trainer.flops[kind])
-      if writer and step > start and step % config.log_every == 0:
-        writer.write(step, "pace", pace.figures())
-      done = step + 1
-      stopping = stop(done)
-      if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:
-        # A state is saved only after its own loss and update were seen to be finite.
-        _record(writer, progress, config, task.plan.sampler, *pending)
-        pending = None
-        if writer:
-          writer.flush()
-        checkpointer.save(state)
-      if stopping:
-        break
-  if stopping or stop(config.num_steps):
-    raise SystemExit(128 + signal.SIGTERM)
+  # What is placed by another thread must not outlive the devices' runtime.
+  with contextlib.closing(checkpointer), contextlib.closing(loaded):
+    with cluster.together():
+      batches = _compiled(trainer, task.plan, loaded)
+      pace = Pace(chips.peak_flops(trainer.mesh.devices.flat))
+      batches = traced(pace.timed(batches), start, config.get("profile_steps"), workdir)
+    pending, stopping = None, False
+    with (
+      contextlib.closing(batches),
+      _stop_signal() as stop,
+      MetricWriter(workdir, start) if first else contextlib.nullcontext() as writer,
+      Progress(config.num_steps, start, description=config.name)
+      if first
+      else contextlib.nullcontext() as progress,
+    ):
+      for step, kind, batch in batches:
+        state, metrics = trainer.step(state, batch, kind)
+        # The previous step is read while this one runs: the device never waits for the host.
+        if pending is not None:
+          _record(writer, progress, config, task.plan.sampler, *pending)
+        pending = (step, kind, metrics)
+        pace.count(task.plan.specs[kind].batch_size, trainer.flops[kind])
+        if writer and step > start and step % config.log_every == 0:
+          writer.write(step, "pace", pace.figures())
+        done = step + 1
+        stopping = stop(done)
+        if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:
+          # A state is saved only after its own loss and update were seen to be finite.
+          _record(writer, progress, config, task.plan.sampler, *pending)
+          pending = None
+          if writer:
+            writer.flush()
+          checkpointer.save(state)
+        if stopping:
+          break
+    if stopping or stop(config.num_steps):
+      raise SystemExit(128 + signal.SIGTERM)
   return state
 
 
@@ -269,11 +275,11 @@ def _record(
   sampler: Sampler,
   step: int,
   kind: str,
-  metrics: dict[str, jax.Array],
+  metrics: Metrics,
 ) -> None:
   """Reads the metrics of a step, checks them, and on process 0 writes them if `is_logged`."""
-  values = jax.device_get(metrics)
-  if not all(np.isfinite(v) for v in values.values()):
+  values = metrics.read()
+  if not np.isfinite(list(values.values())).all():
     bad = ", ".join(f"{k}={float(v):g}" for k, v in values.items() if not np.isfinite(v))
     with cluster.together():
       raise NonFiniteLossError(

@@ -42,8 +42,8 @@ def _trained(parts, devices):
   for step in range(STEPS):
     kind = ("box", "image")[step % 2]
     batch = synthetic.batch(config, kind, IMAGES, (64, 64), CLASSES, rng)
-    state, found = trainer.step(state, batch, kind)
-    metrics.append(jax.device_get(found))
+    state, found = trainer.step(state, trainer.place(batch), kind)
+    metrics.append(found.read())
   return metrics, before, jax.device_get(state.params)
 
 

@@ -33,8 +33,8 @@ def _trained(root, dtype):
   state, losses = trainer.create(config.seed), []
   before = jax.device_get(state.params)
   for _, kind, batch in train_batches(task.plan, 0, STEPS, threads=1):
-    state, metrics = trainer.step(state, batch, kind)
-    losses.append(float(metrics["loss"]))
+    state, metrics = trainer.step(state, trainer.place(batch), kind)
+    losses.append(float(metrics.read()["loss"]))
   assert {x.dtype for x in jax.tree.leaves((state.params, state.opt_state))} <= {
     np.dtype(np.float32),
     np.dtype(np.int32),

@@ -179,8 +179,8 @@ def test_the_number_of_devices_changes_nothing(root, uninterrupted):
   state = trainer.create(config.seed)
   batches = train_batches(task.plan, 0, config.num_steps, threads=1)
   for expected, (_, kind, batch) in zip(uninterrupted.metrics, batches, strict=True):
-    state, metrics = trainer.step(state, batch, kind)
-    for name, value in metrics.items():
+    state, metrics = trainer.step(state, trainer.place(batch), kind)
+    for name, value in metrics.read().items():
       assert float(value) == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
   jax.tree.map(
     lambda got, want: np.testing.assert_allclose(got, want, rtol=0, atol=1e-5),
@@ -309,5 +309,6 @@ def test_the_step_is_compiled_for_the_devices_of_its_mesh(devices):
 
   task = Task(lambda key: ({"w": jnp.zeros(2)}, {}), loss, {}, plan=None)
   trainer = train_lib.Trainer(config, task, jax.devices()[:devices])
-  _, metrics = trainer.step(trainer.create(0), np.zeros((8, 1), np.float32), "box")
-  assert metrics["devices"] == devices
+  batch = trainer.place(np.zeros((8, 1), np.float32))
+  _, metrics = trainer.step(trainer.create(0), batch, "box")
+  assert metrics.read()["devices"] == devices
