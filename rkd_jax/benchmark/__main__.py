@@ -3,6 +3,7 @@
   python -m rkd_jax.benchmark --config=configs/lvis/base.py
   python -m rkd_jax.benchmark --config=configs/lvis/base.py --dtype=bfloat16 --batch=1,8 \\
     --box_batch=16 --against=torch --output=runs/bench/lvis.json
+  python -m rkd_jax.benchmark --config=configs/lvis/base.py --programs=box --profile
   python -m rkd_jax.benchmark --clip=ViT-B/32 --batch=32 --against=torch
   python -m rkd_jax.benchmark --input --config=configs/coco/rkd_ils.py --against=torch
 
@@ -24,12 +25,17 @@ from rkd_jax.benchmark import comparisons, detector
 from rkd_jax.benchmark.report import Options
 from rkd_jax.models.clip.model import PRESETS
 
+# Of a program, with --profile.
+_KERNELS = 20
+
 
 def main(given: flags.FlagValues) -> None:
   if (given.config is None) == (given.clip is None):
     raise app.UsageError("Give either --config=FILE, a detector, or --clip=NAME, an image tower.")
   if given.input and given.config is None:
     raise app.UsageError("--input is about the records and batches of a --config=FILE.")
+  if given.profile and (given.input or given.config is None):
+    raise app.UsageError("--profile is of the detector of a --config=FILE, without --input.")
   canvas = re.fullmatch(r"(\d+)x(\d+)", given.canvas)
   if not canvas:
     raise app.UsageError(f"--canvas is {given.canvas!r}; expected HEIGHTxWIDTH, as 800x1344.")
@@ -48,6 +54,7 @@ def main(given: flags.FlagValues) -> None:
     **batches,
     programs=tuple(given.programs),
     num_classes=given.classes,
+    kernels=_KERNELS if given.profile else 0,
     torch=given.against == "torch",
     output=given.output,
   )
@@ -85,6 +92,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer("classes", 0, "Vocabulary; default: LVIS' or COCO's, by the loss.")
   flags.DEFINE_enum("against", None, ["torch"], "Measure this too, in the same run.")
+  flags.DEFINE_bool("profile", False, "List the heaviest kernels of inference and of each step.")
   flags.DEFINE_string("output", "", "JSON file for all figures.")
   flags.DEFINE_integer("steps", 20, "Timed calls per measurement, at most.")
   flags.DEFINE_float("seconds", 0.0, "And not longer than this; default: 60, CPU 10.")

@@ -122,7 +122,9 @@ class _Detector:
     key = jax.random.key(config.seed)
     step = functools.partial(make_step(loss, optimizer, frozen), kind=kind)
     args = (state, self._vocabulary, batch, key)
-    (state, metrics), whole = measure(step, args, bench.options, bench.ceilings, carry=True)
+    (state, metrics), whole = measure(
+      step, args, bench.options, bench.ceilings, carry=True, kernels=bench.options.kernels
+    )
     bench.row(f"{kind} step", whole | {"loss": float(metrics.read()["loss"])}, images)
 
     args = (self._params, {}, self._vocabulary, batch, image_keys(key, images))

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rkd_jax.benchmark.kernels import profile
 from rkd_jax.machine.costs import matmul_flops
 
 # Calls are grouped until a group lasts this long.
@@ -117,11 +118,13 @@ def measure(
   ceilings: Ceilings | None = None,
   carry: bool = False,
   compiler_options: dict[str, str] | None = None,
+  kernels: int = 0,
 ) -> tuple[Any, Figures]:
   """Compiles and times `function(*args)`; its last outputs and the figures.
 
   With `carry` the first argument is donated, and the first output takes its place in the next call,
-  as a training state does.
+  as a training state does.  With `kernels` that many of the heaviest are among the figures (see
+  `kernels.heaviest`).
   """
   traced = jax.jit(function, donate_argnums=(0,) if carry else ()).trace(*args)
   start = time.perf_counter()
@@ -135,8 +138,11 @@ def measure(
     if carry:
       held[0] = outputs[0]
 
+  def wait():
+    jax.block_until_ready(outputs)
+
   reset_peak()
-  figures |= timed(run, lambda: jax.block_until_ready(outputs), budget)
+  figures |= timed(run, wait, budget)
   memory, device = compiled.memory_analysis(), jax.devices()[0].memory_stats()
   flops = matmul_flops(traced.jaxpr)
   accessed = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
@@ -153,6 +159,8 @@ def measure(
   }
   if ceilings is not None:
     figures |= ceilings.compare(flops, accessed, figures["seconds"])
+  if kernels:
+    figures["kernels"] = profile(compiled.as_text(), run, wait, kernels)
   return outputs, figures
 
 

@@ -27,6 +27,7 @@ _COLUMNS = (
   ("bound", "bound", None, "s"),
 )
 _NAME_WIDTH = 36
+_SCOPE_WIDTH = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Options(Budget):
       steps; () of the latter is one group of `loss.images_per_group`.
     programs: some of `detector.PROGRAMS`; () is inference, the config's kinds of step, forms.
     num_classes: size of the vocabulary; 0 is LVIS' or COCO's, by the config's loss.
+    kernels: how many of the heaviest kernels of inference and of each step are listed.
     torch: also measure PyTorch.
     output: JSON file, '' for none.
   """
@@ -49,6 +51,7 @@ class Options(Budget):
   image_batches: tuple[int, ...] = ()
   programs: tuple[str, ...] = ()
   num_classes: int = 0
+  kernels: int = 0
   torch: bool = False
   output: str = ""
 
@@ -107,6 +110,10 @@ class Report:
         value = format(value if factor is None else value * factor, spec)
       line += f"{value or '':>{width}}"
     print(line.rstrip(), flush=True)
+    for kernel in figures.get("kernels", ()):
+      text = f"  {kernel['name']:{_NAME_WIDTH - 2}}{1e3 * kernel['seconds']:10,.2f}"
+      text += f"{kernel['share']:7.1%}  {kernel['source']:<42} {kernel['scope'][-_SCOPE_WIDTH:]}"
+      print(text.rstrip(), flush=True)
     self._add({"section": self._section, "name": name, **figures})
 
   def attempt(self, library: str, function: Callable, *args: Any) -> Any:

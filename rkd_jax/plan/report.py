@@ -2,9 +2,8 @@
 
 import jax
 
-from rkd_jax.machine import costs
+from rkd_jax.machine import costs, hlo
 from rkd_jax.machine.chips import Chip
-from rkd_jax.plan import hlo
 
 REMEDY = "A smaller --batch, more devices, or --config.model.dtype=bfloat16 need less."
 

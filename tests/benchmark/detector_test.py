@@ -27,9 +27,9 @@ MISSING = (
 )
 
 
-def _trace(function, args, budget, ceilings=None, carry=False):
+def _trace(function, args, budget, ceilings=None, carry=False, kernels=0):
   """In place of `measure`: compiles nothing, and outputs are zeros."""
-  del budget, ceilings, carry
+  del budget, ceilings, carry, kernels
   traced = jax.jit(function).trace(*args)
   flops = measure.matmul_flops(traced.jaxpr)
   outputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), traced.out_info)
@@ -59,7 +59,9 @@ def test_a_run_prints_and_writes_every_figure(tmp_path, monkeypatch):
   monkeypatch.setattr(comparisons, "_STAGE_BLOCKS", (1,))
   path = tmp_path / "bench.json"
   config = narrow(coco_weight_transfer.get_config()).lock()
-  rows = run(config, Options(output=str(path), programs=("image",), torch=True, **OPTIONS))
+  rows = run(
+    config, Options(output=str(path), programs=("image",), torch=True, kernels=3, **OPTIONS)
+  )
   content = json.loads(path.read_text())
   assert content["rows"] == rows
   assert content["config"]["model"]["roi"]["resolution"] == 3
@@ -73,6 +75,11 @@ def test_a_run_prints_and_writes_every_figure(tmp_path, monkeypatch):
     assert whole[key] > 0
   assert whole["images_per_s"] == pytest.approx(2 / whole["seconds"])
   assert whole["bound"] in ("compute", "memory")
+  *heaviest, rest = whole["kernels"]
+  assert len(heaviest) == 3 and rest["name"].startswith("the other ")
+  assert sum(kernel["share"] for kernel in whole["kernels"]) == pytest.approx(1)
+  assert any(kernel["source"] != "compiler" for kernel in heaviest)
+  assert not any("kernels" in row for row in section[1:])
   assert [row.get("name", row.get("note")) for row in rows[-3:]] == [
     "ours, forward",
     "ours, forward and backward",

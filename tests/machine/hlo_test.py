@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rkd_jax.plan import hlo
+from rkd_jax.machine import hlo
 
 TEXT = """HloModule step, is_scheduled=true
 

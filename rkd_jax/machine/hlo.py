@@ -42,6 +42,12 @@ class Instruction:
     return called | {f"branch {i}": name for i, name in enumerate(names)}
 
   @property
+  def scope(self) -> str:
+    """The flax modules and transformations around what it came from, outermost first, or ""."""
+    name = re.search(r'op_name="([^"]*)"', self.rest)
+    return "/".join(name[1].split("/")[1:-1]) if name else ""
+
+  @property
   def bytes(self) -> int:
     """Size of the result, tuples as the sum of their parts."""
     shapes = re.findall(r"\b(pred|bf16|[sufc]\d+)\[([\d,]*)\]", self.type)
@@ -65,7 +71,11 @@ class Run:
 
 
 class Program:
-  """The text of a compiled program, `jax.stages.Compiled.as_text()`."""
+  """The text of a compiled program, `jax.stages.Compiled.as_text()`.
+
+  Attributes:
+    instructions: all of them by name, those within fusions, too.
+  """
 
   def __init__(self, text: str):
     self._tables = {name: {} for name in _TABLES}
@@ -85,6 +95,7 @@ class Program:
           self._entry = name[2] if name[1] else self._entry
       elif computation is not None and (match := _INSTRUCTION.match(line)):
         computation[match[1]] = _instruction(*match.groups()[1:])
+    self.instructions = dict(collections.ChainMap(*self._computations.values()))
 
   def runs(self) -> Iterator[Run]:
     """All instructions, those within fusions left out, a branch's as if it were taken."""
