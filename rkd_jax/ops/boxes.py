@@ -20,7 +20,7 @@ ROI_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def take(boxes: Float[Arr, "n 4"], index: Int[Arr, "k"]) -> Float[Array, "k 4"]:
-  """`boxes[index]`, of very many boxes or deltas.
+  """`boxes[index]`, for few of very many boxes or deltas.
 
   Read from one row, as their gradient is written: a TPU would pad an array [n, 4] to [n, 128].
   """

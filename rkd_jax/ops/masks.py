@@ -47,23 +47,30 @@ def rasterize(
     raise ValueError(f"rasterize: size={size}; expected 1 to {_MAX_SIZE}.")
   vertices, box = jax.lax.stop_gradient((jnp.asarray(vertices), jnp.asarray(box)))
   owners = jnp.asarray(owners)
-  index = jnp.arange(owners.shape[0])
   is_first = owners != jnp.roll(owners, 1).at[0].set(-2)
   is_last = owners != jnp.roll(owners, -1).at[-1].set(-2)
-  first = jax.lax.cummax(jnp.where(is_first, index, 0))
-  following = jnp.where(is_last, first, index + 1)
-
   fine = _fine_grid(vertices, box, size)
-  marks = _edge_marks(fine, fine[following], size)
+  first = _running(lambda a, b: a, fine, is_first)
+  following = jnp.where(is_last[:, None], first, jnp.roll(fine, -1, axis=0))
+  marks = _edge_marks(fine, following, size)
   marks = jnp.where(owners[:, None] >= 0, marks, jnp.uint32(0))
 
-  # A polygon's columns are the exclusive or of its edges' marks: the part of a running
-  # exclusive or that lies between its first and its last edge.
-  running = jax.lax.associative_scan(jnp.bitwise_xor, marks)
-  inside = jnp.where(is_last[:, None], running ^ running[first] ^ marks[first], jnp.uint32(0))
+  # A polygon's columns are the exclusive or of its edges' marks.
+  inside = _running(jnp.bitwise_xor, marks, is_first)
+  inside = jnp.where(is_last[:, None], inside, jnp.uint32(0))
   columns = jax.lax.reduce(inside, np.uint32(0), jax.lax.bitwise_or, (0,))
   rows = jnp.arange(size, dtype=jnp.uint32)
   return ((columns[None, :] >> rows[:, None]) & 1).astype(bool)
+
+
+def _running(combine, values, is_first):
+  """The values [v, n] of each polygon up to each vertex, combined; nothing has to be gathered."""
+
+  def join(a, b):
+    begins = b[0]
+    return a[0] | begins, jnp.where(begins, b[1], combine(a[1], b[1]))
+
+  return jax.lax.associative_scan(join, (is_first[:, None], values))[1]
 
 
 def _fine_grid(vertices, box, size):

@@ -84,8 +84,7 @@ def propose(
       top, index = top_k(logits[start : start + count], min(pre_nms, count))
       index = index + start
       start += count
-      found, anchors = boxes_lib.take(deltas, index), boxes_lib.take(outputs.anchors, index)
-      boxes = boxes_lib.decode(found, anchors, boxes_lib.RPN_WEIGHTS)
+      boxes = boxes_lib.decode(deltas[index], outputs.anchors[index], boxes_lib.RPN_WEIGHTS)
       finite = jnp.all(jnp.isfinite(boxes), axis=-1) & jnp.isfinite(top)
       boxes = boxes_lib.clip(jnp.where(finite[:, None], boxes, 0.0), size)
       valid = finite & boxes_lib.is_nonempty(boxes)
