@@ -61,7 +61,7 @@ class Run:
   """An instruction where it runs.
 
   Attributes:
-    times: runs in one run of the program.
+    times: runs in one run of the program; 0 in a branch that is not taken.
     loops: labels of the loops around it, outermost first.
   """
 
@@ -98,7 +98,10 @@ class Program:
     self.instructions = dict(collections.ChainMap(*self._computations.values()))
 
   def runs(self) -> Iterator[Run]:
-    """All instructions, those within fusions left out, a branch's as if it were taken."""
+    """All instructions, those within fusions left out.
+
+    Of the branches of a conditional the longest is taken; those of the others have no `times`.
+    """
     yield from self._runs(self._entry, 1, ())
 
   def _runs(self, computation: str, times: int, loops: tuple[str, ...]) -> Iterator[Run]:
@@ -110,11 +113,16 @@ class Program:
         yield from self._runs(called["body"], *inside)
         yield from self._runs(called["condition"], *inside)
       elif instruction.opcode == "conditional":
-        for role, name in called.items():
-          if role != "to_apply":
-            yield from self._runs(name, times, loops)
+        branches = [name for role, name in called.items() if role != "to_apply"]
+        longest = max(branches, key=self._cycles)
+        for name in branches:
+          yield from self._runs(name, times if name == longest else 0, loops)
       elif instruction.opcode == "call":
         yield from self._runs(called["to_apply"], times, loops)
+
+  @functools.cache  # noqa: B019 (as above)
+  def _cycles(self, computation: str) -> int:
+    return sum(run.instruction.cycles * run.times for run in self._runs(computation, 1, ()))
 
   def trips(self, loop: Instruction) -> tuple[int, bool]:
     """Iterations of a while loop, and whether the program says so, or they are assumed."""

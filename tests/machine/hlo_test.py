@@ -81,6 +81,25 @@ def test_cycles_count_as_often_as_their_loop_runs(program):
   assert seconds == {"ops/nms.py": 5 + assumed, "compiler": 0.5}
 
 
+def test_of_the_branches_of_a_conditional_the_longest_counts():
+  branches = """%short (x: f32[8]) -> f32[8] {
+  ROOT %a1 = f32[8]{0} all-reduce(%x), backend_config={"estimated_cycles":"10"}
+}
+
+%long (x: f32[8]) -> f32[8] {
+  ROOT %a2 = f32[8]{0} all-reduce(%x), backend_config={"estimated_cycles":"30"}
+}
+
+ENTRY"""
+  chosen = "  %c = f32[8]{0} conditional(%i, %x, %x), branch_computations={%short, %long}\n  ROOT"
+  head, main = TEXT.split("ENTRY")
+  text = head + branches + main.replace("  ROOT", chosen)
+  seconds = hlo.seconds_by_module(hlo.Program(text), clock=1000.0)
+  assert seconds["compiler"] == pytest.approx(0.5 + 0.03)
+  rows = {(row["kind"], row["loop"]): row for row in hlo.collectives(hlo.Program(text))}
+  assert rows["all-reduce", ""]["count"] == 2
+
+
 def test_loops_say_how_often_they_run_and_whether_that_is_known(program):
   first, second = sorted(hlo.loops(program, clock=1000.0), key=lambda row: not row["known"])
   assert first["source"] == second["source"] == "ops/nms.py:83 step"
