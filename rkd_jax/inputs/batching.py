@@ -78,16 +78,10 @@ class _Loader:
     )
 
 
-def _iterate(
-  numbers: range, load: Callable, threads: int, place: Callable | None = None
-) -> Iterator:
+def _batches(numbers: range, load: Callable, threads: int) -> grain.IterDataset:
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
   dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step)
-  loaded = dataset.map(load).to_iter_dataset(options)
-  if place is None:
-    return iter(loaded)
-  # One waits while another is placed: devices hold two batches more than they compute with.
-  return iter(ThreadPrefetchIterDataset(loaded.map(place), prefetch_buffer_size=min(threads, 1)))
+  return dataset.map(load).to_iter_dataset(options)
 
 
 def train_batches(
@@ -139,11 +133,12 @@ def train_batches(
     ]
     return step, kind, collate(examples, images)
 
-  def placed(item: tuple[int, str, Example]) -> tuple[int, str, Any]:
-    return *item[:2], place(item[2])  # pyright: ignore[reportOptionalCall]
-
-  steps = range(start_step, num_steps)
-  return _iterate(steps, load, threads, None if place is None else placed)
+  batches = _batches(range(start_step, num_steps), load, threads)
+  if place is None:
+    return iter(batches)
+  placed = batches.map(lambda item: (*item[:2], place(item[2])))
+  # One waits while another is placed: devices hold two batches more than they compute with.
+  return iter(ThreadPrefetchIterDataset(placed, prefetch_buffer_size=min(threads, 1)))
 
 
 def eval_batches(
@@ -183,4 +178,4 @@ def eval_batches(
     return collate([filler if example is None else example for example in examples], images)  # pyright: ignore[reportReturnType]
 
   batches = -(-len(source) // spec.batch_size)
-  return _iterate(range(host_index, batches, host_count), load, threads)
+  return iter(_batches(range(host_index, batches, host_count), load, threads))

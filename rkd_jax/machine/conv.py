@@ -42,10 +42,12 @@ _AT_ONCE = 8
 _BAND_ROWS = 32
 
 
-def _convolution(x, kernel, stride):
+def _convolution(x, kernel, stride, rows_too=True):
+  """Convolution with zeros on both sides of the map and, if `rows_too`, above and below it."""
   pad = (kernel.shape[0] - 1) // 2
+  zeros = [(pad, pad) if rows_too else (0, 0), (pad, pad)]
   return jax.lax.conv_general_dilated(
-    x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    x, kernel, (stride, stride), zeros, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
 
 
@@ -84,27 +86,21 @@ def _number_of_bands(x, kernel):
   return bands if bands <= x.shape[1] else 1
 
 
-def _in_bands(x, kernel, bands):
+def _in_bands(kernel, x, bands):
   """Convolution of stride 1 of the bands of rows of each image, as of many small images."""
   images, height, width, channels = x.shape
   rows, pad = -(-height // bands), (kernel.shape[0] - 1) // 2
   x = jnp.pad(x, ((0, 0), (pad, pad + bands * rows - height), (0, 0), (0, 0)))
   x = jnp.stack([x[:, i * rows : (i + 1) * rows + 2 * pad] for i in range(bands)])
-  y = jax.lax.conv_general_dilated(
-    x.reshape(bands * images, rows + 2 * pad, width, channels),
-    kernel,
-    (1, 1),
-    [(0, 0), (pad, pad)],
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
+  x = x.reshape(bands * images, rows + 2 * pad, width, channels)
+  y = _convolution(x, kernel, 1, rows_too=False)
   y = y.reshape(bands, images, rows, width, -1).swapaxes(0, 1)
   return y.reshape(images, bands * rows, width, -1)[:, :height]
 
 
 def _stride_one(x, kernel):
   if (bands := _number_of_bands(x, kernel)) > 1:
-    form = partial(_in_bands, bands=bands)
-    return target.on_each_device(lambda kernel, x: form(x, kernel), kernel, x)
+    return target.on_each_device(partial(_in_bands, bands=bands), kernel, x)
   size, *channels = kernel.shape[1:]
   # Each tap must meet a cell of the map.
   small = size <= min(x.shape[1:3]) and max(x.shape[1:3]) <= _SMALL_MAP

@@ -206,6 +206,30 @@ def test_bad_image_stops_and_names_its_file(threads):
     _box_batches(_with_bad(3), threads=threads)
   with pytest.raises(ValueError, match=r"3\.png.*\(id 103"):
     list(batching.eval_batches(_with_bad(3), make_spec("eval"), threads=threads))
+  with pytest.raises(ValueError, match=r"3\.png.*\(id 103"):
+    _box_batches(_with_bad(3), threads=threads, place=digest)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_each_batch_is_placed_once_and_in_order(threads):
+  placed = []
+
+  def place(batch):
+    placed.append(digest(batch))
+    return placed[-1]
+
+  found = _batches(threads=threads, place=place)
+  assert found == [(step, kind, digest(batch)) for step, kind, batch in _batches()]
+  assert placed == [batch for _, _, batch in found]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_batch_that_cannot_be_placed_says_why(threads):
+  def place(batch):
+    raise ValueError("does not divide")
+
+  with pytest.raises(ValueError, match="does not divide"):
+    _batches(threads=threads, place=place)
 
 
 def test_bad_images_give_way_to_the_next_good_one_with_a_counted_warning(caplog):
