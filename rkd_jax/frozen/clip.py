@@ -21,7 +21,8 @@ from rkd_jax.machine.compilation import matmul_options
 from rkd_jax.models.clip.model import Clip, init_clip, make_clip
 from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.clip.tokenizer import Tokenizer
-from rkd_jax.runs.checkpoint import CheckpointError, restore_variables
+from rkd_jax.runs.checkpoint import CheckpointError
+from rkd_jax.runs.restore import restore_variables
 from rkd_jax.weights import clip as weights
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -35,3 +35,8 @@ def parameter_paths(params) -> dict:
   return jax.tree_util.tree_map_with_path(
     lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
   )
+
+
+def leaves_by_path(tree) -> dict[str, Any]:
+  """'backbone/stem/kernel' -> leaf."""
+  return dict(zip(jax.tree.leaves(parameter_paths(tree)), jax.tree.leaves(tree)))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import write_config
 from rkd_jax.runs.metrics import MetricWriter, Progress
 from rkd_jax.runs.pace import Pace, traced
+from rkd_jax.runs.restore import restore_state, set_aside
 from rkd_jax.runs.state import TrainState, create_state
 from rkd_jax.train.accumulation import parts_of
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
@@ -202,14 +204,16 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         f"Process {jax.process_index()} does not see in --workdir={workdir} what process 0 wrote "
         "there: give a folder that all hosts share, such as gs://BUCKET/RUN."
       )
-  checkpointer = Checkpointer(workdir, config.checkpoint.keep)
-  start = checkpointer.latest_step()
   with cluster.together():
-    if start is None:
-      state, start = initialize(config, trainer.create(config.seed)), 0
-    else:
-      state = checkpointer.restore(start, trainer.abstract_state)
-      logging.info("Resumed %s at step %d.", workdir, start)
+    state = restore_state(workdir, trainer.abstract_state, config.checkpoint.verify)
+    if state is None:
+      state = initialize(config, trainer.create(config.seed))
+    start = int(state.step)
+  cluster.check_same({"the newest checkpoint that can be read": start})
+  with cluster.together():
+    if first:
+      set_aside(workdir, start)
+  checkpointer = Checkpointer(workdir, config.checkpoint.keep)
   loaded = train_batches(
     task.plan,
     start,
@@ -222,7 +226,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     place=trainer.place,
   )
   # What is placed by another thread must not outlive the devices' runtime.
-  with contextlib.closing(checkpointer), contextlib.closing(loaded):
+  with checkpointer, contextlib.closing(loaded):
     with cluster.together():
       batches = _compiled(trainer, task.plan, loaded)
       pace = Pace(chips.peak_flops(trainer.mesh.devices.flat))
@@ -230,6 +234,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     pending, stopping = None, False
     with (
       contextlib.closing(batches),
+      _short_collections(),
       _stop_signal() as stop,
       MetricWriter(workdir, start) if first else contextlib.nullcontext() as writer,
       Progress(config.num_steps, start, description=config.name)
@@ -291,6 +296,21 @@ def _record(
     writer.write(step, kind, values)
   if progress:
     progress.update(sampler.sizes[kind][1], values)
+
+
+@contextlib.contextmanager
+def _short_collections() -> Iterator[None]:
+  """A block in which garbage collection leaves alone what there is at its beginning.
+
+  Traced and compiled programs are some million objects, and a full collection of them stops the
+  loop for 0.2 s.
+  """
+  gc.collect()
+  gc.freeze()
+  try:
+    yield
+  finally:
+    gc.unfreeze()
 
 
 @contextlib.contextmanager
