@@ -23,6 +23,7 @@ def detector() -> ml_collections.ConfigDict:
   c.log_every = 20
   c.profile_steps = config_dict.placeholder(tuple)  # (100, 103): a trace of steps 100 to 102
   c.skip_bad_images = False
+  c.on_nonfinite = "stop"  # or "skip(N)": up to N steps in a row whose loss or update is NaN or inf
   c.compilation_cache = ""
   c.class_embeddings = ""  # .npz or .npy, one row per class of the data set
   # .json [{"name":, "image_count":}, ..] of all classes, for federated_classes; "" asks the records
@@ -221,6 +222,7 @@ def clip() -> ml_collections.ConfigDict:
   c.log_every = 20
   c.profile_steps = config_dict.placeholder(tuple)
   c.skip_bad_images = False
+  c.on_nonfinite = "stop"  # or "skip(N)": up to N steps in a row whose loss or update is NaN or inf
   c.compilation_cache = ""
   c.frozen = ()
   c.hosts = hosts()

@@ -1,5 +1,6 @@
 """How commands with absl flags start: `python -m rkd_jax.NAME`, or `rkd-jax NAME`."""
 
+import logging as standard_logging
 from collections.abc import Callable, Sequence
 
 import jax
@@ -24,6 +25,7 @@ def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], 
         "and names with spaces are quoted."
       )
     logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(_is_not_said_otherwise)
     return_memory_after_compiling()
     config = flags.FLAGS.config if "config" in flags.FLAGS else None
     if config is not None and config.compilation_cache:
@@ -47,3 +49,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
       except ValueError as error:
         raise SystemExit(f"{error}") from error
   return app.parse_flags_with_usage(argv)
+
+
+def _is_not_said_otherwise(record: standard_logging.LogRecord) -> bool:
+  """False for the stacks that Orbax prints, one for each thread of a save that failed: the
+  `Checkpointer` says it in a sentence.
+  """
+  return record.levelno < standard_logging.ERROR or ("orbax" not in record.pathname)

@@ -7,6 +7,7 @@ reads all three and compares.  Checkpoints of format 1 have no record.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -51,29 +52,48 @@ class Checkpointer(contextlib.AbstractContextManager):
         f"{workdir}: checkpoints cannot be read again from a folder with [ ] in its path; give it "
         "another name."
       )
+    self._keep = keep
     self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    self._manager = manager(self._directory, self._options)
-    self._failure, self._seen, self._saving = None, False, None
+    self._manager: ocp.CheckpointManager | None = None
+    self._saving: int | None = None  # the step that is under way
+    self._needed = 0  # bytes of a state
+    self._seen, self._failure = False, ""
+
+  def check_room(self, state: TrainState) -> None:
+    """Raises CheckpointError if the disk has no room for all that a run keeps of such states."""
+    needed = sum(x.size * x.dtype.itemsize for x in leaves_of(items_of(state)).values())
+    self._directory.mkdir(parents=True, exist_ok=True)
+    # The oldest goes only after the next one is there.
+    needed *= max(self._keep + 1 - len(steps_of(self._directory.parent)), 1)
+    free = _free_bytes(self._directory)
+    if free is not None and free < needed:
+      raise CheckpointError(
+        f"{self._directory}: the checkpoints of a run need {needed:,} bytes more, and {free:,} are "
+        "free. Make room, or lower checkpoint.keep."
+      )
 
   def save(self, state: TrainState) -> None:
     """Starts an asynchronous save; one that is killed or fails leaves the earlier steps intact."""
     self._finish()
-    step, items = int(state.step), items_of(state)
-    needed = sum(x.nbytes for x in jax.tree.leaves(items))
-    free = _free_bytes(self._directory)
-    if free is not None and free < needed:
-      self._fail(step, f"it needs {needed:,} bytes, and {free:,} are free")
-      return
-    args = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
+    items = items_of(state)
     leaves = leaves_of(items)
-    digest_of = dict(zip(leaves, digests(list(leaves.values()))))
-    args["record"] = ocp.args.JsonSave(checked_record(digest_of))
-    self._saving = step
+    args = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
+    args["record"] = ocp.args.JsonSave(
+      checked_record(dict(zip(leaves, digests(list(leaves.values())))))
+    )
+    step, needed = int(state.step), sum(np.asarray(x).nbytes for x in leaves.values())
+    self._saving, self._needed = step, needed
     try:
+      if self._manager is None:
+        self._manager = manager(self._directory, self._options)
+      free = _free_bytes(self._directory)
+      if free is not None and free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       self._manager.save(step, args=ocp.args.Composite(**args))
+    except jax.errors.JaxRuntimeError:
+      raise
     except Exception as error:
-      self._recover(error)
-      return
+      self._fail(error)
     if not self._seen:
       # Once per process: that what was written under this path can be found there again.
       self._finish()
@@ -85,7 +105,8 @@ class Checkpointer(contextlib.AbstractContextManager):
       CheckpointError: the last save failed.
     """
     self._finish()
-    self._manager.close()
+    if self._manager is not None:
+      self._manager.close()
     if self._failure:
       raise CheckpointError(self._failure)
 
@@ -99,32 +120,40 @@ class Checkpointer(contextlib.AbstractContextManager):
 
   def _finish(self) -> None:
     """Waits for a save in progress, and sees that it can be read."""
-    if self._saving is None:
+    if self._saving is None or self._manager is None:
       return
     try:
       self._manager.wait_until_finished()
       if not self._seen:
         # By the files, not by what this process remembers.
         with reader(self._directory) as found:
-          found.item_metadata(self._saving)["variables"].tree
+          if not found.item_metadata(self._saving)["variables"].tree:
+            raise OSError("nothing of what was written can be found again")
         self._seen = True
     except Exception as error:
-      self._recover(error)
+      self._fail(error)
     else:
-      self._saving = self._failure = None
+      self._saving, self._failure = None, ""
 
-  def _recover(self, error: Exception) -> None:
-    """Goes on after a save that failed, without what there is of it."""
+  def _fail(self, error: Exception) -> None:
+    """Says why a save failed; the next one begins anew."""
     step, self._saving = self._saving, None
-    self._fail(step, f"{type(error).__name__}: {error}")
-    # The old one may fail again, with the same error.
-    self._manager = manager(self._directory, self._options)
-
-  def _fail(self, step: int, reason: str) -> None:
-    kept = latest_step(self._directory.parent)
+    # A manager would fail again, with the same error.
+    self._manager = None
+    reason, sizes = f"{type(error).__name__}: {error}", f"{self._needed:,} bytes are to be written"
+    try:
+      kept, free = latest_step(self._directory.parent), _free_bytes(self._directory)
+    except OSError as lost:
+      kept, free = None, None
+      reason = f"{lost}"
+    if free is not None:
+      sizes += f", and {free:,} are free"
+    if len(reason) > 300:
+      reason = f"{reason[:100]} ... {reason[-200:]}"
+    newest = "no checkpoint is there" if kept is None else f"the newest one is of step {kept}"
     self._failure = (
-      f"Step {step} could not be saved in {self._directory}: {reason}. Make room there; "
-      f"{'no checkpoint is there yet' if kept is None else f'the newest one is of step {kept}'}."
+      f"Step {step} could not be saved in {self._directory} ({sizes}): {reason}. Make room or mend "
+      f"it; {newest}."
     )
     logging.error("%s Training goes on, and the next save tries again.", self._failure)
 
@@ -153,12 +182,16 @@ def digest_of_record(record: Mapping[str, Any]) -> str:
   return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
+def steps_of(workdir: str | os.PathLike) -> list[int]:
+  """Those of a run's complete checkpoints, in order."""
+  directory = epath.Path(workdir).resolve() / FOLDER
+  names = [f.name for f in directory.iterdir()] if directory.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
 def latest_step(workdir: str | os.PathLike) -> int | None:
   """Step of the newest complete checkpoint of a run, or None."""
-  directory = epath.Path(workdir).resolve() / FOLDER
-  if not directory.exists():
-    return None
-  return max((int(f.name) for f in directory.iterdir() if f.name.isdigit()), default=None)
+  return max(steps_of(workdir), default=None)
 
 
 def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:

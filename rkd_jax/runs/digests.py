@@ -13,13 +13,14 @@ def digests(arrays: Sequence[jax.Array | np.ndarray]) -> list[str]:
 
   Arrays on devices are the same on all of them, or have all their parts in this process.
   """
-  own = jax.device_get([_own_copy(array) for array in arrays])
+  own = map(np.asarray, jax.device_get([_own_copy(array) for array in arrays]))
   return [f"{kind(array)} {_values(array)}" for array in own]
 
 
 def _own_copy(array: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-  whole = isinstance(array, jax.Array) and array.is_fully_replicated
-  return array.addressable_data(0) if whole else array
+  if isinstance(array, jax.Array) and array.is_fully_replicated:
+    return array.addressable_data(0)
+  return array
 
 
 def kind(array: Any) -> str:

@@ -25,6 +25,7 @@ from rkd_jax.runs.checkpoint import (
   leaves_of,
   reader,
   run_and_step,
+  steps_of,
 )
 from rkd_jax.runs.digests import digests, kind
 from rkd_jax.runs.state import TrainState, leaves_by_path
@@ -37,27 +38,27 @@ class DamagedCheckpointError(CheckpointError):
 
 
 def restore_state(
-  workdir: str | os.PathLike, state: TrainState, verify: bool = True
+  path: str | os.PathLike, state: TrainState, verify: bool = True
 ) -> TrainState | None:
   """The newest state of a run that can be read; None if it has no checkpoint.
 
   Args:
-    workdir: the run's folder.
+    path: the run's folder, or that folder followed by `checkpoints/<step>`.
     state: abstract or concrete; arrays are placed as there.
     verify: compares what was read with the digests that were saved with it.
 
   Raises:
     CheckpointError: no checkpoint can be read, or they belong to another config.
   """
-  folder = epath.Path(workdir).resolve()
+  folder, step = run_and_step(path)
 
   def read(step: int, found: ocp.CheckpointManager) -> TrainState:
     restored = _read(found, step, items_of(state), verify=verify)
     return TrainState(**restored["variables"], **restored["optimizer"])
 
-  if not _steps(folder):
+  if step not in (None, *steps_of(folder)) or not steps_of(folder):
     return None
-  return _newest(folder, None, read)[1]
+  return _newest(folder, step, read)[1]
 
 
 def set_aside(workdir: str | os.PathLike, step: int) -> None:
@@ -66,7 +67,7 @@ def set_aside(workdir: str | os.PathLike, step: int) -> None:
   For the process alone that writes the run.
   """
   folder = epath.Path(workdir).resolve()
-  for newer in _steps(folder):
+  for newer in steps_of(folder):
     if newer > step:
       target = folder / "damaged" / str(newer)
       if target.exists():
@@ -106,7 +107,7 @@ def restore_step(
       f"No checkpoint at {path}: expected a run's folder with '{FOLDER}' inside. "
       "Train first, or give the --workdir of a finished run."
     )
-  available = _steps(folder)
+  available = steps_of(folder)
   if not available:
     raise CheckpointError(f"No complete checkpoint at {path}. Train for longer first.")
   if step is not None and step not in available:
@@ -118,18 +119,27 @@ def restore_step(
   return _newest(folder, step, read)
 
 
-def _steps(folder: epath.Path) -> list[int]:
-  """Those of a run's complete checkpoints, in order."""
-  directory = folder / FOLDER
-  names = [f.name for f in directory.iterdir()] if directory.exists() else []
-  return sorted(int(name) for name in names if name.isdigit())
+def recorded_digests(path: str | os.PathLike) -> dict[str, str] | None:
+  """Path -> digest of the arrays in the newest checkpoint of a run; None if it has format 1.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or its record is damaged.
+  """
+  folder, step = run_and_step(path)
+  step = max(steps_of(folder), default=None) if step is None else step
+  if step is None:
+    raise CheckpointError(f"No checkpoint at {path}.")
+  try:
+    return _recorded(folder / FOLDER / str(step))
+  except (ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f"{folder / FOLDER / str(step)} has a damaged record.") from error
 
 
 def _newest(
   folder: epath.Path, step: int | None, read: Callable[[int, ocp.CheckpointManager], _Restored]
 ) -> tuple[int, _Restored]:
   """The newest step that can be read, or the given one alone, and what is read of it."""
-  steps = _steps(folder)[::-1] if step is None else [step]
+  steps = steps_of(folder)[::-1] if step is None else [step]
   with reader(folder / FOLDER) as found:
     for step, before in zip(steps, [*steps[1:], None]):
       try:

@@ -12,7 +12,10 @@ from jaxtyping import Array, Int
 
 @struct.dataclass
 class TrainState:
-  """`model_state` holds running statistics ('batch_stats'), empty for most models."""
+  """`model_state` holds running statistics ('batch_stats'), empty for most models.
+
+  `step` counts the updates; it is -1 - t once training is to stop for what step t gave (`step.py`).
+  """
 
   step: Int[Array, ""]
   params: Any
