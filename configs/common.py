@@ -31,8 +31,9 @@ def detector() -> ml_collections.ConfigDict:
   # Regular expressions on parameter paths.  Weight decay must not reach frozen norms either.
   c.frozen = (r".*norm/(scale|bias|mean|var)",)
   c.hosts = hosts()
-  # verify: what is read is compared with the digests that were saved.
-  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2, verify=True))
+  # best: a metric of evaluation, whose best checkpoint is kept beside the last ones.  verify: what
+  # is read is compared with the digests that were saved.
+  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2, best="", verify=True))
   # checkpoint: an earlier run.  backbone: a CLIP run whose ResNet tower the backbone starts from.
   c.init = ml_collections.ConfigDict(dict(checkpoint="", backbone="", allow_missing=()))
   # protocol: coco, lvis or open_images; engine: hotcoco, or pycocotools for coco.
@@ -226,8 +227,9 @@ def clip() -> ml_collections.ConfigDict:
   c.compilation_cache = ""
   c.frozen = ()
   c.hosts = hosts()
-  # verify: what is read is compared with the digests that were saved.
-  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2, verify=True))
+  # best: a metric of evaluation, whose best checkpoint is kept beside the last ones.  verify: what
+  # is read is compared with the digests that were saved.
+  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2, best="", verify=True))
   c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))
   # The fields of rkd_jax.models.clip.model.ClipConfig; the vocabulary comes from the tokenizer.
   c.clip = ml_collections.ConfigDict(

@@ -7,11 +7,12 @@ reads all three and compares.  Checkpoints of format 1 have no record.
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +21,12 @@ import orbax.checkpoint as ocp
 import xxhash
 from absl import logging
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rkd_jax.files import storage
 from rkd_jax.machine import cluster
 from rkd_jax.runs.digests import digests
+from rkd_jax.runs.evaluations import best_step
 from rkd_jax.runs.state import TrainState, leaves_by_path
 
 FORMAT = 2
@@ -35,7 +38,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpointer(contextlib.AbstractContextManager):
-  """Saves the TrainState of one run, keeping the last n steps.
+  """Saves the TrainState of one run, keeping the last n steps, and the best by a metric if given.
 
   A save that fails, for a full disk or a lost mount, is said once and loses nothing that was there;
   the next one tries again, and `close` raises if the last one failed.
@@ -44,7 +47,7 @@ class Checkpointer(contextlib.AbstractContextManager):
     CheckpointError: the folder's name has brackets, which Orbax takes for a pattern.
   """
 
-  def __init__(self, workdir: str, keep: int = 2):
+  def __init__(self, workdir: str, keep: int = 2, best: str = ""):
     self._directory = epath.Path(workdir).resolve() / FOLDER
     name = os.fspath(self._directory)
     if "[" in name and "]" in name[name.index("[") :]:
@@ -53,7 +56,13 @@ class Checkpointer(contextlib.AbstractContextManager):
         "another name."
       )
     self._keep = keep
-    self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    policies: list[Any] = [preservation_policy.LatestN(keep)]
+    if best:
+      policies.append(_Best(self._directory.parent, best))
+    self._options = ocp.CheckpointManagerOptions(
+      preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+      cleanup_tmp_directories=True,
+    )
     self._manager: ocp.CheckpointManager | None = None
     self._saving: int | None = None  # the step that is under way
     self._needed = 0  # bytes of a state
@@ -81,7 +90,7 @@ class Checkpointer(contextlib.AbstractContextManager):
     args["record"] = ocp.args.JsonSave(
       checked_record(dict(zip(leaves, digests(list(leaves.values())))))
     )
-    step, needed = int(state.step), sum(np.asarray(x).nbytes for x in leaves.values())
+    step, needed = int(state.step), sum(getattr(x, "nbytes", 8) for x in leaves.values())
     self._saving, self._needed = step, needed
     try:
       if self._manager is None:
@@ -195,11 +204,47 @@ def latest_step(workdir: str | os.PathLike) -> int | None:
 
 
 def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
-  """A run's folder and, if the path is that of `.../checkpoints/<step>` in it, the step."""
+  """A run's folder and, if the path is that of `.../checkpoints/<step>` in it, the step.
+
+  `.../checkpoints/latest` is the run's folder itself; `.../checkpoints/best` has the step that
+  scored best by the metric `checkpoint.best` of the run's config (see `evaluations`).
+
+  Raises:
+    CheckpointError: there is no best one.
+  """
   folder = epath.Path(path).resolve()
-  if folder.parent.name == FOLDER and folder.name.isdigit():
-    return folder.parent.parent, int(folder.name)
-  return folder, None
+  if folder.parent.name != FOLDER:
+    return folder, None
+  run = folder.parent.parent
+  if folder.name == "best":
+    return run, _best_step(run)
+  if folder.name == "latest":
+    return run, None
+  return (run, int(folder.name)) if folder.name.isdigit() else (folder, None)
+
+
+def _best_step(run: epath.Path) -> int:
+  file = run / "config.json"
+  metric = json.loads(file.read_text())["checkpoint"].get("best") if file.exists() else None
+  step = best_step(run, metric) if metric else None
+  if step is None:
+    raise CheckpointError(
+      f"{run}: which checkpoint is the best is not known: train with --config.checkpoint.best="
+      "METRIC, such as AP50_novel, and evaluate."
+    )
+  return step
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+  """Says to Orbax which checkpoints to keep: the best one by a metric."""
+
+  run: epath.Path
+  metric: str
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+    best = best_step(self.run, self.metric)
+    return [info.step == best for info in checkpoints]
 
 
 def manager(directory: epath.Path, options) -> ocp.CheckpointManager:

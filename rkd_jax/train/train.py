@@ -244,7 +244,7 @@ def _train(
     start = int(state.step)
     logging.info("%s goes on at step %d.", workdir, start)
   cluster.check_same({"the newest checkpoint that can be read": start})
-  checkpointer = Checkpointer(workdir, config.checkpoint.keep)
+  checkpointer = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.best)
   with cluster.together():
     if first:
       set_aside(workdir, start)
