@@ -46,7 +46,7 @@ def locked(workdir: str | os.PathLike) -> Iterator[Callable[[], None]]:
   place = storage.path(workdir)
   place.mkdir(parents=True, exist_ok=True)
   holder = {
-    "host": socket.gethostname(),
+    **_this_host(),
     "pid": os.getpid(),
     "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "id": secrets.token_hex(8),
@@ -115,7 +115,7 @@ def _lease(workdir: epath.Path, holder: dict) -> Iterator[Callable[[], None]]:
     if lost.is_set():
       raise _in_use(workdir, _read(file))
 
-  thread = threading.Thread(target=keep, daemon=True)
+  thread = threading.Thread(target=keep, name="lease", daemon=True)
   thread.start()
   try:
     yield check
@@ -150,7 +150,8 @@ def _wait_for_death(workdir: epath.Path, found: dict | None) -> None:
 
 def _is_dead(found: dict) -> bool:
   """True of a process of this host that is no more; of others nothing is known."""
-  if found.get("host") != socket.gethostname() or not isinstance(found.get("pid"), int):
+  here = _this_host()
+  if {key: found.get(key) for key in here} != here or not isinstance(found.get("pid"), int):
     return False
   try:
     os.kill(found["pid"], 0)
@@ -159,6 +160,12 @@ def _is_dead(found: dict) -> bool:
   except PermissionError:
     return False
   return False
+
+
+def _this_host() -> dict[str, str]:
+  """The name, and what no other machine of that name has, nor this one after it starts anew."""
+  boot = Path("/proc/sys/kernel/random/boot_id")
+  return {"host": socket.gethostname(), "boot": boot.read_text() if boot.exists() else ""}
 
 
 def _read(file: epath.Path) -> dict | None:

@@ -146,6 +146,8 @@ def _newest(
         return step, read(step, found)
       except DamagedCheckpointError as error:
         if before is None:
+          if len(steps) > 1:
+            raise DamagedCheckpointError(f"{error} No other checkpoint can be read.") from error
           raise
         logging.warning("%s Step %d is taken instead.", error, before)
   raise AssertionError("no steps")

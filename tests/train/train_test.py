@@ -192,7 +192,9 @@ def test_the_number_of_devices_changes_nothing(root, uninterrupted):
 def test_another_config_cannot_take_over_a_run(root, uninterrupted):
   config = tiny.get_config(str(root))
   config.optimizer.momentum = 0.5
-  with pytest.raises(CheckpointError, match=r"another config; it differs in optimizer\.momentum \("):
+  with pytest.raises(
+    CheckpointError, match=r"another config; it differs in optimizer\.momentum \("
+  ):
     train_lib.train(config, str(uninterrupted.workdir))
 
 
