@@ -101,7 +101,9 @@ def _file_name(name: str, folder: Path) -> str:
 
   Raises ValueError: what is wrong with it.
   """
-  if not name.strip() or any(unicodedata.category(letter) == "Cc" for letter in name):
+  if not category_names.clean_name(name) or any(
+    unicodedata.category(letter) == "Cc" for letter in name
+  ):
     raise ValueError("expected the name of a file")
   if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
     raise ValueError("which is an address: get the images, and give names relative to their folder")

@@ -1,6 +1,7 @@
 """Reads the 'annotations' of a COCO JSON into columns, one row per object of any image."""
 
 import array
+import collections
 import dataclasses
 import itertools
 import math
@@ -87,8 +88,7 @@ class _Reader:
 
   def __init__(self, document: Document, images: Mapping[int, KnownImage], repair: bool):
     self.document, self.images, self.repair = document, images, repair
-    self.repairs = {"boxes clipped to the image": 0, LEFT_OUT: 0}
-    self.repairs["polygons of less than three corners left out"] = 0
+    self.repairs = collections.Counter()
     self.integers = {name: array.array("q") for name in ("positions", "category_ids", "ids")}
     self.boxes, self.areas, self.vertices = (array.array("d") for _ in range(3))
     self.crowds = array.array("b")
@@ -172,8 +172,17 @@ class _Reader:
     self.document.problems.add("bbox", f"{self.name(number, entry)}: {text}: {remedy}")
 
   def _polygons(self, number: int, entry: _Annotation) -> list[list[float]]:
-    """Those of at least three corners, none for run lengths, which are crowds'."""
-    if not isinstance(entry.segmentation, list):
+    """Those of at least three corners; none for run lengths, which are mostly crowds'."""
+    if entry.segmentation is None:
+      return []
+    if isinstance(entry.segmentation, dict):
+      if entry.segmentation and "counts" not in entry.segmentation:
+        self.document.problems.add(
+          "segmentation",
+          f"{self.name(number, entry)}: segmentation is an object without 'counts', expected "
+          "polygons or run lengths: correct or remove it.",
+        )
+      self.repairs["masks as run lengths left out"] += bool(entry.segmentation) > entry.iscrowd
       return []
     kept = [flat for flat in entry.segmentation if len(flat) >= 6]
     for index, flat in enumerate(entry.segmentation):

@@ -98,6 +98,8 @@ def _marked(data: Any) -> bytes:
       try:
         json.loads(text, strict=False).encode()
         return text
+      except json.JSONDecodeError:
+        return text
       except UnicodeEncodeError:
         pass
     elif text[-1:].isdigit() and math.isfinite(float(text)):
@@ -196,8 +198,8 @@ class Document:
     try:
       return msgspec.json.decode(self._lists[key], type=list[msgspec.Raw])
     except msgspec.ValidationError:
-      kind = type(self._plain(self._lists[key])).__name__
-      self.problems.add(key, f"{self.path}: {key!r} is a {kind}, COCO format has a list.")
+      found = values.shown(self._plain(self._lists[key]))
+      self.problems.add(key, f"{self.path}: {key!r} is {found}, COCO format has a list.")
       return []
 
   def entries(

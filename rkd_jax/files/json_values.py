@@ -27,7 +27,7 @@ MARK = "not JSON"
 _NUMBER = re.compile(r"[+-]?(\d{1,400}(\.\d{0,400})?|\.\d{1,400})([eE][+-]?\d{1,3})?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
-# Doubles hold every integer up to here.
+# Doubles hold every integer below.
 _EXACT = 2**53
 
 
@@ -73,8 +73,8 @@ def _integer(low: int, high: int) -> Callable[[Any, set[str]], int]:
   def read(value: Any, odd: set[str]) -> int:
     number = _from_text(value, odd)
     if isinstance(number, float) and number.is_integer():
-      if abs(number) > _EXACT:
-        raise RefusedError(f"{expected} without decimal point: digits beyond 2**53 are lost in it")
+      if abs(number) >= _EXACT:
+        raise RefusedError(f"{expected} without decimal point: from 2**53 on digits are lost in it")
       odd.add("as a decimal")
       number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
@@ -119,8 +119,8 @@ def _flag(value: Any, odd: set[str]) -> int:
   if isinstance(value, bool):
     odd.add("as true or false")
   elif isinstance(value, str):
+    found = _FLAGS.get(value.strip().lower(), _from_text(value, odd))
     odd.add("as text")
-    found = _FLAGS.get(value.strip().lower(), value)
   elif isinstance(value, float):
     odd.add("as a decimal")
   if isinstance(found, str | list | dict) or found not in (0, 1):

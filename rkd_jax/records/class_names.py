@@ -85,6 +85,8 @@ def read_categories(document: Document) -> dict[int, Category]:
         f"{where}: category id {category.id} occurs twice, for {first.name!r} and {name!r}: give "
         "every entry its own, or remove the copy.",
       )
+  if not found and not problems:
+    problems.add("categories", f"{path}: 'categories' is empty: list at least one class.")
   return found
 
 
@@ -134,8 +136,6 @@ def choose_classes(
       f"{path}: category names {one!a} (id {by_name[one].id}) and {other!a} (id "
       f"{by_name[other].id}) look alike: make them one category, or give them names that differ.",
     )
-  if not classes and not problems:
-    problems.add("categories", f"{path}: 'categories' is empty: list at least one class.")
   return {key: msgspec.structs.asdict(category) for key, category in classes.items()}
 
 

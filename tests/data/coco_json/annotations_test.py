@@ -57,7 +57,7 @@ BAD_CONTENT = {
   "no images key": (lambda c: c.pop("images"), r"train\.json has no 'images'"),
   "no annotations key": (lambda c: c.pop("annotations"), r"train\.json has no 'annotations'"),
   "no categories key": (lambda c: c.pop("categories"), r"train\.json has no 'categories'"),
-  "images no list": (lambda c: c.update(images={}), r"'images' is a dict"),
+  "images no list": (lambda c: c.update(images={}), r"'images' is {}, COCO format has a list"),
   "no images": (lambda c: c.update(images=[], annotations=[]), r"'images' is empty"),
   "no categories": (lambda c: c.update(categories=[], annotations=[]), r"'categories' is empty"),
   "image without size": (_no_key("images", "width"), r"image 9 \(a\.jpg\) has no 'width'"),
