@@ -6,7 +6,6 @@ go.  Where the types do not fit, `json_values` says what may stand for them.
 
 import codecs
 import collections
-import functools
 import json
 import math
 import os
@@ -149,7 +148,9 @@ class Document:
       ) from error
     if isinstance(top, dict) and (twice := _repeated_key(data, top)):
       raise ValueError(f"{path} has {twice!r} twice: keep one, or join the two.")
-    self._lists = top if isinstance(top, dict) else {"": top}
+    # Of a file that is a list itself, and of one that is an object.
+    self._list = top if isinstance(top, list) else None
+    self._values = top if isinstance(top, dict) else {}
 
   def _split(self, data: bytes) -> tuple[bytes, dict[str, msgspec.Raw] | list[msgspec.Raw]]:
     kind = dict[str, msgspec.Raw] | list[msgspec.Raw]
@@ -178,27 +179,27 @@ class Document:
 
   def has(self, key: str) -> bool:
     """Whether there is anything under `key`."""
-    return key in self._lists
+    return key in self._values
 
   @property
   def is_list(self) -> bool:
     """Whether the file is a list rather than an object."""
-    return "" in self._lists and isinstance(self._lists[""], list)
+    return self._list is not None
 
   def raw(self, key: str) -> list[msgspec.Raw]:
     """The undecoded entries of the list under `key`; none, and a problem, where there is no list.
 
     Where the file is a list, `key` does not matter.
     """
-    if self.is_list:
-      return self._lists[""]  # pyright: ignore[reportReturnType]
-    if key not in self._lists:
+    if self._list is not None:
+      return self._list
+    if key not in self._values:
       self.problems.add(key, f"{self.path} has no {key!r}, COCO format asks for it.")
       return []
     try:
-      return msgspec.json.decode(self._lists[key], type=list[msgspec.Raw])
+      return msgspec.json.decode(self._values[key], type=list[msgspec.Raw])
     except msgspec.ValidationError:
-      found = values.shown(self._plain(self._lists[key]))
+      found = values.shown(self._plain(self._values[key]))
       self.problems.add(key, f"{self.path}: {key!r} is {found}, COCO format has a list.")
       return []
 
@@ -242,15 +243,11 @@ class Document:
     except msgspec.DecodeError:
       return None
 
-  @functools.cached_property
-  def _decode(self) -> Callable[[Any], Any]:
-    return msgspec.json.Decoder().decode
-
   def _plain(self, raw: Any) -> Any:
     try:
-      return self._decode(raw)
+      return msgspec.json.decode(raw)
     except msgspec.DecodeError:
-      return self._decode(_marked(raw))
+      return msgspec.json.decode(_marked(raw))
 
   def _lenient(
     self, data: bytes, kind: type[_Kind], key: str, number: int, name: Callable | None

@@ -160,3 +160,78 @@ def test_captions_of_other_images_are_noticed(folder):
   (folder / "captions.json").write_text('{"annotations": [{"image_id": 1, "caption": "x"}]}')
   with pytest.raises(ValueError, match=r"captions\.json: no caption belongs"):
     annotations.load_captions(folder / "captions.json", _load(folder))
+
+
+def _bad_boxes(folder, count):
+  content = copy.deepcopy(CONTENT)
+  box = {"image_id": 4, "category_id": 17, "bbox": [0, 0, 99, 9]}
+  content["annotations"] += [{**box, "id": 100 + number} for number in range(count)]
+  content["annotations"][1]["bbox"] = [3, 3, 0, 5]
+  content["images"][0]["file_name"] = ""
+  (folder / "train.json").write_text(json.dumps(content))
+
+
+def test_all_problems_of_a_file_are_in_one_report(folder):
+  _bad_boxes(folder, 30)
+  with pytest.raises(ValueError) as error:
+    _load(folder)
+  first, *lines = str(error.value).splitlines()
+  assert first.endswith("train.json has 31 problems:") and len(lines) == 21
+  assert "image 9 (images[0]): file_name is ''" in lines[0]
+  # Nothing is said of the annotations of an image that is not known for its problem.
+  assert "annotation 100 of image 4 (sub/b.jpg): bbox [0, 0, 99, 9]" in lines[1]
+  assert lines[-1] == "  and 11 more: 11 of bbox"
+
+
+def test_an_annotation_to_be_ignored_is_a_crowd(folder):
+  content = copy.deepcopy(CONTENT)
+  content["annotations"][0]["ignore"] = 1
+  content["annotations"][2]["ignore"] = 1
+  (folder / "train.json").write_text(json.dumps(content))
+  found = _load(folder)
+  assert found.images[0].is_crowd.tolist() == [1, 0, 1, 0]
+  assert found.notes == {"annotations to be ignored, taken for crowds": 1}
+
+
+def test_a_file_with_backslashes_is_found_under_either_name(folder):
+  content = copy.deepcopy(CONTENT)
+  content["images"][1]["file_name"] = "sub\\b.jpg"
+  (folder / "train.json").write_text(json.dumps(content))
+  (folder / "tags.json").write_text(json.dumps({"sub\\b.jpg": ["dog "]}))
+  found = _load(folder)
+  assert found.images[1].path == folder / "images/sub/b.jpg" and found.images[1].path.exists()
+  assert annotations.load_tags(folder / "tags.json", found) == {4: ("dog",)}
+  (folder / "images/sub\\b.jpg").write_bytes(b"")
+  assert _load(folder).images[1].path == folder / "images/sub\\b.jpg"
+
+
+def test_images_of_one_file_get_the_same_tags(folder):
+  content = copy.deepcopy(CONTENT)
+  content["images"][1]["file_name"] = "a.jpg"
+  (folder / "train.json").write_text(json.dumps(content))
+  found = _load(folder)
+  assert found.notes == {"file names that several images have": 1}
+  assert annotations.load_tags(folder / "tags.json", found) == {9: ("zebra",), 4: ("zebra",)}
+
+
+def test_masks_as_run_lengths_are_counted(folder):
+  runs = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
+  write_segmentations(folder, runs, [SQUARE], runs)
+  found = _load(folder)
+  assert found.repairs == {"masks as run lengths left out": 1} and found.has_polygons
+  assert [len(own) for own in found.images[0].polygons] == [0, 1, 0, 0]
+
+
+def test_all_problems_of_tags_are_in_one_report(folder):
+  content = {"a.jpg": ["cats", "dog"], "c.jpg": [], "sub/b.jpg": [["cat"]]}
+  (folder / "tags.json").write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=r"tags\.json has 3 problems") as error:
+    annotations.load_tags(folder / "tags.json", _load(folder))
+  assert "the tags of 'sub/b.jpg' are [['cat']], expected a list of names" in str(error.value)
+
+
+def test_captions_may_have_ids_as_text(folder):
+  entries = [{"image_id": "4", "caption": " a dog "}]
+  (folder / "captions.json").write_text(json.dumps({"annotations": entries}))
+  captions = annotations.load_captions(folder / "captions.json", _load(folder))
+  assert captions == {9: (), 4: ("a dog",)}
