@@ -23,7 +23,8 @@ _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 _CHUNK = 2**24
 # Texts, and beside them what Python and others write though JSON has no such values.
 _NO_JSON = re.compile(
-  rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?\b(?:NaN|Infinity)\b|-?\d[\d.]*[eE]\+?\d{3,}|-?\d{300,}', re.DOTALL
+  rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?\b(?:NaN|Infinity)\b|(?<![\w.+-])-?\d[\d.]*(?:[eE]\+?\d{3,}|\d{300})',
+  re.DOTALL,
 )
 _KEY = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*', re.DOTALL)
 _BYTE = re.compile(r" ?\(byte (\d+)\)")
