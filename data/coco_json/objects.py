@@ -18,6 +18,8 @@ from rkd_jax.files.json_lists import Document
 
 # Annotation tools round: a box may stick out of its image by so many pixels and is clipped.
 _ROUNDING = 1.0
+# Records hold single precision, in which larger numbers would be infinite.
+_MOST = 1e38
 # What `Annotations.repairs` calls them.
 LEFT_OUT = "boxes without area left out"
 
@@ -113,10 +115,11 @@ class _Reader:
     area = entry.area
     if math.isnan(area):
       area = (box[2] - box[0]) * (box[3] - box[1])
-    elif area < 0:
+    elif not 0 <= area <= _MOST:
       where = self.name(number, entry)
-      message = f"{where}: area is {area:g}, expected a number of at least 0: correct or remove it."
-      self.document.problems.add("area", message)
+      expected = f"expected a number of at least 0, and at most {_MOST:g}: correct or remove it."
+      self.document.problems.add("area", f"{where}: area is {area:g}, {expected}")
+      return
     if entry.ignore and not entry.iscrowd:
       self.document.notes["annotations to be ignored, taken for crowds"] += 1
     columns = self.integers
@@ -242,6 +245,16 @@ def read_objects(
         "annotation.",
       )
   columns = reader.columns()
+  vertices = columns.vertices
+  if len(vertices) and not -_MOST <= vertices.min() <= vertices.max() <= _MOST:
+    far = np.flatnonzero((np.abs(vertices) > _MOST).any(1))
+    polygons = np.unique(np.searchsorted(columns.vertex_ends, far, "right") - 1)
+    for row in np.unique(np.searchsorted(columns.polygon_ends, polygons, "right") - 1):
+      problems.add(
+        "segmentation",
+        f"{path}: annotation {columns.ids[row]}: segmentation has a number beyond {_MOST:g}: "
+        "correct or remove it.",
+      )
   order = np.sort(columns.ids)
   for twice in np.unique(order[1:][order[1:] == order[:-1]]):
     problems.add(

@@ -65,6 +65,7 @@ REFUSED = {
   "area text": (_annotation("area", '"large"'), rf"{TWO}: area is 'large'"),
   "area true": (_annotation("area", "true"), rf"{TWO}: area is true"),
   "area negative": (_annotation("area", "-4"), rf"{TWO}: area is -4, .* at least 0"),
+  "area beyond single precision": (_annotation("area", "1e39"), rf"{TWO}: area is 1e\+39"),
   "area NaN": (_annotation("area", "NaN"), rf"{TWO}: area is NaN"),
   "area comma": (_annotation("area", '"1,5"'), rf"{TWO}: area is '1,5'"),
   "area nan as text": (_annotation("area", '"nan"'), rf"{TWO}: area is 'nan'"),
@@ -92,6 +93,10 @@ REFUSED = {
   "segmentation null": (
     _annotation("segmentation", "[[1, 2, 3, null]]"),
     rf"{TWO}: segmentation\[0\] is \[1, 2, 3, null\]",
+  ),
+  "segmentation beyond single precision": (
+    _annotation("segmentation", "[[1, 2, 3, 4, 5, 6], [1, 2, -1e39, 4, 5, 6]]"),
+    r"annotation 2: segmentation has a number beyond",
   ),
   "segmentation object": (_annotation("segmentation", '{"a": 1}'), rf"{TWO}: .*without 'counts'"),
   "segmentation NaN": (_annotation("segmentation", "NaN"), rf"{TWO}: segmentation\[0\] is NaN"),
