@@ -33,13 +33,13 @@ from rkd_jax.train.train import train
 
 
 def main(given: flags.FlagValues) -> None:
-  if given.mode == "eval":
-    # Only training stops at a step of its own choice.
-    jax.config.update("jax_enable_preemption_service", False)
   if given.replay:
     for line in replay(given.replay, given.config or restore_config(given.replay)):
       print(line, flush=True)
     return
+  if given.mode == "eval":
+    # Only training stops at a step of its own choice.
+    jax.config.update("jax_enable_preemption_service", False)
   with cluster.joined(given.config.hosts, given.coordinator, given.process_id, given.process_count):
     flag_values = {"mode": given.mode, "workdir": given.workdir}
     cluster.check_same({"config": given.config.to_dict(), **flag_values})

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -44,17 +44,19 @@ _PLACES = (
 IDENTITY_FILE = "identity.json"
 
 
-def check_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
+def check_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> list[str]:
   """Checks that a run which has a checkpoint goes on with the settings it had.
 
-  Where its data lie is not compared here but in `write_config`.  It may go on for longer.
+  Where its data lie is not compared here but in `write_config`.  It may go on for longer; what
+  that changes is returned in sentences.
 
   Raises:
     CheckpointError: naming the settings that differ.
   """
   old, new = _stored(workdir), config.to_dict()
   if old is None:
-    return
+    return []
+  notes = []
   found = _differing(_with_joined_results(old, new), new)
   found = {key: values for key, values in found.items() if not _is_place(key)}
   if "num_steps" in found and found["num_steps"][1] >= (latest_step(workdir) or 0):
@@ -62,9 +64,10 @@ def check_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict) 
     effect = "the learning rate of the steps that both have stays"
     if new["optimizer"].get("schedule") == "cosine":
       effect = "the cosine ends later, and from here on the learning rate is another"
-    logging.warning("%s: num_steps is %d, and was %d: %s.", workdir, after, before, effect)
+    notes.append(f"{workdir}: num_steps is {after}, and was {before}: {effect}.")
   if found:
     raise _other(workdir, found)
+  return notes
 
 
 def write_config(
@@ -84,7 +87,8 @@ def write_config(
     CheckpointError: see `check_config`; or what is named is not what it was, or nothing is known of
       it and it has moved.
   """
-  check_config(workdir, config)
+  for note in check_config(workdir, config):
+    logging.warning(note)
   folder, old, new = epath.Path(workdir), _stored(workdir), config.to_dict()
   if old is not None:
     found = _differing(_with_joined_results(old, new), new)
@@ -124,7 +128,15 @@ def _compare(
 
 def places(config: Mapping[str, Any]) -> list[str]:
   """The settings that say where something lies, not what it is: 'data.dir' and so on."""
-  return [key for key in differences({}, config) if _is_place(key)]
+  return [key for key in _flat(config) if _is_place(key)]
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[str]:
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      yield from _flat(value, f"{above}{key}.")
+    else:
+      yield f"{above}{key}"
 
 
 def at(config: Mapping[str, Any], key: str) -> Any:

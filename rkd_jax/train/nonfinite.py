@@ -35,7 +35,7 @@ class BadStep:
   step: int
   kind: str
   records: np.ndarray
-  batch: Any
+  batch: Any = dataclasses.field(repr=False)
   metrics: Mapping[str, Any]
 
   def __str__(self) -> str:

@@ -195,7 +195,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     try:
       return _train(config, workdir, check or (lambda: None))
     except _BadStepError as error:
-      bad, state = error.args
+      bad, state = error.bad, error.state
     try:
       folder = dump(workdir, config, state, bad)
       kept = f"`python -m rkd_jax.main --replay={folder}` runs the step again"
@@ -209,7 +209,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
 
 
 class _BadStepError(Exception):
-  """Ends the loop with a `BadStep` and the state before it."""
+  """Ends the loop with a step that was not finite, and the state before it."""
+
+  def __init__(self, bad: BadStep, state: TrainState):
+    super().__init__(f"{bad}")
+    self.bad, self.state = bad, state
 
 
 def _train(
@@ -344,7 +348,8 @@ class _Results:
     if self.writer and (not good or is_logged(self.config, step)):
       self.writer.write(step, kind, values)
     if self.progress:
-      self.progress.update(self.sampler.sizes[kind][1], values)
+      shown = {name: value for name, value in values.items() if value is not None}
+      self.progress.update(self.sampler.sizes[kind][1], shown)
 
 
 @contextlib.contextmanager
