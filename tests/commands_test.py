@@ -1,9 +1,12 @@
 """Flags of commands: where they are defined, and --config by name."""
 
+import types
+
 import pytest
 from absl import app, flags
 
 from rkd_jax import commands, configs
+from rkd_jax.configs import common
 
 CONFIG = str(configs.FOLDER / "coco" / "rkd.py")
 
@@ -35,3 +38,38 @@ def test_flags_are_defined_when_a_command_runs(monkeypatch):
     lambda given: got.append(given.n), lambda: flags.DEFINE_integer("n", 1, "", flag_values=values)
   )
   assert got == [3]
+
+
+def _run(monkeypatch, command):
+  values = flags.FlagValues()
+  monkeypatch.setattr(flags, "FLAGS", values)
+  monkeypatch.setattr(app, "run", lambda main, flags_parser: main(values(["program"])))
+  commands.run(command, lambda: None)
+
+
+def test_what_the_package_says_itself_is_a_sentence_without_a_stack(monkeypatch):
+  def ours(given):
+    configs.locate("coco/rdk")
+
+  with pytest.raises(SystemExit, match=r"^ValueError: --config=coco/rdk: there is no such file"):
+    _run(monkeypatch, ours)
+
+  def others(given):
+    int("x")
+
+  with pytest.raises(ValueError, match="invalid literal"):
+    _run(monkeypatch, others)
+
+
+def test_settings_that_may_be_without_a_value_can_be_set_to_none(monkeypatch):
+  config = common.detector()
+  config.model.classifier.bias, config.model.classifier.weight_transfer = -4.6, (4, 8)
+  monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(config=config.lock()))
+  monkeypatch.setattr(app, "parse_flags_with_usage", lambda argv: argv)
+  given = [f"--config.model.classifier.{name}=None" for name in ("bias", "weight_transfer")]
+  assert commands._parse(["program", *given, "--x=None"]) == ["program", "--x=None"]
+  assert config.model.classifier.bias is config.model.classifier.weight_transfer is None
+  with pytest.raises(SystemExit, match=r"=None: it always has a value, such as 0\.$"):
+    commands._parse(["program", "--config.seed=None"])
+  with pytest.raises(SystemExit, match=r"there is no setting model\.clasifier\.bias"):
+    commands._parse(["program", "--config.model.clasifier.bias=None"])
