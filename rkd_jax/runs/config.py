@@ -34,8 +34,8 @@ FREE_KEYS = (
   "profile_steps",
   "skip_bad_images",
 )
-# Settings that configs of earlier versions lack, and what they do without.
-_DEFAULTS = {"model.precision": "default"}
+# Settings that configs of earlier versions lack, and what these did without them.
+DEFAULTS = {"model.precision": "default"}
 # Settings that say where something lies: it may move.
 _PLACES = (
   r"data(\.\w+)?\.(dir|teachers|class_embeddings)|class_embeddings|image_counts"
@@ -182,7 +182,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any,
   """The settings that differ, but for the free ones, with both values."""
   free = tuple(f"{key}." for key in FREE_KEYS)
   found = differences(old, new)
-  for key, default in _DEFAULTS.items():
+  for key, default in DEFAULTS.items():
     if found.get(key) in ((None, default), (default, None)):
       del found[key]
   return {key: values for key, values in found.items() if not f"{key}.".startswith(free)}
