@@ -52,6 +52,10 @@ def differences(old: Any, new: Any, name: str = "") -> dict[str, tuple[Any, Any]
 
   A value that is missing counts as None, and a tuple as a list.
   """
+  if isinstance(old, Mapping) and new is None:
+    new = {}
+  if isinstance(new, Mapping) and old is None:
+    old = {}
   if isinstance(old, Mapping) and isinstance(new, Mapping):
     prefix = f"{name}." if name else ""
     found = (differences(old.get(k), new.get(k), f"{prefix}{k}") for k in sorted({**old, **new}))

@@ -3,11 +3,13 @@
 import json
 
 import jax.numpy as jnp
+import ml_collections
 import pytest
 
 from rkd_jax.configs import common, demo
+from rkd_jax.runs import config as config_lib
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError
-from rkd_jax.runs.config import check_model, restore_config, write_config
+from rkd_jax.runs.config import check_config, check_model, restore_config, write_config
 from rkd_jax.runs.state import TrainState
 
 
@@ -109,3 +111,16 @@ def test_a_run_of_before_results_were_joined_goes_on(started):
   (workdir / "config.json").write_text(json.dumps(old))
   with pytest.raises(CheckpointError, match=r"differs in data\.name \("):
     write_config(workdir, config)
+
+
+def test_a_setting_of_ones_own_may_say_what_older_runs_did(started, monkeypatch):
+  workdir, config = started
+  with config.unlocked():
+    config.loss.cosine = ml_collections.ConfigDict(dict(weight=0.0))
+  with pytest.raises(CheckpointError, match=r"differs in loss\.cosine\.weight \(None, now 0\.0\)"):
+    write_config(workdir, config)
+  monkeypatch.setitem(config_lib.DEFAULTS, "loss.cosine.weight", 0.0)
+  check_config(workdir, config)
+  config.loss.cosine.weight = 1.0
+  with pytest.raises(CheckpointError, match=r"differs in loss\.cosine\.weight \(None, now 1\.0\)"):
+    check_config(workdir, config)
