@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import gc
 import itertools
+import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -111,7 +112,8 @@ class Trainer:
     Raises:
       ValueError: it needs more memory than a device has.
     """
-    key = (kind, *(x.shape for x in jax.tree.leaves(batch)))
+    # Of a kind only the images differ in their shapes, by the canvas.
+    key = kind, getattr(batch, "images", batch).shape
     if key not in self._programs:
       args = self.abstract_state, self.constants, batch, self._seed_key
       traced = self._step.trace(*args, kind=kind)
@@ -337,7 +339,7 @@ class _Results:
       return
     step, kind, batch, metrics = self.pending
     self.pending, values = None, metrics.read()
-    good = np.isfinite(list(values.values())).all()
+    good = all(map(math.isfinite, values.values()))
     self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
     if not good:
       bad = BadStep(step, kind, self.sampler.indices(step), batch, values)
