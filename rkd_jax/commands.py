@@ -6,6 +6,7 @@ import jax
 from absl import app, flags, logging
 
 from rkd_jax import configs
+from rkd_jax.files.terminal import print_any_name
 from rkd_jax.machine.compilation import return_memory_after_compiling
 
 
@@ -25,12 +26,23 @@ def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], 
       )
     logging.set_verbosity(logging.WARNING)
     return_memory_after_compiling()
+    print_any_name()
     config = flags.FLAGS.config if "config" in flags.FLAGS else None
     if config is not None and config.compilation_cache:
       jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
+    if config is not None and "skip_bad_images" in flags.FLAGS and flags.FLAGS.skip_bad_images:
+      config.skip_bad_images = True
     command(flags.FLAGS)
 
   app.run(main, flags_parser=_parse)
+
+
+def define_skip_flag() -> None:
+  """The flag --skip_bad_images, the same in all commands; it sets the key of that name in a config.
+
+  With it an image that cannot be decoded is left out with a counted warning, and is no error.
+  """
+  flags.DEFINE_bool("skip_bad_images", False, "Leave out images that cannot be decoded, and warn.")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

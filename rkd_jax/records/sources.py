@@ -285,7 +285,7 @@ def _record(example: dict[str, Any], source: str) -> Record:
   return Record(
     image=bytes(example["image"]),
     image_id=int(example["image/id"]),
-    filename=example["image/filename"].decode(),
+    filename=example["image/filename"].decode("utf-8", "surrogateescape"),
     height=height,
     width=width,
     boxes=schema.decode_boxes(_rows(objects["bbox"], np.float32, 4), height, width),
