@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ class Place(NamedTuple):
   def read(self, name: str) -> bytes:
     """The bytes; ValueError that names the image if there are none or too few."""
     try:
+      if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would wait for ever
+        raise ValueError("it is no file")
       with self.path.open("rb") as file:
         file.seek(self.offset)
         data = file.read(self.size)

@@ -142,7 +142,8 @@ def writing(target: str | os.PathLike) -> Iterator[Path]:
   """
   target = path(target)
   # Other processes may write the same file at the same time.
-  partial = work_folder(target.parent) / f".{target.name}.{uuid.uuid4().hex}.partial"
+  # The name of the file, which may be as long as names can be, is not part of it.
+  partial = work_folder(target.parent) / f".{uuid.uuid4().hex}.partial"
   try:
     yield partial
     put(partial, target)

@@ -14,6 +14,7 @@ import stat
 from typing import BinaryIO, NoReturn
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Of an image that a user brings: what decoding takes stays below 1 GB.
@@ -23,6 +24,7 @@ FORMATS = {
   **{"JPEG": 1, "PNG": 1, "GIF": 1, "BMP": 1, "PPM": 1, "TIFF": 1},
   **{"WEBP": 2, "AVIF": 2, "JPEG2000": 3},
 }
+_STRIP = 2**22  # pixels
 _REMEDY = "Replace the file, remove its record, or pass --skip_bad_images."
 _UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,6 +86,16 @@ def open_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Im
     raise BadImageError(f"Cannot read {name}: {error.strerror}. {_REMEDY}") from error
 
 
+def pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+  """The picture as an array, in strips, since Pillow holds what it converts twice."""
+  width, height = picture.size
+  out = np.empty((height, width, 3), np.uint8)
+  rows = max(_STRIP // width, 1)
+  for top in range(0, height, rows):
+    out[top : top + rows] = picture.crop((0, top, width, min(top + rows, height)))
+  return out
+
+
 def _decode(
   stream: BinaryIO, length: int, name: str, max_pixels: int, recorded: tuple[int, int] | None
 ) -> Image.Image:
@@ -96,17 +108,17 @@ def _decode(
       if image.format == "TIFF":
         _forget_nonsense(image)
       image.load()
-      turn = _UPRIGHT.get(_orientation(image))
+      turn = _UPRIGHT.get(_orientation(image) or 1)
       picture = _in_rgb(image)
     if turn is not None:
       picture = picture.transpose(turn)
   except BadImageError:
     raise
-  except Image.DecompressionBombError as error:
-    _refuse(name, str(error), max_pixels, error)
   # Whatever a decoder stumbles on: beside its own errors there are those of arithmetic, types,
   # recursion and memory, depending on the format and the place of damage.
   except Exception as error:
+    if isinstance(error, Image.DecompressionBombError) and recorded is None:
+      _refuse(name, str(error), max_pixels, error)
     reason = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
       # Pillow would name an object by its address, which no two runs have in common.
@@ -130,13 +142,13 @@ def _check_size(
       _differs(name, image.size, recorded)
     return
   limit = max_pixels // FORMATS.get(image.format, 1)
-  pixels = width * height
+  found = width * height
   if image.format == "TIFF":  # its tiles may be larger than the picture
     tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
-    pixels = max(pixels, int(tags.get(322, 0)) * int(tags.get(323, 0)))
-  if pixels > limit:
+    found = max(found, int(tags.get(322, 0)) * int(tags.get(323, 0)))
+  if found > limit:
     of = "" if limit == max_pixels else f", with which {image.format} may have {limit:,}"
-    _refuse(name, f"{width} x {height} is {pixels:,} pixels{of}", max_pixels)
+    _refuse(name, f"{width} x {height} takes {found:,} pixels{of}", max_pixels)
 
 
 def _differs(name: str, found: tuple[int, int], recorded: tuple[int, int]) -> NoReturn:

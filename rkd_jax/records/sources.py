@@ -236,7 +236,7 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
 
 def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
   """The pixels of `open_image`."""
-  return np.asarray(open_image(record))
+  return decoding.pixels(open_image(record))
 
 
 def open_image(record: Record) -> Image.Image:
