@@ -34,6 +34,14 @@ def exif(orientation=6) -> Image.Exif:
   return tags
 
 
+def encoded(picture: Image.Image, fmt: str, several=False, **options) -> bytes:
+  buffer = io.BytesIO()
+  if several:
+    options |= {"save_all": True, "append_images": [picture.rotate(180), picture.transpose(0)]}
+  picture.copy().save(buffer, fmt, **options)  # saving leaves settings on the picture
+  return buffer.getvalue()
+
+
 def originals() -> dict[str, list[bytes]]:
   """Sound files of each format, of different modes."""
   rng = np.random.default_rng(0)
@@ -41,13 +49,6 @@ def originals() -> dict[str, list[bytes]]:
   rgba = Image.fromarray(rng.integers(0, 256, (19, 25, 4), np.uint8))
   deep = Image.fromarray(rng.integers(0, 65536, (19, 25), np.uint16))
   palette, grey, bits = rgb.quantize(16), rgb.convert("L"), rgb.convert("1")
-
-  def encoded(picture, fmt, several=False, **options):
-    buffer = io.BytesIO()
-    if several:
-      options |= {"save_all": True, "append_images": [rgb.rotate(180), rgb.transpose(0)]}
-    picture.copy().save(buffer, fmt, **options)  # saving leaves settings on the picture
-    return buffer.getvalue()
 
   return {
     "JPEG": [
