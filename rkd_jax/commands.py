@@ -9,6 +9,9 @@ from rkd_jax import configs
 from rkd_jax.files.terminal import print_any_name
 from rkd_jax.machine.compilation import return_memory_after_compiling
 
+# What is defined here is a flag of the command that asks for it, also in its --help.
+flags.disclaim_key_flags()
+
 
 def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], None]) -> None:
   """Runs a command: a function of the flags' values.

@@ -210,7 +210,7 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
   root = storage.path(data_dir)
   folder = root / name
   # A build that was killed leaves a folder incomplete.*_1.0.0.
-  versions = [path.parent for path in folder.glob("[0-9]*.*.*/dataset_info.json")]
+  versions = [path.parent for path in storage.matching(folder, "[0-9]*.*.*/dataset_info.json")]
   if not versions:
     raise ValueError(
       f"no data set {name!r} under {str(data_dir)!r}; {_found(root)}. {_remedy(data_dir, name)}"
@@ -253,7 +253,7 @@ def _found(data_dir: epath.Path) -> str:
   found = {
     path.parent.parent.relative_to(data_dir).as_posix()
     for depth in ("*/*/", "*/*/*/")
-    for path in data_dir.glob(f"{depth}dataset_info.json")
+    for path in storage.matching(data_dir, f"{depth}dataset_info.json")
   }
   return f"found: {', '.join(sorted(found))}" if found else "found none there"
 
