@@ -40,6 +40,7 @@ from rkd_jax.data.coco_json import annotations
 from rkd_jax.data.imagenet_lvis import synsets
 from rkd_jax.files import json_checks as checks
 from rkd_jax.files import storage
+from rkd_jax.files.terminal import print_any_name
 from rkd_jax.files.torch_reader import read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
 from rkd_jax.records import class_names as category_names
@@ -319,6 +320,7 @@ def main():
   parser.add_argument("--output", required=True, help="folder of the records")
   parser.add_argument("--split", required=True, help="such as train")
   args = parser.parse_args()
+  print_any_name()
   paths = (args.annotations, args.regions, args.pseudo_boxes, args.output, args.split)
   try:
     if args.to == "records":

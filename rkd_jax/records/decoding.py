@@ -24,6 +24,7 @@ FORMATS = {
   **{"JPEG": 1, "PNG": 1, "GIF": 1, "BMP": 1, "PPM": 1, "TIFF": 1},
   **{"WEBP": 2, "AVIF": 2, "JPEG2000": 3},
 }
+_MOST_SCANNED = 20 * MAX_PIXELS  # pixels, in all scans of a JPEG
 _STRIP = 2**22  # pixels
 _REMEDY = "Replace the file, remove its record, or pass --skip_bad_images."
 _UPRIGHT = {
@@ -105,6 +106,8 @@ def _decode(
   try:
     with Image.open(stream, formats=tuple(FORMATS)) as image:
       _check_size(image, name, max_pixels, recorded)
+      if image.info.get("progressive"):
+        _check_scans(image, stream)
       if image.format == "TIFF":
         _forget_nonsense(image)
       image.load()
@@ -149,6 +152,14 @@ def _check_size(
   if found > limit:
     of = "" if limit == max_pixels else f", with which {image.format} may have {limit:,}"
     _refuse(name, f"{width} x {height} takes {found:,} pixels{of}", max_pixels)
+
+
+def _check_scans(image: Image.Image, stream: BinaryIO) -> None:
+  """Refuses a JPEG that goes over its pixels for minutes; cameras and editors do so ten times."""
+  stream.seek(0)
+  scans = stream.read().count(b"\xff\xda")
+  if scans * image.width * image.height > _MOST_SCANNED:
+    raise ValueError(f"it has {scans} scans of {image.width} x {image.height} pixels")
 
 
 def _differs(name: str, found: tuple[int, int], recorded: tuple[int, int]) -> NoReturn:

@@ -167,6 +167,15 @@ def test_the_limit_may_be_above_that_of_pillow(monkeypatch):
   assert decoding.open_image(data, "x", max_pixels=10_000).size == (100, 100)
 
 
+def test_a_jpeg_of_very_many_scans_is_refused():
+  data = _encode(np.zeros((2000, 3000), np.uint8), "JPEG", progressive=True)
+  first = data.index(b"\xff\xda")
+  scan = data[first : data.index(b"\xff\xda", first + 1)]
+  with pytest.raises(decoding.BadImageError, match=r"x.*scans of 3000 x 2000"):
+    decoding.open_image(data[:first] + scan * 1000 + data[first:], "x")
+  assert decoding.open_image(data, "x").size == (3000, 2000)
+
+
 def test_a_recorded_size_is_compared_before_anything_is_decoded(monkeypatch):
   exif = Image.Exif()
   exif[0x0112] = 6
