@@ -93,7 +93,8 @@ def pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
   out = np.empty((height, width, 3), np.uint8)
   rows = max(_STRIP // width, 1)
   for top in range(0, height, rows):
-    out[top : top + rows] = picture.crop((0, top, width, min(top + rows, height)))
+    strip = picture.crop((0, top, width, min(top + rows, height)))
+    out[top : top + rows] = np.asarray(strip)
   return out
 
 
@@ -113,6 +114,7 @@ def _decode(
       image.load()
       turn = _UPRIGHT.get(_orientation(image) or 1)
       picture = _in_rgb(image)
+    del image  # what was not in RGB need not stay
     if turn is not None:
       picture = picture.transpose(turn)
   except BadImageError:
@@ -139,19 +141,19 @@ def _check_size(
   width, height = image.size
   if width < 1 or height < 1:
     raise ValueError(f"it has no pixels, {width} x {height}")
+  if image.format == "TIFF":  # its tiles may be larger than the picture
+    tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
+    if (tile := int(tags.get(322, 0)) * int(tags.get(323, 0))) > max_pixels:
+      raise ValueError(f"its tiles have {tile:,} pixels, which is too large")
   if recorded is not None:
     # Turned upright, its sides may change places.
     if sorted(image.size) != sorted(recorded):
       _differs(name, image.size, recorded)
     return
-  limit = max_pixels // FORMATS.get(image.format, 1)
-  found = width * height
-  if image.format == "TIFF":  # its tiles may be larger than the picture
-    tags = image.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
-    found = max(found, int(tags.get(322, 0)) * int(tags.get(323, 0)))
-  if found > limit:
+  limit = max_pixels // FORMATS.get(image.format or "", 1)
+  if width * height > limit:
     of = "" if limit == max_pixels else f", with which {image.format} may have {limit:,}"
-    _refuse(name, f"{width} x {height} takes {found:,} pixels{of}", max_pixels)
+    _refuse(name, f"{width} x {height} is {width * height:,} pixels{of}", max_pixels)
 
 
 def _check_scans(image: Image.Image, stream: BinaryIO) -> None:
