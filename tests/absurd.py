@@ -8,6 +8,7 @@ of each, its memory and its time as JSON.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -73,6 +74,7 @@ def looping_exif() -> bytes:
   )
 
 
+@functools.cache
 def files() -> dict[str, tuple[bytes | Callable[[Path], None], tuple[int, int] | None]]:
   """By name the content, or what makes the file, and the (height, width) that is right.
 
