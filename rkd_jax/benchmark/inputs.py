@@ -144,7 +144,7 @@ class _Batches:
   if it may be skipped.
   """
 
-  def __init__(self, plan: Plan, kind: str, skip_bad_images: bool):
+  def __init__(self, plan: Plan, kind: str, skip_bad_images: bool = False):
     self._plan, self._kind, sampler = plan, kind, plan.sampler
     self._skip = skip_bad_images
 
