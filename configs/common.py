@@ -23,6 +23,7 @@ def detector() -> ml_collections.ConfigDict:
   c.log_every = 20
   c.profile_steps = config_dict.placeholder(tuple)  # (100, 103): a trace of steps 100 to 102
   c.skip_bad_images = False
+  c.on_nonfinite = "stop"  # or "skip(N)": up to N steps in a row whose loss or update is NaN or inf
   c.compilation_cache = ""
   c.class_embeddings = ""  # .npz or .npy, one row per class of the data set
   # .json [{"name":, "image_count":}, ..] of all classes, for federated_classes; "" asks the records
@@ -30,7 +31,9 @@ def detector() -> ml_collections.ConfigDict:
   # Regular expressions on parameter paths.  Weight decay must not reach frozen norms either.
   c.frozen = (r".*norm/(scale|bias|mean|var)",)
   c.hosts = hosts()
-  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
+  # best: a metric of evaluation, whose best checkpoint is kept beside the last ones.  verify: what
+  # is read is compared with the digests that were saved.
+  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2, best="", verify=True))
   # checkpoint: an earlier run.  backbone: a CLIP run whose ResNet tower the backbone starts from.
   c.init = ml_collections.ConfigDict(dict(checkpoint="", backbone="", allow_missing=()))
   # protocol: coco, lvis or open_images; engine: hotcoco, or pycocotools for coco.
@@ -220,10 +223,13 @@ def clip() -> ml_collections.ConfigDict:
   c.log_every = 20
   c.profile_steps = config_dict.placeholder(tuple)
   c.skip_bad_images = False
+  c.on_nonfinite = "stop"  # or "skip(N)": up to N steps in a row whose loss or update is NaN or inf
   c.compilation_cache = ""
   c.frozen = ()
   c.hosts = hosts()
-  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2))
+  # best: a metric of evaluation, whose best checkpoint is kept beside the last ones.  verify: what
+  # is read is compared with the digests that were saved.
+  c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2, best="", verify=True))
   c.init = ml_collections.ConfigDict(dict(checkpoint="", allow_missing=()))
   # The fields of rkd_jax.models.clip.model.ClipConfig; the vocabulary comes from the tokenizer.
   c.clip = ml_collections.ConfigDict(

@@ -33,13 +33,15 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
 from rkd_jax.data.coco_json import annotations
 from rkd_jax.data.imagenet_lvis import synsets
 from rkd_jax.files import json_checks as checks
-from rkd_jax.files import storage
+from rkd_jax.files import json_values, storage
+from rkd_jax.files.json_lists import Document
 from rkd_jax.files.terminal import print_any_name
 from rkd_jax.files.torch_reader import read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
@@ -49,6 +51,17 @@ from rkd_jax.records.results_writer import TeacherWriter
 
 # A pseudo box: box, class and score.
 _Row = tuple[np.ndarray, int, float]
+
+
+class _PseudoBox(msgspec.Struct):
+  image_id: json_values.Id
+  category_id: json_values.Id
+  bbox: Any
+
+
+class _LabelledImage(msgspec.Struct):
+  id: json_values.Id
+  pos_category_ids: json_values.Ids
 
 
 def read_regions(path: str | os.PathLike, width: int = 0) -> dict[str, np.ndarray]:
@@ -114,15 +127,17 @@ def read_pseudo_box_json(
     ValueError: missing or malformed, an image not in `image_ids`, an unknown category, or a box
       that is none.
   """
-  rows, keys = {}, ("image_id", "category_id", "bbox")
-  entries = checks.entries(checks.read_json(path), "annotations", path, keys)
-  for where, _, (image_id, category, box) in entries:
+  rows, document = {}, Document(path)
+  for number, entry in document.entries("annotations", _PseudoBox):
+    where = f"{path}: annotations[{number}]"
+    image_id, category = entry.image_id, entry.category_id
     for name, value, known in (("image", image_id, image_ids), ("category", category, class_of)):
       if value not in known:
         raise ValueError(
           f"{where}: {name} {value!r} is not in --annotations; give those of {path}."
         )
-    rows.setdefault(image_id, []).append((_box(box, where), class_of[category], 1.0))
+    rows.setdefault(image_id, []).append((_box(entry.bbox, where), class_of[category], 1.0))
+  document.problems.check()
   return rows
 
 
@@ -134,12 +149,12 @@ def read_image_labels(
   Raises:
     ValueError: missing or malformed, or an unknown category.
   """
-  labels, keys = {}, ("id", "pos_category_ids")
-  entries = checks.entries(checks.read_json(path), "images", path, keys)
-  for where, _, (image_id, categories) in entries:
-    if unknown := sorted(set(categories) - class_of.keys()):
-      raise ValueError(f"{where}: categories {unknown} are not in --annotations.")
-    labels[image_id] = frozenset(class_of[category] for category in categories)
+  labels, document = {}, Document(path)
+  for number, entry in document.entries("images", _LabelledImage):
+    if unknown := sorted(set(entry.pos_category_ids) - class_of.keys()):
+      raise ValueError(f"{path}: images[{number}]: categories {unknown} are not in --annotations.")
+    labels[entry.id] = frozenset(class_of[category] for category in entry.pos_category_ids)
+  document.problems.check()
   return labels
 
 

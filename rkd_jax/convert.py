@@ -32,8 +32,9 @@ from rkd_jax import commands
 from rkd_jax.files.torch_reader import read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
 from rkd_jax.models.detector.rcnn import abstract_params
-from rkd_jax.runs.checkpoint import Checkpointer, latest_step, restore_variables
+from rkd_jax.runs.checkpoint import Checkpointer, latest_step
 from rkd_jax.runs.config import check_model, write_config
+from rkd_jax.runs.restore import restore_variables
 from rkd_jax.runs.state import TrainState
 from rkd_jax.weights import detectron2
 

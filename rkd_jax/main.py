@@ -7,6 +7,10 @@
 --config is a file, or the name of a config of rkd_jax; settings of it are changed as in the last
 line.  Training resumes from the newest checkpoint in the workdir by itself.
 
+  python -m rkd_jax.main --replay=DIR/nonfinite/STEP
+
+runs a step again whose loss was not finite; see `train.replay`.
+
 On several hosts all run the same command with a --workdir that all of them see.  TPU pods, SLURM,
 Open MPI and indexed jobs of Kubernetes are recognised; elsewhere each process is told which it is:
 
@@ -23,10 +27,16 @@ from ml_collections import config_flags
 from rkd_jax import commands
 from rkd_jax.evaluation.evaluate import evaluate
 from rkd_jax.machine import cluster
+from rkd_jax.runs.config import restore_config
+from rkd_jax.train.replay import replay
 from rkd_jax.train.train import train
 
 
 def main(given: flags.FlagValues) -> None:
+  if given.replay:
+    for line in replay(given.replay, given.config or restore_config(given.replay)):
+      print(line, flush=True)
+    return
   if given.mode == "eval":
     # Only training stops at a step of its own choice.
     jax.config.update("jax_enable_preemption_service", False)
@@ -51,7 +61,12 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "process_count", None, "Number of processes, with --coordinator; 1 is a process alone anywhere."
   )
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.DEFINE_string("replay", None, "A dump or checkpoint whose next step is to be run again.")
+  flags.register_multi_flags_validator(
+    ["config", "workdir", "replay"],
+    lambda given: given["replay"] or (given["config"] and given["workdir"]),
+    "Flags --config and --workdir must have a value other than None.",
+  )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import ml_collections
@@ -9,6 +10,7 @@ import pytest
 from absl import app, flags
 
 from rkd_jax import commands, configs
+from rkd_jax.configs import common
 
 CONFIG = str(configs.FOLDER / "coco" / "rkd.py")
 
@@ -76,3 +78,38 @@ def test_every_command_that_decodes_has_the_flag_for_bad_images(module):
   root = Path(__file__).parents[1]
   done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
   assert "skip_bad_images" in done.stdout
+
+
+def _run(monkeypatch, command):
+  values = flags.FlagValues()
+  monkeypatch.setattr(flags, "FLAGS", values)
+  monkeypatch.setattr(app, "run", lambda main, flags_parser: main(values(["program"])))
+  commands.run(command, lambda: None)
+
+
+def test_what_the_package_says_itself_is_a_sentence_without_a_stack(monkeypatch):
+  def ours(given):
+    configs.locate("coco/rdk")
+
+  with pytest.raises(SystemExit, match=r"^ValueError: --config=coco/rdk: there is no such file"):
+    _run(monkeypatch, ours)
+
+  def others(given):
+    int("x")
+
+  with pytest.raises(ValueError, match="invalid literal"):
+    _run(monkeypatch, others)
+
+
+def test_settings_that_may_be_without_a_value_can_be_set_to_none(monkeypatch):
+  config = common.detector()
+  config.model.classifier.bias, config.model.classifier.weight_transfer = -4.6, (4, 8)
+  monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(config=config.lock()))
+  monkeypatch.setattr(app, "parse_flags_with_usage", lambda argv: argv)
+  given = [f"--config.model.classifier.{name}=None" for name in ("bias", "weight_transfer")]
+  assert commands._parse(["program", *given, "--x=None"]) == ["program", "--x=None"]
+  assert config.model.classifier.bias is config.model.classifier.weight_transfer is None
+  with pytest.raises(SystemExit, match=r"=None: it always has a value, such as 0\.$"):
+    commands._parse(["program", "--config.seed=None"])
+  with pytest.raises(SystemExit, match=r"there is no setting model\.clasifier\.bias"):
+    commands._parse(["program", "--config.model.clasifier.bias=None"])

@@ -7,9 +7,13 @@ It is a config file, so that tests can start `rkd_jax.main` as users do:
 after `build_data(ROOT)`.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from rkd_jax.configs import common, demo
 from rkd_jax.data import builder
@@ -70,6 +74,19 @@ def get_config(argument: str):
     c.loss.federated_classes = 6
     c.image_counts = f"{root}/image_counts.json"
   return c
+
+
+@contextlib.contextmanager
+def compiled_once(root: Path) -> Iterator[None]:
+  """Steps of `get_config(root)` are compiled once, in this process and in those started here."""
+  cache = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", get_config(str(root)).compilation_cache)
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    jax.config.update("jax_compilation_cache_dir", cache)
+    compilation_cache.reset_cache()
 
 
 def build_data(root: Path) -> None:

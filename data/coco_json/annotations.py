@@ -1,39 +1,40 @@
 """Reads COCO-format JSON and checks everything that can be checked without the pixels.
 
-Every problem is a ValueError that names the file, the record and the remedy, so that
-a data set is either right or refused before training.  Boxes leave as XYXY pixels and
-classes as 0-based numbers, in the order of ascending category id.
+What can be read without a loss is, and is counted; every other problem is in a ValueError that
+names the file, the records and the remedies, so that a data set is either right or refused before
+training.  Boxes leave as XYXY pixels and classes as 0-based numbers, in the order of ascending
+category id.
 """
 
 import collections
 import dataclasses
-import math
 import os
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from absl import logging
 from jaxtyping import Bool, Float, Int
 
+from rkd_jax.data.coco_json.objects import KnownImage, Polygons, read_objects
 from rkd_jax.files import json_checks as checks
+from rkd_jax.files import json_values
+from rkd_jax.files.json_lists import Document, Problems
 from rkd_jax.records import class_names as category_names
 from rkd_jax.records import schema
-
-# Annotation tools round: a box may stick out of its image by so many pixels and is clipped.
-_ROUNDING = 1.0
-# Image ids travel through 32-bit integers on accelerators.
-_MAX_ID = 2**31 - 1
-# What `Annotations.repairs` calls them.
-LEFT_OUT = "boxes without area left out"
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImage:
   """One entry of 'images' with its annotations; boxes XYXY pixels, inside the image.
 
-  `polygons` are those of each object, XY pixels, none where the file has run lengths or nothing;
-  `federated` has LVIS' neg_category_ids and not_exhaustive_category_ids as classes.
+  `polygons` are those of each object, a tuple of XY pixels [v, 2], empty where the file has run
+  lengths or nothing; `federated` has LVIS' neg_category_ids and not_exhaustive_category_ids as
+  classes.
   """
 
   image_id: int
@@ -46,7 +47,7 @@ class AnnotatedImage:
   object_ids: Int[np.ndarray, "g"]
   areas: Float[np.ndarray, "g"]
   is_crowd: Bool[np.ndarray, "g"]
-  polygons: tuple[tuple[Float[np.ndarray, "_ 2"], ...], ...]
+  polygons: Sequence[tuple[Float[np.ndarray, "_ 2"], ...]]
   federated: Mapping[str, tuple[int, ...]] | None = None
 
 
@@ -55,7 +56,8 @@ class Annotations:
   """A whole annotation file: classes by ascending category id, images in file order.
 
   `categories` are the entries of the file, one per class.  `repairs` counts what `repair` and
-  the dropping of polygons without area did.
+  the dropping of polygons without area did, `notes` the values that were odd and read all the
+  same.
   """
 
   path: Path
@@ -63,117 +65,123 @@ class Annotations:
   images: tuple[AnnotatedImage, ...]
   categories: tuple[Mapping[str, Any], ...] = ()
   repairs: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  has_polygons: bool = False
 
 
-def _box(
-  bbox: Any, height: int, width: int, where: str, repairs: collections.Counter | None
-) -> list[float] | None:
-  """COCO's [x, y, width, height] as XYXY, clipped to the image if it is out by rounding only.
+class _Image(msgspec.Struct, gc=False):
+  id: json_values.Id
+  height: json_values.Size
+  width: json_values.Size
+  file_name: str
 
-  With `repairs`, boxes are clipped from anywhere, and None is one without area in the image.
+
+class _LvisImage(msgspec.Struct, gc=False):
+  id: json_values.Id
+  height: json_values.Size
+  width: json_values.Size
+  coco_url: str
+  neg_category_ids: json_values.Ids
+  not_exhaustive_category_ids: json_values.Ids
+
+
+class _Named(msgspec.Struct, gc=False):
+  id: json_values.Id
+  file_name: str | None = None
+  coco_url: str | None = None
+
+
+class _Caption(msgspec.Struct, gc=False):
+  image_id: json_values.Id
+  caption: str
+
+
+def _file_name(name: str, folder: Path) -> str:
+  """A checked 'file_name'; backslashes are slashes, unless there is a file with them.
+
+  Raises ValueError: what is wrong with it.
   """
-  numbers = isinstance(bbox, list) and all(
-    isinstance(value, int | float) and not isinstance(value, bool) for value in bbox
-  )
-  if not numbers or len(bbox) != 4:
-    raise ValueError(f"{where}: bbox is {bbox!r}, expected [x, y, width, height] as numbers.")
-  if not all(map(math.isfinite, bbox)):
-    raise ValueError(f"{where}: bbox {bbox} has a value that is not finite: correct or remove it.")
-  x, y, w, h = bbox
-  outside = max(-x, -y, x + w - width, y + h - height)
-  clipped = [max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)]
-  empty = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
-  if repairs is not None:
-    repairs["boxes clipped to the image"] += outside > _ROUNDING
-    repairs[LEFT_OUT] += empty
-    return None if empty else clipped
-  if w <= 0 or h <= 0:
+  if not category_names.clean_name(name) or any(
+    unicodedata.category(letter) == "Cc" for letter in name
+  ):
+    raise ValueError("expected the name of a file")
+  if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+    raise ValueError("which is an address: get the images, and give names relative to their folder")
+  if re.match(r"[A-Za-z]:[\\/]", name):
     raise ValueError(
-      f"{where}: bbox {bbox} has size {w} x {h} (width x height), expected more than 0: "
-      "correct or remove it. The format is [x, y, width, height]."
+      "which has the drive of another machine: give names relative to the folder of images"
     )
-  if outside > _ROUNDING or empty:
-    raise ValueError(
-      f"{where}: bbox {bbox} ([x, y, width, height]) reaches {outside:g} pixels out of the image "
-      f"of {width} x {height} (width x height): correct it, or the size of the image."
-    )
-  return clipped
+  if "\\" in name and not os.path.exists(folder / name):
+    return name.replace("\\", "/")
+  return name
 
 
-def _polygons(segmentation: Any, where: str, repairs: collections.Counter) -> tuple:
-  """The polygons of a 'segmentation', [v, 2] each; none for run lengths, which are crowds'."""
-  if segmentation is None or isinstance(segmentation, Mapping):
-    return ()
-  polygons = []
-  for number, flat in enumerate(segmentation if isinstance(segmentation, list) else [None]):
+def _lvis_name(coco_url: str) -> str:
+  """LVIS v1 has no file names, but the end of 'coco_url', 'train2017/0….jpg'."""
+  return "/".join(coco_url.split("/")[-2:])
+
+
+def _name_of_image(path: Path) -> Any:
+  """What problems call an entry of 'images' that does not fit."""
+
+  def name(number: int, entry: Mapping[str, Any]) -> str:
+    own, file = entry.get("id"), entry.get("file_name", entry.get("coco_url"))
+    if isinstance(own, bool) or not isinstance(own, int):
+      return f"{path}: images[{number}]"
+    return f"{path}: image {own} ({file if isinstance(file, str) else 'without file_name'})"
+
+  return name
+
+
+def _read_images(
+  document: Document, folder: Path, lvis: bool
+) -> tuple[dict[int, KnownImage], list[_Image | _LvisImage]]:
+  """Image id -> what annotations must know of it, and the entries, in the order of the file."""
+  problems, known, entries = document.problems, {}, []
+  kind = _LvisImage if lvis else _Image
+  for number, entry in document.entries("images", kind, _name_of_image(document.path)):
+    where = f"{document.path}: image {entry.id}"
+    raw = _lvis_name(entry.coco_url) if lvis else entry.file_name
     try:
-      vertices = np.array(flat).reshape(-1, 2).astype(np.float64, casting="safe")
-    except (TypeError, ValueError):
-      vertices = np.full((1, 2), np.nan)
-    if not np.isfinite(vertices).all():
-      raise ValueError(
-        f"{where}: segmentation[{number}] is {str(flat)[:80]}, expected a list x, y, x, y, ... of "
-        "finite numbers (or run lengths in place of the polygons): correct or remove it."
-      )
-    if len(vertices) >= 3:
-      polygons.append(vertices)
-    else:
-      repairs["polygons of less than three corners left out"] += 1
-  return tuple(polygons)
-
-
-def _objects(
-  content: Any, path: Path, images: Mapping, class_of: Mapping, repair: bool
-) -> tuple[dict[int, list], collections.Counter]:
-  """image id -> [(box, class, annotation id, area, is_crowd, polygons), ...], and the repairs."""
-  objects = {image_id: [] for image_id in images}
-  seen, repairs = set(), collections.Counter()
-  keys = ("id", "image_id", "category_id", "bbox")
-  for where, entry, values in checks.entries(content, "annotations", path, keys):
-    annotation_id, image_id, category_id, bbox = values
-    checks.unseen(checks.integer(annotation_id, "id", where), seen, "annotation id", path)
-    seen.add(annotation_id)
-    where = f"{path}: annotation {annotation_id}"
-    if checks.integer(image_id, "image_id", where) not in images:
-      raise ValueError(
-        f"{where} belongs to image {image_id!r}, which is not in 'images': "
-        "add the image or remove the annotation."
-      )
-    if checks.integer(category_id, "category_id", where) not in class_of:
-      raise ValueError(
-        f"{where} of image {image_id} has category {category_id!r}, which is not in 'categories': "
-        "add the category or remove the annotation."
-      )
-    image = images[image_id]
-    where = f"{where} of image {image_id} ({image['filename']})"
-    box = _box(bbox, image["height"], image["width"], where, repairs if repair else None)
-    polygons = _polygons(entry.get("segmentation"), where, repairs)
-    if box is None:
+      filename = _file_name(raw, folder)
+    except ValueError as error:
+      problems.add("file_name", f"{where} (images[{number}]): file_name is {raw!r}, {error}.")
       continue
-    area = entry.get("area", (box[2] - box[0]) * (box[3] - box[1]))
-    if not isinstance(area, int | float) or not math.isfinite(area) or area < 0:
-      raise ValueError(f"{where}: area is {area!r}, expected a number of at least 0.")
-    crowd = bool(entry.get("iscrowd", 0))
-    objects[image_id].append((box, class_of[category_id], annotation_id, area, crowd, polygons))
-  return objects, repairs
+    if entry.id in known:
+      problems.add(
+        "image id",
+        f"{document.path}: image id {entry.id} occurs twice, for {known[entry.id].filename!r} and "
+        f"{filename!r}: give every entry its own, or remove the copy.",
+      )
+      continue
+    document.notes["file names with backslashes, taken for slashes"] += filename != raw
+    known[entry.id] = KnownImage(len(entries), filename, entry.height, entry.width)
+    entries.append(entry)
+  if not known and not problems:
+    problems.add("images", f"{document.path}: 'images' is empty: there is nothing to build.")
+  names = collections.Counter(image.filename for image in known.values())
+  document.notes["file names that several images have"] += sum(n > 1 for n in names.values())
+  return known, entries
 
 
-def _file_name(entry: Mapping, lvis: bool, where: str) -> str:
-  """'file_name'; LVIS v1 has none, there it is the end of 'coco_url', 'train2017/0….jpg'."""
-  (name,) = checks.required(entry, ("coco_url",) if lvis else ("file_name",), where)
-  return "/".join(str(name).split("/")[-2:]) if lvis else str(name)
-
-
-def _federated(entry: Mapping, class_of: Mapping, where: str) -> dict[str, tuple[int, ...]]:
-  """LVIS' classes that are not, or not all of them, annotated in an image."""
-  keys = ("neg_category_ids", "not_exhaustive_category_ids")
-  labels = {}
-  for name, key, ids in zip(schema.FEDERATED, keys, checks.required(entry, keys, where)):
-    if not isinstance(ids, list) or (unknown := [i for i in ids if i not in class_of]):
-      found = ids if not isinstance(ids, list) else unknown
-      raise ValueError(f"{where}: {key} has {found!r}, expected a list of ids in 'categories'.")
-    labels[name] = tuple(class_of[i] for i in ids)
-  return labels
+def _federated(
+  entries: Sequence[_LvisImage], class_of: Mapping[int, int], document: Document
+) -> list[dict[str, tuple[int, ...]]]:
+  """LVIS' classes that are not, or not all of them, annotated in each image."""
+  found = []
+  for entry in entries:
+    labels = {}
+    for name, key in zip(schema.FEDERATED, ("neg_category_ids", "not_exhaustive_category_ids")):
+      ids = getattr(entry, key)
+      if unknown := [own for own in ids if own not in class_of]:
+        document.problems.add(
+          key,
+          f"{document.path}: image {entry.id} ({_lvis_name(entry.coco_url)}): {key} has "
+          f"{json_values.shown(unknown)}, expected a list of ids in 'categories'.",
+        )
+      labels[name] = tuple(class_of[own] for own in ids if own in class_of)
+    found.append(labels)
+  return found
 
 
 def load_annotations(
@@ -182,66 +190,72 @@ def load_annotations(
   *,
   lvis: bool = False,
   repair: bool = False,
+  keep: Collection[str] = (),
 ) -> Annotations:
   """Reads a COCO instances file.
 
   Polygons of less than three corners enclose nothing and are left out, as detectron2 does.
+  Annotations to be ignored are crowds: no training targets, and not counted in evaluations.
 
   Args:
     json_path: JSON with 'images', 'annotations' and 'categories'.
-    image_dir: the folder that 'file_name' is relative to; it is not looked into here.
+    image_dir: the folder that 'file_name' is relative to; it is looked into for names with
+      backslashes only.
     lvis: LVIS v1: files by 'coco_url', and what an image says of classes beside its objects.
     repair: clip boxes that reach out of their image and leave out those without area (official
       files have some) rather than refuse them.
+    keep: names of categories that are classes though they look like an unused root of the others.
 
   Raises:
     ValueError: missing or malformed file, missing keys, no images, unknown images or
       categories, ids that occur twice, boxes that are not finite, empty, or outside, polygons
-      that are none.
+      that are none; names of categories that are equal or look alike.  It has all such problems.
   """
-  path = Path(json_path)
-  content = checks.read_json(path)
-  categories = category_names.categories_by_id(content, path)
-  class_of = {category_id: number for number, category_id in enumerate(categories)}
-  images = {}
-  keys = ("id", "height", "width")
-  for where, entry, (image_id, height, width) in checks.entries(content, "images", path, keys):
-    filename = _file_name(entry, lvis, where)
-    checks.unseen(checks.integer(image_id, "id", where, high=_MAX_ID), images, "image id", path)
-    where = f"{path}: image {image_id} ({filename})"
-    checks.integer(height, "height", where, low=1)
-    checks.integer(width, "width", where, low=1)
-    images[image_id] = {
-      "filename": filename,
-      "path": Path(image_dir) / filename,
-      "height": height,
-      "width": width,
-      "federated": _federated(entry, class_of, where) if lvis else None,
-    }
-  if not images:
-    raise ValueError(f"{path}: 'images' is empty: there is nothing to build.")
-  objects, repairs = _objects(content, path, images, class_of, repair)
-  entries = []
-  for image_id, known in images.items():
-    columns = zip(*objects[image_id]) if objects[image_id] else [()] * 6
-    boxes, classes, ids, areas, crowds, polygons = columns
-    entry = AnnotatedImage(
-      image_id=image_id,
-      **known,
-      boxes=np.array(boxes, np.float64).reshape(-1, 4),
-      classes=np.array(classes, np.int64),
-      object_ids=np.array(ids, np.int64),
-      areas=np.array(areas, np.float32),
-      is_crowd=np.array(crowds, bool),
-      polygons=tuple(polygons),
+  document = Document(json_path)
+  path, problems, folder = document.path, document.problems, Path(image_dir)
+  if document.is_list:
+    raise ValueError(
+      f"{path} is a list and has no 'categories', 'images' and 'annotations': COCO format has an "
+      "object with these lists."
     )
-    entries.append(entry)
+  categories = category_names.read_categories(document)
+  known, entries = _read_images(document, folder, lvis)
+  columns, repairs = read_objects(document, known, categories, repair)
+  used = set(np.unique(columns.category_ids).tolist())
+  classes = category_names.choose_classes(document, categories, lambda: used, keep)
+  class_of = {category_id: number for number, category_id in enumerate(classes)}
+  federated = _federated(entries, class_of, document) if lvis else [None] * len(entries)
+  problems.check()
+  notes = {name: count for name, count in document.notes.items() if count}
+  for name, count in notes.items():
+    logging.info("%s: %d %s", path, count, name)
+  numbers = np.searchsorted(np.array(list(classes)), columns.category_ids)
+  rows_of = columns.by_image(len(entries))
+  images = []
+  for (image_id, image), rows, labels in zip(known.items(), rows_of, federated):
+    own = AnnotatedImage(
+      image_id=image_id,
+      filename=image.filename,
+      path=folder / image.filename,
+      height=image.height,
+      width=image.width,
+      boxes=columns.boxes[rows],
+      classes=numbers[rows],
+      object_ids=columns.ids[rows],
+      areas=columns.areas[rows],
+      is_crowd=columns.is_crowd[rows],
+      polygons=Polygons(columns, rows),
+      federated=labels,
+    )
+    images.append(own)
   return Annotations(
     path,
-    tuple(category["name"] for category in categories.values()),
-    tuple(entries),
-    tuple(categories.values()),
-    {name: count for name, count in repairs.items() if count},
+    tuple(category["name"] for category in classes.values()),
+    tuple(images),
+    tuple(classes.values()),
+    repairs,
+    notes,
+    len(columns.vertex_ends) > 1,
   )
 
 
@@ -250,11 +264,20 @@ def load_filenames(json_path: str | os.PathLike) -> dict[int, str]:
 
   Nothing else of the images is read.  Raises ValueError: malformed, or an id that occurs twice.
   """
-  path = Path(json_path)
+  document = Document(json_path)
   filenames = {}
-  for where, entry, (image_id,) in checks.entries(checks.read_json(path), "images", path, ("id",)):
-    checks.unseen(checks.integer(image_id, "id", where, high=_MAX_ID), filenames, "image id", path)
-    filenames[image_id] = _file_name(entry, "file_name" not in entry and "coco_url" in entry, where)
+  for number, entry in document.entries("images", _Named, _name_of_image(document.path)):
+    where = f"{document.path}: images[{number}]"
+    name = entry.file_name
+    if name is None and entry.coco_url is not None:
+      name = _lvis_name(entry.coco_url)
+    if name is None:
+      document.problems.add("file_name", f"{where} has no 'file_name': COCO format asks for it.")
+    elif entry.id in filenames:
+      document.problems.add("image id", f"{where}: image id {entry.id} occurs twice: remove one.")
+    else:
+      filenames[entry.id] = name
+  document.problems.check()
   return filenames
 
 
@@ -267,12 +290,13 @@ def load_captions(
   Raises ValueError: missing or malformed, or no caption belongs to any of the images.
   """
   captions = {image.image_id: () for image in annotations.images}
-  content, keys = checks.read_json(path), ("image_id", "caption")
-  for where, _, (image_id, caption) in checks.entries(content, "annotations", path, keys):
-    if not isinstance(caption, str):
-      raise ValueError(f"{where}: caption is {caption!r}, expected a text.")
-    if image_id in captions:
-      captions[image_id] += (caption.strip() if strip else caption,)
+  document = Document(path)
+  for _, entry in document.entries("annotations", _Caption):
+    if entry.image_id in captions:
+      captions[entry.image_id] += (entry.caption.strip() if strip else entry.caption,)
+  document.problems.check()
+  for name, count in document.notes.items():
+    logging.info("%s: %d %s", path, count, name)
   if not any(captions.values()):
     raise ValueError(f"{path}: no caption belongs to an image of {annotations.path}.")
   return captions
@@ -281,18 +305,34 @@ def load_captions(
 def load_tags(path: str | os.PathLike, annotations: Annotations) -> dict[int, tuple[str, ...]]:
   """Image id -> class names, from a JSON object {file name: [class name, ...]}.
 
-  Raises ValueError: missing or malformed, an unknown file or class name.
+  Every image with that file name gets the tags.
+  Raises ValueError: missing or malformed, an unknown file or class name; all of them.
   """
   content = checks.read_json(path)
   if not isinstance(content, dict):
     raise ValueError(f"{path}: expected an object {{file name: [class name, ...]}}.")
-  ids = {image.filename: image.image_id for image in annotations.images}
-  tags = {}
+  ids, problems, tags = collections.defaultdict(list), Problems(path), {}
+  for image in annotations.images:
+    ids[image.filename].append(image.image_id)
   for filename, names in content.items():
-    if filename not in ids:
-      raise ValueError(f"{path}: {filename!r} is not the file_name of an image in the annotations.")
-    if not isinstance(names, list):
-      raise ValueError(f"{path}: the tags of {filename!r} are {names!r}, expected a list of names.")
-    category_names.check_names(names, annotations.class_names, f"{path}, {filename!r}")
-    tags[ids[filename]] = tuple(names)
+    own = ids.get(filename) or ids.get(filename.replace("\\", "/"))
+    if own is None:
+      problems.add(
+        "file name", f"{path}: {filename!r} is not the file_name of an image in the annotations."
+      )
+    elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+      problems.add(
+        "tags",
+        f"{path}: the tags of {filename!r} are {json_values.shown(names)}, expected a list of "
+        "names.",
+      )
+    else:
+      names = tuple(map(category_names.clean_name, names))
+      try:
+        category_names.check_names(names, annotations.class_names, f"{path}, {filename!r}")
+      except ValueError as error:
+        problems.add("class name", str(error))
+      for image_id in own:
+        tags[image_id] = tags.get(image_id, ()) + names
+  problems.check()
   return tags

@@ -4,13 +4,17 @@
       --train_json=train.json --train_images=FOLDER \\
       [--validation_json=val.json --validation_images=FOLDER] \\
       [--base='cat,dog' | --base=@names.txt] [--novel=...] \\
-      [--train_captions=captions.json] [--train_tags=tags.json] [--limit=N] [--dry_run]
+      [--train_captions=captions.json] [--train_tags=tags.json] [--repair] [--limit=N] [--dry_run]
 
 Split `train` keeps the boxes of base classes only, `validation` those of base and novel
 classes; boxes of any other class are left out.  Without --base every class that is not
 novel is a base class.  Image-level labels are the tags (JSON: {file name: [class name, ...]})
-and the class names that occur in the captions (COCO captions JSON).  Polygons are kept where
-the JSON has them, for detectors with a mask head; run lengths are not.
+and the class names that occur in the captions (COCO captions JSON), '_' read as a space and
+without notes in brackets.  Polygons are kept where the JSON has them, for detectors with a mask
+head; run lengths are not.
+
+Everything that is wrong with a file is said at once.  With --repair boxes that stick out of their
+image are clipped and those without area left out, and counted.
 """
 
 import os
@@ -63,19 +67,24 @@ class CocoJson(builder.RecordBuilder):
     validation: Files | None = None,
     base: Sequence[str] | None = None,
     novel: Sequence[str] = (),
+    repair: bool = False,
     **kwargs: Any,
   ):
     """Reads and checks the JSON files; images are read by `builder.prepare`.
 
-    `base` None takes every class that is not novel.
+    `base` None takes every class that is not novel; `repair` is that of `load_annotations`.
     Raises ValueError: a problem with the files, the class lists.
     """
-    content = annotations.load_annotations(train.json, train.images)
-    names = content.class_names
+    named = {*map(category_names.clean_name, (*(base or ()), *novel))}
+    content = annotations.load_annotations(train.json, train.images, repair=repair, keep=named)
+    names, notes = content.class_names, {"train": dict(content.notes)}
     base, novel = category_names.split_classes(names, base, novel)
     splits = {"train": _split(train, content, base)}
     if validation is not None:
-      content = annotations.load_annotations(validation.json, validation.images)
+      content = annotations.load_annotations(
+        validation.json, validation.images, repair=repair, keep=names
+      )
+      notes["validation"] = dict(content.notes)
       splits["validation"] = _split(validation, content, (*base, *novel))
       if (found := content.class_names) != names:
         raise ValueError(
@@ -88,6 +97,12 @@ class CocoJson(builder.RecordBuilder):
       "validation": None if validation is None else validation.checksums(),
     }
     settings = {**files, "base": list(base), "novel": list(novel)}
+    # What is off is not there: earlier versions, which read such files otherwise, had none of it.
+    settings["notes"] = {split: own for split, own in notes.items() if own} or None
+    settings["repair"] = repair or None
+    given = any(own and own.captions for own in (train, validation))
+    spoken = [name for name in names if category_names.spoken(name) != name.casefold()]
+    settings["spoken"] = spoken if given and spoken else None
     super().__init__(splits=splits, base=base, novel=novel, settings=settings, **kwargs)
 
 
@@ -102,6 +117,7 @@ def main():
   parser.add_argument("--validation_images")
   parser.add_argument("--base", help="names separated by commas, or @file with one per line")
   parser.add_argument("--novel", default="", help="as --base")
+  parser.add_argument("--repair", action="store_true", help="clip boxes, leave out empty ones")
 
   def make(base: str | None, novel: str, **settings: Any) -> CocoJson:
     train, validation = (

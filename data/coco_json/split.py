@@ -47,7 +47,7 @@ class AnnotatedSplit(making.Split):
 
   @property
   def has_polygons(self) -> bool:
-    return any(own for image in self.content.images for own in image.polygons)
+    return self.content.has_polygons
 
   @property
   def federated(self) -> bool:
@@ -64,7 +64,7 @@ class AnnotatedSplit(making.Split):
     return making.image_counts(kept, len(self.class_names))
 
   def describe(self, name: str) -> list[str]:
-    """Counts, what was repaired, and which classes the validation lacks."""
+    """Counts, what was odd or repaired, and which classes the validation lacks."""
     counts = self.num_boxes()
     boxed = sum(bool(self.keep(image).any()) for image in self.images)
     labelled = sum(bool(self.labels.get(image.image_id)) for image in self.images)
@@ -72,7 +72,8 @@ class AnnotatedSplit(making.Split):
       f"{name}: {len(self.images)} images, {boxed} with boxes, {labelled} with labels; "
       f"{sum(counts.values())} boxes of {len(counts)} classes: {_shortened(counts)}"
     ]
-    lines += [f"{name}: {count} {what}" for what, count in self.content.repairs.items()]
+    counted = {**self.content.notes, **self.content.repairs}
+    lines += [f"{name}: {count} {what}" for what, count in counted.items()]
     missing = [label for label in self.kept if label not in counts]
     if name == "validation" and missing:
       lines.append(f"{name}: no box of {len(missing)} classes: {missing[:20]}")

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from rkd_jax.data import builder
 from rkd_jax.data.coco_json import annotations
+from rkd_jax.data.coco_json.objects import LEFT_OUT
 from rkd_jax.data.coco_json.split import AnnotatedSplit
 from rkd_jax.records import class_names as category_names
 
@@ -103,7 +104,7 @@ class LvisOvd(builder.RecordBuilder):
 
 
 def _num_objects(content: annotations.Annotations) -> int:
-  left_out = content.repairs.get(annotations.LEFT_OUT, 0)
+  left_out = content.repairs.get(LEFT_OUT, 0)
   return sum(len(image.classes) for image in content.images) + left_out
 
 

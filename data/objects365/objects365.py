@@ -29,6 +29,7 @@ from rkd_jax.data import builder
 from rkd_jax.data.coco_json.annotations import Annotations, load_annotations
 from rkd_jax.data.coco_json.split import AnnotatedSplit
 from rkd_jax.files import json_checks as checks
+from rkd_jax.records import class_names as category_names
 
 
 class Objects365(builder.RecordBuilder):
@@ -67,15 +68,18 @@ def _renamed(content: Annotations, path: str | os.PathLike) -> Annotations:
   rows = csv.reader(checks.read_text(path).splitlines())
   names = {str(entry["id"]): name for entry, name in zip(content.categories, content.class_names)}
   for number, row in enumerate(rows, start=1):
-    if len(row) != 3 or names.get(row[0]) != row[1] or not row[2].strip():
+    row[1:] = map(category_names.clean_name, row[1:])
+    if len(row) != 3 or names.get(row[0]) != row[1] or not row[2]:
       raise ValueError(
         f"{path}, line {number}: {row}, expected 'category id,official name,better name' of a "
         f"category of {content.path}, each once."
       )
-    names[row[0]] = row[2].strip()
+    names[row[0]] = row[2]
   if len(set(names.values())) < len(names):
     twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
     raise ValueError(f"{path}: {twice} would name several categories: give each a name of its own.")
+  if pairs := category_names.alike(names.values()):
+    raise ValueError(f"{path}: {pairs[0]} look alike: give each a name of its own.")
   return dataclasses.replace(content, class_names=tuple(names.values()))
 
 

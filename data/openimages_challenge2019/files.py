@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rkd_jax.files.json_checks import read_json, read_text
+from rkd_jax.records.class_names import alike, clean_name
 
 
 class AnnotatedImage(NamedTuple):
@@ -37,9 +38,12 @@ def load_classes(path: str | os.PathLike) -> dict[str, str]:
   """
   classes = {}
   for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
-    if len(row) != 2 or row[0] in classes or row[1] in classes.values():
+    row[1:] = map(clean_name, row[1:])
+    if len(row) != 2 or row[0] in classes or not row[1] or row[1] in classes.values():
       raise ValueError(f"{path}, line {number}: {row}, expected a new label and its name.")
     classes[row[0]] = row[1]
+  if pairs := alike(classes.values()):
+    raise ValueError(f"{path}: the names {pairs[0]} look alike: make them differ.")
   if not classes:
     raise ValueError(f"{path} is empty: it should have a line for each class.")
   return classes
@@ -54,14 +58,17 @@ def load_ancestors(path: str | os.PathLike, labels: Sequence[str]) -> list[froze
   above = [frozenset() for _ in labels]
 
   def walk(node, path_down: frozenset[int]):
-    if not isinstance(node, Mapping) or "LabelName" not in node:
+    if not isinstance(node, Mapping) or not isinstance(node.get("LabelName"), str):
       raise ValueError(f"{path}: {str(node)[:80]} is no class with 'LabelName'.")
     # The root is no class.
     number = number_of.get(node["LabelName"])
     if number is not None:
       above[number] |= path_down
       path_down |= {number}
-    for child in node.get("Subcategory", ()):
+    below = node.get("Subcategory", [])
+    if not isinstance(below, list):
+      raise ValueError(f"{path}: 'Subcategory' of {node['LabelName']!r} is no list.")
+    for child in below:
       walk(child, path_down)
 
   walk(read_json(path), frozenset())

@@ -8,14 +8,14 @@ categories.
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import hotcoco
 import numpy as np
 from jaxtyping import Float
-from pycocotools import coco as pycocotools_coco
-from pycocotools import cocoeval as pycocotools_cocoeval
+from pycocotools import coco, cocoeval
 
 from rkd_jax.evaluation.checks import check_image, check_new, mean_of_counted
 from rkd_jax.records.class_names import check_split
@@ -29,7 +29,8 @@ class CocoEvaluator:
     class_names: of the vocabulary.
     base: names annotated in training.
     novel: names annotated in evaluation only; disjoint from `base`.
-    engine: 'hotcoco' (fast) or 'pycocotools' (the reference); equal numbers.
+    engine: 'hotcoco', which matches images as they come and keeps the outcomes alone, or
+      'pycocotools', the reference, which keeps all boxes (some kB a detection); equal numbers.
     max_detections: cap per image and class, COCO's maxDets.
 
   Raises:
@@ -44,16 +45,23 @@ class CocoEvaluator:
     engine: str = "hotcoco",
     max_detections: int = 100,
   ):
-    if engine not in _ENGINES:
+    if engine not in ("hotcoco", "pycocotools"):
       raise ValueError(f"engine is {engine!r}; expected 'hotcoco' or 'pycocotools'")
     check_split(class_names, base, novel)
     self._class_names = tuple(class_names)
     self._groups = {"novel": novel, "base": base, "all": (*base, *novel)}
     self._evaluated = [i for i, name in enumerate(class_names) if name in self._groups["all"]]
-    self._engine, self._max_detections = engine, max_detections
+    self._max_detections = max_detections
     self._num_gt = np.zeros(len(class_names), np.int64)  # without crowds
-    # Height, width, annotated objects and detections.
-    self._images: dict[int, tuple[int, int, dict, dict]] = {}
+    self._categories = [{"id": index + 1, "name": class_names[index]} for index in self._evaluated]
+    self._stream = None
+    if engine == "hotcoco":
+      params = hotcoco.Params("bbox")
+      params.area_rng, params.area_rng_lbl = [[0.0, 1e10]], ["all"]
+      params.max_dets = [max_detections]
+      self._stream = hotcoco.StreamingEval(self._categories, "bbox", params=params)
+    # Height, width, annotated objects and detections, for pycocotools.
+    self._images: dict[int, Any] = {}
 
   def add(self, record: Record, found: Mapping[str, np.ndarray]) -> None:
     """Adds one image; its objects have areas, and may be crowds.
@@ -63,17 +71,29 @@ class CocoEvaluator:
     """
     columns, fields = len(self._class_names), ("boxes", "classes", "areas", "is_crowd")
     image_id, truth, found = check_image(record, found, self._images, columns, fields)
-    self._images[image_id] = int(record.height), int(record.width), truth, found
     np.add.at(self._num_gt, truth["classes"][~truth["is_crowd"]], 1)
+    height, width = int(record.height), int(record.width)
+    if self._stream is None:
+      self._images[image_id] = height, width, truth, found
+      return
+    self._images[image_id] = None
+    image = {"id": image_id, "height": height, "width": width}
+    self._stream.update([image], self._rows(image_id, truth), self._rows(image_id, found))
+
+  def _rows(self, image_id: int, arrays: dict[str, np.ndarray], first_id: int = 1) -> list[dict]:
+    rows = np.flatnonzero(np.isin(arrays["classes"], self._evaluated))
+    return coco_annotations(image_id, arrays, rows, first_id)
 
   def merge(self, other: "CocoEvaluator") -> None:
     """Adds the images of another one."""
     check_new(other._images, self._images)
     self._images |= other._images
+    if self._stream is not None:
+      self._stream = hotcoco.StreamingEval.merge([self._stream, other._stream])
     self._num_gt += other._num_gt
 
   def compute(self) -> dict[str, Any]:
-    """AP at IoU 0.5 and averaged over 0.5:0.95, in percent.
+    """AP at IoU 0.5 and averaged over 0.5:0.95, in percent; call it once, after the last image.
 
     Returns:
       {'AP50_novel', 'AP50_base', 'AP50_all', 'AP_novel', 'AP_base', 'AP_all',
@@ -103,26 +123,31 @@ class CocoEvaluator:
 
   def _precision(self) -> Float[np.ndarray, "iou recall k"]:
     """Interpolated precision per IoU threshold, recall point and evaluated class."""
-    # Ranks, because pycocotools takes an id of 0 for "unmatched".
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+      # Of areas and numbers of detections that are not COCO's.
+      warnings.simplefilter("ignore")
+      evaluation = self._by_pycocotools() if self._stream is None else self._stream.finalize()
+      evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+
+  def _by_pycocotools(self) -> cocoeval.COCOeval:
+    # Ranks, because it takes an id of 0 for "unmatched".
     images, truth, found = [], [], []
     for rank, image_id in enumerate(sorted(self._images), start=1):
       height, width, *both = self._images[image_id]
       images.append({"id": rank, "height": height, "width": width})
       for annotations, arrays in zip((truth, found), both):
-        rows = np.flatnonzero(np.isin(arrays["classes"], self._evaluated))
-        annotations += coco_annotations(rank, arrays, rows, first_id=len(annotations) + 1)
-    categories = [{"id": index + 1, "name": self._class_names[index]} for index in self._evaluated]
-    header = {"images": images, "categories": categories}
-    with contextlib.redirect_stdout(io.StringIO()):
-      evaluation = _ENGINES[self._engine](
-        {**header, "annotations": truth}, {**header, "annotations": found}
-      )
-      evaluation.params.areaRng = [[0.0, 1e10]]
-      evaluation.params.areaRngLbl = ["all"]
-      evaluation.params.maxDets = [self._max_detections]
-      evaluation.evaluate()
-      evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+        annotations += self._rows(rank, arrays, first_id=len(annotations) + 1)
+    datasets = coco.COCO(), coco.COCO()
+    for dataset, annotations in zip(datasets, (truth, found)):
+      content = {"images": images, "categories": self._categories, "annotations": annotations}
+      dataset.dataset = content  # pyright: ignore[reportAttributeAccessIssue]
+      dataset.createIndex()
+    evaluation = cocoeval.COCOeval(*datasets, iouType="bbox")
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0.0, 1e10]], ["all"]
+    evaluation.params.maxDets = [self._max_detections]
+    evaluation.evaluate()
+    return evaluation
 
 
 def coco_annotations(
@@ -148,18 +173,3 @@ def coco_annotations(
       annotation["score"] = float(arrays["scores"][i])
     annotations.append(annotation)
   return annotations
-
-
-def _hotcoco(truth: dict, found: dict):
-  return hotcoco.COCOeval(hotcoco.COCO(truth), hotcoco.COCO(found), "bbox")
-
-
-def _pycocotools(truth: dict, found: dict):
-  datasets = pycocotools_coco.COCO(), pycocotools_coco.COCO()
-  for dataset, content in zip(datasets, (truth, found)):
-    dataset.dataset = content  # pyright: ignore[reportAttributeAccessIssue]
-    dataset.createIndex()
-  return pycocotools_cocoeval.COCOeval(*datasets, iouType="bbox")
-
-
-_ENGINES = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}

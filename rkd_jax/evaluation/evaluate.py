@@ -10,7 +10,6 @@ import ml_collections
 import numpy as np
 import tqdm
 from absl import logging
-from etils import epath
 
 from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
@@ -26,6 +25,8 @@ from rkd_jax.machine.workers import in_order
 from rkd_jax.ops.host import unit
 from rkd_jax.records.decoding import BadImageError
 from rkd_jax.records.sources import Source, decode_image, open_source
+from rkd_jax.runs import evaluations
+from rkd_jax.runs.checkpoint import run_and_step
 from rkd_jax.structures import Batch, Detections, Vocabulary
 from rkd_jax.vocabulary.class_embeddings import embed_classes
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
@@ -70,7 +71,8 @@ def detections_of(
 
 
 def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, Any]:
-  """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names.
+  """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names, and
+  the 'step' of the checkpoint.
 
   What each gives is said in the module of its name beside this one.  Each process counts its own
   images; the first is sent what the others counted, and has the results, where those have {}.
@@ -94,7 +96,7 @@ def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dic
   with cluster.together():
     for other in others:
       evaluator.merge(other)
-    return evaluator.compute() if cluster.is_first() else {}
+    return {"step": detector.step, **evaluator.compute()} if cluster.is_first() else {}
 
 
 def _coco(config: ml_collections.ConfigDict, source: Source) -> CocoEvaluator:
@@ -126,8 +128,10 @@ def _open_images(config: ml_collections.ConfigDict, source: Source) -> OpenImage
 _EVALUATORS = {"coco": _coco, "lvis": _lvis, "open_images": _open_images}
 
 
-def evaluate_clip(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, float]:
-  """Zero-shot accuracy of CLIP on ground-truth boxes of a split, over all class names."""
+def evaluate_clip(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, Any]:
+  """Zero-shot accuracy of CLIP on ground-truth boxes of a split, over all class names, and the
+  'step' of the checkpoint; None where there is no box to ask for.
+  """
   source = open_source(config.data.dir, config.data.name, config.data.eval.split)
   clip = load_clip(checkpoint)
   crops, labels = [], []
@@ -148,16 +152,22 @@ def evaluate_clip(config: ml_collections.ConfigDict, checkpoint: str) -> dict[st
   novel = np.isin(labels, [source.class_names.index(name) for name in source.novel])
   right = predicted == labels
   return {
-    "crop_top1": float(right.mean()),
-    "crop_top1_novel": float(right[novel].mean()),
-    "crop_top1_base": float(right[~novel].mean()),
+    "step": clip.step,
+    "crop_top1": _mean(right),
+    "crop_top1_novel": _mean(right[novel]),
+    "crop_top1_base": _mean(right[~novel]),
   }
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
-  """Evaluates the newest checkpoint of a run and writes `evaluation.json` beside it.
+def _mean(values: np.ndarray) -> float | None:
+  return float(values.mean()) if len(values) else None
 
-  Of several processes the first does so, and has the results of a detector.
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+  """Evaluates a run's newest checkpoint, or the one of WORKDIR/checkpoints/STEP (or best, latest).
+
+  Writes `evaluation.json`, and adds to `evaluations.json`, in the run's folder; where that cannot
+  be written, this is said.  Of several processes the first does so, and has the results.
   """
   clip = config.task == "clip"
   results = {} if clip else evaluate_detector(config, workdir)
@@ -165,5 +175,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     if clip:
       results = evaluate_clip(config, workdir)
     if cluster.is_first():
-      storage.write(epath.Path(workdir) / "evaluation.json", json.dumps(results, indent=2))
+      folder, _ = run_and_step(workdir)
+      try:
+        storage.write(folder / "evaluation.json", json.dumps(results, indent=2))
+        evaluations.record(folder, results["step"], results)
+      except OSError as error:
+        logging.error("The results could not be written to %s: %s.", folder, error)
   return results

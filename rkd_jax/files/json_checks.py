@@ -2,31 +2,49 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
+
+from rkd_jax.files.json_lists import read_bytes
 
 
 def read_json(path: str | os.PathLike) -> Any:
-  """The content of a JSON file; ValueError if it is missing or malformed (line and column)."""
+  """The content of a JSON file, for small ones; of long lists, see `json_lists`.
+
+  Raises ValueError: it is missing or malformed (line and column), or an object has a key twice.
+  """
+
+  def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+      keys = [key for key, _ in pairs]
+      twice = next(key for key in keys if keys.count(key) > 1)
+      raise ValueError(f"{path} has {twice!r} twice in one object: keep one, or join the two.")
+    return content
+
+  def refuse(name: str) -> None:
+    raise ValueError(f"{path} has {name}, which is no JSON: correct or remove it.")
+
+  text = read_text(path)
   try:
-    return json.loads(read_text(path))
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=_integer)
   except json.JSONDecodeError as error:
     raise ValueError(
       f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}. "
       "Correct it there; if it is the end of the file, the file may be cut off."
     ) from error
+  except RecursionError as error:
+    raise ValueError(f"{path} has lists or objects nested too deeply: correct it.") from error
+
+
+def _integer(text: str) -> int | float:
+  # Python refuses to read integers of thousands of digits.
+  return int(text) if len(text) < 400 else float(text)
 
 
 def read_text(path: str | os.PathLike) -> str:
   """The content of a text file in UTF-8; ValueError if it is missing or anything else."""
-  try:
-    # Spreadsheets put a mark at the beginning.
-    return Path(path).read_text("utf-8-sig")
-  except OSError as error:
-    raise ValueError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not a text file in UTF-8: {error}. Convert it.") from error
+  return read_bytes(path).decode()
 
 
 def differences(old: Any, new: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
@@ -40,42 +58,6 @@ def differences(old: Any, new: Any, name: str = "") -> dict[str, tuple[Any, Any]
     return {path: values for part in found for path, values in part.items()}
   old, new = (json.loads(json.dumps(value)) for value in (old, new))
   return {} if old == new else {name: (old, new)}
-
-
-def required(entry: Any, keys: Sequence[str], where: str) -> list:
-  """The values of `keys` in an object that must have them."""
-  if missing := [key for key in keys if not isinstance(entry, Mapping) or key not in entry]:
-    raise ValueError(
-      f"{where} has no {', '.join(map(repr, missing))}: COCO format asks for {', '.join(keys)}."
-    )
-  return [entry[key] for key in keys]
-
-
-def entries(
-  content: Any, key: str, path: str | os.PathLike, keys: Sequence[str]
-) -> Iterator[tuple[str, Any, list]]:
-  """Of each entry in the list under `key`: where it stands, itself, its values of `keys`."""
-  (value,) = required(content, (key,), f"{path}")
-  if not isinstance(value, list):
-    raise ValueError(f"{path}: {key!r} is a {type(value).__name__}, COCO format has a list.")
-  for number, entry in enumerate(value):
-    where = f"{path}: {key}[{number}]"
-    yield where, entry, required(entry, keys, where)
-
-
-def integer(value: Any, name: str, where: str, low: int = 0, high: int = 2**63 - 1) -> int:
-  """`value`, which must be an integer in [low, high]."""
-  if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-    raise ValueError(f"{where}: {name} is {value!r}, expected an integer in [{low}, {high}].")
-  return value
-
-
-def unseen(key: Any, seen: Collection, name: str, path: Path):
-  """Refuses a key that is among those seen."""
-  if key in seen:
-    raise ValueError(
-      f"{path}: {name} {key!r} occurs twice: give every entry its own, or remove the copy."
-    )
 
 
 def texts(value: Any, where: str) -> tuple[str, ...]:

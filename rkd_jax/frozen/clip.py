@@ -21,7 +21,8 @@ from rkd_jax.machine.compilation import matmul_options
 from rkd_jax.models.clip.model import Clip, init_clip, make_clip
 from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.clip.tokenizer import Tokenizer
-from rkd_jax.runs.checkpoint import CheckpointError, restore_variables
+from rkd_jax.runs.checkpoint import CheckpointError
+from rkd_jax.runs.restore import restore_step
 from rkd_jax.weights import clip as weights
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -30,11 +31,15 @@ _TEXT_BATCH = 128
 
 @dataclasses.dataclass(frozen=True)
 class FrozenClip:
-  """Both towers with their weights, and the tokenizer they were trained with."""
+  """Both towers with their weights, and the tokenizer they were trained with.
+
+  `step` is that of the run's checkpoint, None of published weights.
+  """
 
   model: Clip
   variables: Any
   tokenizer: Tokenizer
+  step: int | None = None
 
   @property
   def image_size(self) -> int:
@@ -167,5 +172,6 @@ def _load_run(folder: epath.Path) -> FrozenClip:
   model = make_clip(config["clip"], tokenizer.vocabulary_size)
   state = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
   params = state.pop("params")
-  restored = restore_variables(os.fspath(folder), {"params": params, "model_state": state})
-  return FrozenClip(model, {"params": restored["params"], **restored["model_state"]}, tokenizer)
+  step, restored = restore_step(os.fspath(folder), {"params": params, "model_state": state})
+  variables = {"params": restored["params"], **restored["model_state"]}
+  return FrozenClip(model, variables, tokenizer, step)

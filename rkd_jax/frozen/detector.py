@@ -14,8 +14,8 @@ from rkd_jax.machine.replicas import Replicas
 from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.models.detector import rcnn
 from rkd_jax.ops.masks import paste_window
-from rkd_jax.runs.checkpoint import restore_variables
 from rkd_jax.runs.config import check_model
+from rkd_jax.runs.restore import restore_step
 from rkd_jax.structures import Batch, Detections, Proposals
 
 _Found = TypeVar("_Found", Detections, Proposals)
@@ -25,13 +25,18 @@ class Detector:
   """A detector with its weights: batches in, detections in pixels of the original images out.
 
   The vocabulary comes with each call: one compiled detector serves all class lists of a length.
+
+  Attributes:
+    step: that of the checkpoint which was read.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, checkpoint: str):
     expected = {"params": rcnn.abstract_params(config), "model_state": {}}
     check_model(checkpoint, config)
     self.model = rcnn.build(config)
-    self.variables = {"params": restore_variables(checkpoint, expected)["params"]}
+    verify = config.get("checkpoint", {}).get("verify", True)
+    self.step, variables = restore_step(checkpoint, expected, verify=verify)
+    self.variables = {"params": variables["params"]}
     self._replicas = Replicas(self.variables)
     precision = config.model.get("precision", "default")
     self._target = Target(jax.local_devices()[0].platform, precision=precision)

@@ -197,6 +197,14 @@ def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> str
   return structures.GroundTruth(*_padded(record, max_boxes, fields), **masks)
 
 
+def count_boxes(record: Record, spec: BatchSpec) -> int:
+  """The number of boxes that a record takes of `max_boxes`, before its image is resized."""
+  keep = ~np.asarray(record.is_crowd, bool) & transforms.nonempty(record.boxes)
+  if spec.max_vertices and record.polygons is not None:
+    keep &= np.array([len(own) > 0 for own in record.polygons], bool)
+  return int(keep.sum())
+
+
 def _masks(
   objects: Sequence[Sequence[np.ndarray]], view: transforms.View, spec: BatchSpec
 ) -> dict[str, np.ndarray]:

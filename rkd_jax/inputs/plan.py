@@ -5,8 +5,9 @@ import functools
 from collections.abc import Mapping
 
 import ml_collections
+import numpy as np
 
-from rkd_jax.inputs.examples import BatchSpec
+from rkd_jax.inputs.examples import BatchSpec, count_boxes
 from rkd_jax.inputs.sampler import Repeats, Sampler, repeat_factors
 from rkd_jax.records.joined import join
 from rkd_jax.records.sources import Selection, Source, open_source, select
@@ -46,6 +47,26 @@ class Plan:
     # Squares stand, as in the original's buckets.
     standing = {kind: index.heights >= index.widths for kind, index in indices.items()}
     return Sampler(self.seed, self.schedule, sizes, self.repeats, standing)
+
+  def check(self) -> None:
+    """Raises ValueError for records that would end training when they are drawn.
+
+    By the index, so that only doubtful records are read; those of earlier versions do not say how
+    many boxes there are.
+    """
+    for kind in dict.fromkeys(self.schedule):
+      source, spec = self.sources[kind], self.specs[kind]
+      if kind != "box" or source.index.num_boxes is None:
+        continue
+      doubtful = np.flatnonzero(source.index.num_boxes > spec.max_boxes)
+      counts = {i: count_boxes(source[int(i)], spec) for i in doubtful}
+      if crowded := {i: count for i, count in counts.items() if count > spec.max_boxes}:
+        most = sorted(crowded, key=crowded.__getitem__, reverse=True)[:3]
+        shown = ", ".join(f"{source[int(i)].filename} has {crowded[i]} boxes" for i in most)
+        raise ValueError(
+          f"{len(crowded)} images of {source.name} have more boxes than data.{kind}.max_boxes = "
+          f"{spec.max_boxes}: {shown}. Set it to {crowded[most[0]]}, or leave these images out."
+        )
 
 
 def make_plan(

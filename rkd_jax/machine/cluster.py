@@ -262,6 +262,11 @@ def _of_first(text: str) -> str:
   return multihost_utils.broadcast_one_to_all(content).tobytes().decode()
 
 
+def of_first(number: int) -> int:
+  """The number that process 0 gives; below 2**63."""
+  return int(_of_first(str(number)))
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
   """A block of work that no process leaves half-way through a collective: all go on, or none.

@@ -1,39 +1,173 @@
-"""Names of classes: from the categories of a COCO JSON, from a command line, in captions."""
+"""Names of classes: from the categories of a COCO JSON, from a command line, in captions.
+
+Names are compared as people read them: without spaces around them, and in one of the ways (NFC) in
+which Unicode can write an accent; capitals are kept.
+"""
 
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from rkd_jax.files import json_checks as checks
+from rkd_jax.files import json_values
+from rkd_jax.files.json_lists import Document, Problems
+
+# Cyrillic and Greek letters that are drawn as Latin ones.
+_DRAWN_ALIKE = str.maketrans(
+  "асеорхуіјѕԁһӏΑΒΕΖΗΙΚΜΝΟΡΤΥΧοАВЕКМНОРСТХ", "aceopxyijsdhlABEZHIKMNOPTYXoABEKMHOPCTX"
+)
 
 
-def categories_by_id(content: Any, path: Path) -> dict[int, Mapping[str, Any]]:
-  """Category id -> entry of 'categories', ascending, of a file's content."""
-  found, names, keys = {}, set(), ("id", "name")
-  for where, entry, (category_id, name) in checks.entries(content, "categories", path, keys):
-    if not isinstance(name, str) or not name:
-      raise ValueError(f"{where}: name is {name!r}, expected a text.")
-    checks.unseen(checks.integer(category_id, "id", where), found, "category id", path)
-    checks.unseen(name, names, "category name", path)
-    names.add(name)
-    found[category_id] = entry
-  if not found:
-    raise ValueError(f"{path}: 'categories' is empty: list at least one class.")
-  return dict(sorted(found.items()))
+def clean_name(name: str) -> str:
+  """A name in NFC, without spaces and invisible characters around it."""
+  name = unicodedata.normalize("NFC", name)
+  while name and (name[0].isspace() or unicodedata.category(name[0]) == "Cf"):
+    name = name[1:]
+  while name and (name[-1].isspace() or unicodedata.category(name[-1]) == "Cf"):
+    name = name[:-1]
+  return name
 
 
-def load_categories(json_path: str | os.PathLike) -> dict[int, Mapping[str, Any]]:
+def look(name: str) -> str:
+  """What is the same for names that look alike, or that a text encoder reads as one.
+
+  Capitals, '_' for a space, several spaces, invisible characters, compatible forms such as full
+  width, and letters of other scripts that are drawn alike make no difference.
+  """
+  name = unicodedata.normalize("NFKC", name)
+  name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+  name = re.sub(r"(?<=.)[\s_]+(?=.)", " ", name.translate(_DRAWN_ALIKE))
+  return name.casefold().strip()
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, str]]:
+  """Pairs of names that look alike, each with the first of its kind."""
+  first, pairs = {}, []
+  for name in names:
+    if (known := first.setdefault(look(name), name)) != name:
+      pairs.append((known, name))
+  return pairs
+
+
+class Category(msgspec.Struct):
+  """An entry of 'categories'; the last three are LVIS'."""
+
+  id: json_values.Id
+  name: str
+  supercategory: Any = None
+  frequency: Any = None
+  synset: Any = None
+  synonyms: Any = None
+
+
+def read_categories(document: Document) -> dict[int, Category]:
+  """Category id -> entry of 'categories', its name clean; equal copies, as of VIA, are left out."""
+  path, problems, found = document.path, document.problems, {}
+  for number, category in document.entries("categories", Category):
+    where = f"{path}: categories[{number}]"
+    name = clean_name(category.name)
+    if not name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+      problems.add("name", f"{where}: name is {category.name!r}, expected a text on one line.")
+      continue
+    document.notes["categories with spaces around the name"] += name != category.name
+    category.name = name
+    first = found.setdefault(category.id, category)
+    if first is not category and first == category:
+      document.notes["equal copies of categories left out"] += 1
+    elif first is not category:
+      problems.add(
+        "category id",
+        f"{where}: category id {category.id} occurs twice, for {first.name!r} and {name!r}: give "
+        "every entry its own, or remove the copy.",
+      )
+  if not found and not problems:
+    problems.add("categories", f"{path}: 'categories' is empty: list at least one class.")
+  return found
+
+
+def _root(categories: Mapping[int, Category]) -> Category | None:
+  """The category that is the 'supercategory' of all others and has none, as Roboflow's is."""
+  for root in categories.values():
+    above = {str(own.supercategory).strip() for own in categories.values() if own is not root}
+    own = str(root.supercategory or "").strip().casefold()
+    if own in ("", "none") and above == {root.name}:
+      return root
+  return None
+
+
+def choose_classes(
+  document: Document,
+  categories: Mapping[int, Category],
+  used: Callable[[], Collection[int]],
+  keep: Collection[str] = (),
+) -> dict[int, dict[str, Any]]:
+  """Category id -> entry, ascending, of the categories that are classes.
+
+  A root of the others that no annotation has is none, unless `keep` has its name and no other
+  category has.  `used` gives the category ids of the annotations.  Adds problems where two names
+  are equal or look alike.
+  """
+  path, problems = document.path, document.problems
+  classes = dict(sorted(categories.items()))
+  root = _root(categories)
+  others = {own.name for own in categories.values() if own is not root}
+  kept = root is None or (root.name in keep and root.name not in others)
+  if not kept and root.id not in used():
+    del classes[root.id]
+    line = f"category {root.id} ({root.name}) left out, the root of the others, without annotation"
+    document.notes[line] += 1
+  by_name = {}
+  for category in classes.values():
+    first = by_name.setdefault(category.name, category)
+    if first is not category:
+      problems.add(
+        "category name",
+        f"{path}: category name {category.name!r} occurs twice, for ids {first.id} and "
+        f"{category.id}: give every entry its own, or remove the copy.",
+      )
+  for one, other in alike(by_name):
+    problems.add(
+      "category name",
+      f"{path}: category names {one!a} (id {by_name[one].id}) and {other!a} (id "
+      f"{by_name[other].id}) look alike: make them one category, or give them names that differ.",
+    )
+  return {key: msgspec.structs.asdict(category) for key, category in classes.items()}
+
+
+class _Used(msgspec.Struct):
+  category_id: json_values.Id
+
+
+def load_categories(json_path: str | os.PathLike) -> dict[int, dict[str, Any]]:
   """Category id -> entry, ascending, of a COCO JSON or a bare list of categories (as LVIS has).
 
+  Entries have the fields of `Category`; which are classes, see `choose_classes`.
+
   Raises:
-    ValueError: missing or malformed file, no categories, or one that occurs twice.
+    ValueError: missing or malformed file, no categories, one that occurs twice, or two that look
+      alike.
   """
-  path = Path(json_path)
-  content = checks.read_json(path)
-  return categories_by_id({"categories": content} if isinstance(content, list) else content, path)
+  document = Document(json_path)
+
+  def used() -> set[int]:
+    # Of a bare list nothing is known.
+    if document.is_list or not document.has("annotations"):
+      return {category.id for category in categories.values()}
+    # Who only asks for names is not told of the annotations.
+    problems, document.problems = document.problems, Problems(json_path)
+    found = {entry.category_id for _, entry in document.entries("annotations", _Used)}
+    document.problems = problems
+    return found
+
+  categories = read_categories(document)
+  classes = choose_classes(document, categories, used)
+  document.problems.check()
+  return classes
 
 
 def load_class_names(json_path: str | os.PathLike) -> tuple[str, ...]:
@@ -68,10 +202,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-  """Class names from a command line: 'a, b, c', or '@file' with one name per line."""
+  """Class names from a command line: 'a, b, c', or '@file' with one name per line; clean."""
   listed = text.startswith("@")
   names = checks.read_text(text[1:]).splitlines() if listed else text.split(",")
-  return tuple(name.strip() for name in names if name.strip())
+  return tuple(filter(None, map(clean_name, names)))
 
 
 def check_chosen(names: Sequence[str], flag: str) -> None:
@@ -93,20 +227,31 @@ def check_split(class_names: Sequence[str], base: Sequence[str], novel: Sequence
 def split_classes(
   class_names: Sequence[str], base: Sequence[str] | None, novel: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """Checked (base, novel) names; `base` None means every class that is not novel."""
+  """Checked, clean (base, novel) names; `base` None means every class that is not novel."""
+  novel = tuple(map(clean_name, novel))
   if base is None:
     base = [name for name in class_names if name not in novel]
+  base = tuple(map(clean_name, base))
   check_split(class_names, base, novel)
   if not base:
     raise ValueError("There is no base class: name at least one to train on.")
   return tuple(dict.fromkeys(base)), tuple(dict.fromkeys(novel))
 
 
+def spoken(name: str) -> str:
+  """A name as it stands in a caption, in lower case: 'bat_(animal)' is 'bat'."""
+  words = clean_name(name).replace("_", " ").casefold()
+  return " ".join(re.sub(r"\([^()]*\)", " ", words).split())
+
+
 def named_in(captions: Sequence[str], class_names: Sequence[str]) -> list[str]:
-  """Classes whose name, or its plural in -s or -es, stands in a caption as whole words."""
-  text = " ".join(" ".join(captions).casefold().split())
+  """Classes whose name, or its plural in -s or -es, stands in a caption as whole words.
+
+  Names are taken as people say them (`spoken`); one that says nothing but a note stands as it is.
+  """
+  text = unicodedata.normalize("NFC", " ".join(" ".join(captions).casefold().split()))
   return [
     name
     for name in class_names
-    if re.search(rf"(?<!\w){re.escape(name.casefold())}(?:e?s)?(?!\w)", text)
+    if re.search(rf"(?<!\w){re.escape(spoken(name) or name.casefold())}(?:e?s)?(?!\w)", text)
   ]

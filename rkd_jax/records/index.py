@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import xxhash
 from jaxtyping import Bool, Int
 
 from rkd_jax.files import storage
@@ -36,7 +37,8 @@ class Index:
   """Columns over the n records of a split, in their order.
 
   `classes[starts[i]:starts[i + 1]]` are those of the boxes of record i, each once and without
-  crowds.  Files of earlier versions have no image ids and checksums (see `checksum`).
+  crowds.  Files of earlier versions have no image ids, checksums (see `checksum`) and numbers of
+  boxes (which are no crowds).
   """
 
   heights: Int[np.ndarray, "n"]
@@ -47,6 +49,7 @@ class Index:
   num_pseudo_boxes: Int[np.ndarray, "n"]
   image_ids: Int[np.ndarray, "n"] | None = None
   checksums: Int[np.ndarray, "n"] | None = None
+  num_boxes: Int[np.ndarray, "n"] | None = None
 
   def __len__(self) -> int:
     return len(self.heights)
@@ -121,7 +124,18 @@ def make(rows: Iterable[Sequence]) -> Index:
     column("num_pseudo_boxes"),
     column("image_id", np.int64),
     column("checksum", np.int64),
+    np.array([len(row.classes) for row in rows], np.int32),
   )
+
+
+def digest(index: "Index | ResultIndex") -> str:
+  """XXH3 of all columns that earlier versions wrote, too."""
+  whole = xxhash.xxh3_64()
+  for name, column in vars(index).items():
+    if column is not None and name != "num_boxes":
+      whole.update(f"{name} {column.dtype} {column.shape}".encode())
+      whole.update(np.ascontiguousarray(column).data)
+  return whole.hexdigest()
 
 
 _AnyIndex = TypeVar("_AnyIndex", Index, ResultIndex)

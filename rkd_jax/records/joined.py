@@ -31,6 +31,11 @@ class Joined(Selection):
     """As `Source`; ValueError also where the result is damaged."""
     return with_results(super().__getitem__(index), self._results.at(self._rows[index]))
 
+  @property
+  def identity(self) -> str:
+    """The same for the same records with the same results, wherever they lie."""
+    return f"{self._source.identity}{self._results.identity}"
+
   @functools.cached_property
   def index(self) -> Index:
     """That of the records, with the number of pseudo boxes of their results."""

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+import xxhash
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from flax import serialization
@@ -136,6 +137,12 @@ class TeacherReader:
 
   def __len__(self) -> int:
     return len(self.image_ids)
+
+  @property
+  def identity(self) -> str:
+    """The same for the same results, wherever they lie."""
+    settings = json.dumps([self.metadata, self.class_names, self.embedding_dim], sort_keys=True)
+    return f"{xxhash.xxh3_64_hexdigest(settings.encode())}{index_lib.digest(self._stored.index)}"
 
   def __getitem__(self, image_id: int) -> dict[str, np.ndarray]:
     """The arrays of `FIELDS` for one image; ValueError if there are none, or they are damaged."""

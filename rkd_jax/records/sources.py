@@ -6,6 +6,7 @@ Images stay encoded until `decode_image`.
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
+import xxhash
 from absl import logging
 from etils import epath
 from jaxtyping import Bool, Float, Int, UInt8
@@ -99,6 +101,7 @@ class Source:
     self.novel: tuple[str, ...] = tuple(metadata["novel"])
     self.has_all_boxes: bool = split in metadata["splits_with_all_boxes"]
     self.has_results = bool(metadata["settings"].get("teachers"))
+    self._made_from = {key: metadata[key] for key in ("class_names", "base", "novel", "settings")}
     self._embedding_dim = metadata.get("embedding_dim")
     self.image_counts: tuple[int, ...] | None = tuple(metadata.get("image_counts") or ()) or None
     self.frequencies: tuple[str, ...] | None = tuple(metadata.get("frequencies") or ()) or None
@@ -116,6 +119,12 @@ class Source:
     if index_lib.file_of(self._folder, self.split).exists():
       return index_lib.load(self._folder, self.split)
     return self._make_index()
+
+  @property
+  def identity(self) -> str:
+    """The same for the same records, wherever they lie."""
+    settings = json.dumps(self._made_from, sort_keys=True)
+    return f"{xxhash.xxh3_64_hexdigest(settings.encode())}{index_lib.digest(self.index)}"
 
   def index_with_ids(self) -> index_lib.Index:
     """The index with image ids; where an earlier version has written it, all records are read."""

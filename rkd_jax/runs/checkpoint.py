@@ -1,58 +1,173 @@
-"""Orbax checkpoints: what training, evaluation and prediction all restore through.
+"""Saving: what a checkpoint is, and how one is written.
 
-A run's folder holds `config.json` and `checkpoints/<step>/{variables,optimizer}`.  `variables`
-(params and running statistics) stands alone: who needs the network never reads the optimiser.
+A run's folder holds `config.json` and `checkpoints/<step>/{variables,optimizer,record}`, in Orbax'
+format.  `variables` (params and running statistics) stands alone: who needs the network never reads
+the optimiser.  `record` has the number of the format and a digest of every array; `runs.restore`
+reads all three and compares.  Checkpoints of format 1 have no record.
 """
 
+import contextlib
+import dataclasses
+import errno
+import json
 import os
-import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import xxhash
+from absl import logging
 from etils import epath
-from flax import traverse_util
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from rkd_jax.runs.state import TrainState, parameter_paths
+from rkd_jax.files import storage
+from rkd_jax.machine import cluster
+from rkd_jax.runs.digests import digests
+from rkd_jax.runs.evaluations import best_step
+from rkd_jax.runs.state import TrainState, leaves_by_path
+
+FORMAT = 2
+FOLDER = "checkpoints"
 
 
 class CheckpointError(ValueError):
-  """A checkpoint is missing or does not belong to this config."""
+  """A checkpoint is missing, damaged or does not belong to this config, or cannot be saved."""
 
 
-class Checkpointer:
-  """Saves and restores the TrainState of one run, keeping the last n steps."""
+class Checkpointer(contextlib.AbstractContextManager):
+  """Saves the TrainState of one run, keeping the last n steps, and the best by a metric if given.
 
-  def __init__(self, workdir: str, keep: int = 2):
-    directory = epath.Path(workdir).resolve() / "checkpoints"
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    self._manager = _manager(directory, options)
+  A save that fails, for a full disk or a lost mount, is said once and loses nothing that was there;
+  the next one tries again, and `close` raises if the last one failed.
 
-  def latest_step(self) -> int | None:
-    return self._manager.latest_step()
+  Raises:
+    CheckpointError: the folder's name has brackets, which Orbax takes for a pattern.
+  """
+
+  def __init__(self, workdir: str, keep: int = 2, best: str = ""):
+    self._directory = epath.Path(workdir).resolve() / FOLDER
+    name = os.fspath(self._directory)
+    if "[" in name and "]" in name[name.index("[") :]:
+      raise CheckpointError(
+        f"{workdir}: checkpoints cannot be read again from a folder with [ ] in its path; give it "
+        "another name."
+      )
+    self._keep = keep
+    policies: list[Any] = [preservation_policy.LatestN(keep)]
+    if best:
+      policies.append(_Best(self._directory.parent, best))
+    self._options = ocp.CheckpointManagerOptions(
+      preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+      cleanup_tmp_directories=True,
+    )
+    self._manager: ocp.CheckpointManager | None = None
+    self._saving: int | None = None  # the step that is under way
+    self._needed = 0  # bytes of a state
+    self._seen, self._failure = False, ""
+
+  def check_room(self, state: TrainState) -> None:
+    """Raises CheckpointError if the disk has no room for all that a run keeps of such states."""
+    needed = sum(x.size * x.dtype.itemsize for x in leaves_of(items_of(state)).values())
+    self._directory.mkdir(parents=True, exist_ok=True)
+    # The oldest goes only after the next one is there.
+    needed *= max(self._keep + 1 - len(steps_of(self._directory.parent)), 1)
+    free = _free_bytes(self._directory)
+    if free is not None and free < needed:
+      raise CheckpointError(
+        f"{self._directory}: the checkpoints of a run need {needed:,} bytes more, and {free:,} are "
+        "free. Make room, or lower checkpoint.keep."
+      )
 
   def save(self, state: TrainState) -> None:
-    """Starts an asynchronous save; a killed save leaves the earlier steps intact."""
-    items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
-    self._manager.save(int(state.step), args=ocp.args.Composite(**items))
-
-  def restore(self, step: int, state: TrainState) -> TrainState:
-    """Restores onto the shapes and shardings of an abstract or concrete state."""
-    items = _items(state)
-    _check(self._manager, step, _leaves(items["variables"]))
-    items = {name: _restore_args(tree) for name, tree in items.items()}
-    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    return TrainState(**restored["variables"], **restored["optimizer"])
+    """Starts an asynchronous save; one that is killed or fails leaves the earlier steps intact."""
+    self._finish()
+    items = items_of(state)
+    leaves = leaves_of(items)
+    args = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
+    args["record"] = ocp.args.JsonSave(
+      checked_record(dict(zip(leaves, digests(list(leaves.values())))))
+    )
+    step, needed = int(state.step), sum(getattr(x, "nbytes", 8) for x in leaves.values())
+    self._saving, self._needed = step, needed
+    try:
+      if self._manager is None:
+        self._manager = manager(self._directory, self._options)
+      free = _free_bytes(self._directory)
+      if free is not None and free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      self._manager.save(step, args=ocp.args.Composite(**args))
+    except jax.errors.JaxRuntimeError:
+      raise
+    except Exception as error:
+      self._fail(error)
+    if not self._seen:
+      # Once per process: that what was written under this path can be found there again.
+      self._finish()
 
   def close(self) -> None:
-    """Waits for a save in progress."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for a save in progress.
+
+    Raises:
+      CheckpointError: the last save failed.
+    """
+    self._finish()
+    if self._manager is not None:
+      self._manager.close()
+    if self._failure:
+      raise CheckpointError(self._failure)
+
+  def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+    try:
+      self.close()
+    except CheckpointError:
+      # Nothing may hide why the block ended; that a save failed was said when it did.
+      if kind in (None, SystemExit):
+        raise
+
+  def _finish(self) -> None:
+    """Waits for a save in progress, and sees that it can be read."""
+    if self._saving is None or self._manager is None:
+      return
+    try:
+      self._manager.wait_until_finished()
+      if not self._seen:
+        # By the files, not by what this process remembers.
+        with reader(self._directory) as found:
+          if not found.item_metadata(self._saving)["variables"].tree:
+            raise OSError("nothing of what was written can be found again")
+        self._seen = True
+    except Exception as error:
+      self._fail(error)
+    else:
+      self._saving, self._failure = None, ""
+
+  def _fail(self, error: Exception) -> None:
+    """Says why a save failed; the next one begins anew."""
+    step, self._saving = self._saving, None
+    # A manager would fail again, with the same error.
+    self._manager = None
+    reason, sizes = f"{type(error).__name__}: {error}", f"{self._needed:,} bytes are to be written"
+    try:
+      kept, free = latest_step(self._directory.parent), _free_bytes(self._directory)
+    except OSError as lost:
+      kept, free = None, None
+      reason = f"{lost}"
+    if free is not None:
+      sizes += f", and {free:,} are free"
+    if len(reason) > 300:
+      reason = f"{reason[:100]} ... {reason[-200:]}"
+    newest = "no checkpoint is there" if kept is None else f"the newest one is of step {kept}"
+    self._failure = (
+      f"Step {step} could not be saved in {self._directory} ({sizes}): {reason}. Make room or mend "
+      f"it; {newest}."
+    )
+    logging.error("%s Training goes on, and the next save tries again.", self._failure)
 
 
-def _items(state: TrainState) -> dict[str, dict[str, Any]]:
+def items_of(state: TrainState) -> dict[str, dict[str, Any]]:
   """What a state is stored as: the trees of a checkpoint's two folders."""
   return {
     "variables": {"params": state.params, "model_state": state.model_state},
@@ -60,23 +175,79 @@ def _items(state: TrainState) -> dict[str, dict[str, Any]]:
   }
 
 
-def latest_step(workdir: str) -> int | None:
+def leaves_of(items: Mapping[str, Any]) -> dict[str, Any]:
+  """'params/head/kernel' -> leaf, of all trees of a checkpoint."""
+  return leaves_by_path({name: tree for item in items.values() for name, tree in item.items()})
+
+
+def checked_record(arrays: dict[str, str]) -> dict[str, Any]:
+  """What says what a checkpoint holds, from the digests of its arrays, with one of itself."""
+  content = {"format": FORMAT, "arrays": arrays}
+  return content | {"digest": digest_of_record(content)}
+
+
+def digest_of_record(record: Mapping[str, Any]) -> str:
+  content = {key: value for key, value in record.items() if key != "digest"}
+  return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def steps_of(workdir: str | os.PathLike) -> list[int]:
+  """Those of a run's complete checkpoints, in order."""
+  directory = epath.Path(workdir).resolve() / FOLDER
+  names = [f.name for f in directory.iterdir()] if directory.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def latest_step(workdir: str | os.PathLike) -> int | None:
   """Step of the newest complete checkpoint of a run, or None."""
-  directory = epath.Path(workdir).resolve() / "checkpoints"
-  if not directory.exists():
-    return None
-  return max((int(f.name) for f in directory.iterdir() if f.name.isdigit()), default=None)
+  return max(steps_of(workdir), default=None)
 
 
 def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
-  """A run's folder and, if the path is that of `.../checkpoints/<step>` in it, the step."""
+  """A run's folder and, if the path is that of `.../checkpoints/<step>` in it, the step.
+
+  `.../checkpoints/latest` is the run's folder itself; `.../checkpoints/best` has the step that
+  scored best by the metric `checkpoint.best` of the run's config (see `evaluations`).
+
+  Raises:
+    CheckpointError: there is no best one.
+  """
   folder = epath.Path(path).resolve()
-  if folder.parent.name == "checkpoints" and folder.name.isdigit():
-    return folder.parent.parent, int(folder.name)
-  return folder, None
+  if folder.parent.name != FOLDER:
+    return folder, None
+  run = folder.parent.parent
+  if folder.name == "best":
+    return run, _best_step(run)
+  if folder.name == "latest":
+    return run, None
+  return (run, int(folder.name)) if folder.name.isdigit() else (folder, None)
 
 
-def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
+def _best_step(run: epath.Path) -> int:
+  file = run / "config.json"
+  metric = json.loads(file.read_text())["checkpoint"].get("best") if file.exists() else None
+  step = best_step(run, metric) if metric else None
+  if step is None:
+    raise CheckpointError(
+      f"{run}: which checkpoint is the best is not known: train with --config.checkpoint.best="
+      "METRIC, such as AP50_novel, and evaluate."
+    )
+  return step
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+  """Says to Orbax which checkpoints to keep: the best one by a metric."""
+
+  run: epath.Path
+  metric: str
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+    best = best_step(self.run, self.metric)
+    return [info.step == best for info in checkpoints]
+
+
+def manager(directory: epath.Path, options) -> ocp.CheckpointManager:
   # By default every device would write a slice of what all hold alike, and a program be compiled to
   # cut it for each shape and device, while training waits for its first save.
   arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
@@ -86,87 +257,25 @@ def _manager(directory: epath.Path, options) -> ocp.CheckpointManager:
     (np.ndarray, ocp.type_handlers.NumpyHandler()),
     *((kind, scalars) for kind in (int, float, np.number)),
   )
-  handlers = {
+  handlers: dict[str, Any] = {
     name: ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     for name in ("variables", "optimizer")
   }
+  handlers["record"] = ocp.JsonCheckpointHandler()
   return ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
 
 
-def _restore_args(tree) -> ocp.args.PyTreeRestore:
-  """What restores a tree of (abstract) arrays, placed as they are."""
-  return ocp.args.PyTreeRestore(
-    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
+def reader(directory: epath.Path) -> ocp.CheckpointManager:
+  """A manager that writes nothing, and neither needs other processes nor waits for them."""
+  here = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
+  return manager(
+    directory, ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
   )
 
 
-def _leaves(tree) -> dict[str, Any]:
-  """Path -> leaf."""
-  return dict(zip(jax.tree.leaves(parameter_paths(tree)), jax.tree.leaves(tree)))
-
-
-def _check(manager, step: int, wanted: dict[str, Any], allow_missing: Sequence[str] = ()):
-  """Paths of the stored variables, once they and their shapes are the wanted ones."""
-  stored = _leaves(manager.item_metadata(step)["variables"].tree)
-  allowed = [p for p in wanted if any(re.fullmatch(pattern, p) for pattern in allow_missing)]
-  problems = [f"missing {p}" for p in wanted if p not in stored and p not in allowed]
-  problems += [f"not in this config {p}" for p in stored if p not in wanted]
-  shapes = {p: (tuple(stored[p].shape), tuple(wanted[p].shape)) for p in wanted if p in stored}
-  problems += [f"{p} is {own}, expected {new}" for p, (own, new) in shapes.items() if own != new]
-  if problems:
-    more = f" ... and {len(problems) - 5} more" if len(problems) > 5 else ""
-    raise CheckpointError(
-      f"Checkpoint {manager.directory} (step {step}) belongs to another config: "
-      f"{'; '.join(problems[:5])}{more}. Use the config it was trained with, or another checkpoint."
-    )
-  return stored.keys()
-
-
-def restore_variables(path: str, expected, allow_missing: Sequence[str] = ()):
-  """Variables {'params', 'model_state'} of the newest checkpoint under a run's folder.
-
-  Args:
-    path: a run's folder, or that folder followed by `checkpoints/<step>`.
-    expected: tree of arrays or ShapeDtypeStructs that says what the model needs.
-    allow_missing: regular expressions of paths ('params/classifier/transfer/.*')
-      that may be absent; those keep the values of `expected`.
-
-  Returns:
-    A tree like `expected`; arrays are placed as there, or else on the first device.
-
-  Raises:
-    CheckpointError: nothing there, or it belongs to another model.
-  """
-  folder, step = run_and_step(path)
-  directory = folder / "checkpoints"
-  if not directory.exists():
-    raise CheckpointError(
-      f"No checkpoint at {path}: expected a run's folder with 'checkpoints' inside. "
-      "Train first, or give the --workdir of a finished run."
-    )
-  # Reading needs no other process, nor waits for one that reads something else or fails.
-  here = jax.process_index()
-  alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
-  options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
-  with _manager(directory, options) as manager:
-    available = sorted(manager.all_steps())
-    if not available:
-      raise CheckpointError(f"No complete checkpoint at {path}. Train for longer first.")
-    step = available[-1] if step is None else step
-    if step not in available:
-      raise CheckpointError(f"{path}: there is no step {step}; expected one of {available}.")
-    wanted = _leaves(expected)
-    stored = _check(manager, step, wanted, allow_missing)
-    empty = {"params": {}, "model_state": {}}
-    # Without a sharding Orbax insists on the devices that wrote the checkpoint.
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = {
-      p: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=getattr(v, "sharding", None) or first)
-      for p, v in wanted.items()
-      if p in stored
-    }
-    target = empty | traverse_util.unflatten_dict(target, sep="/")
-    restored = manager.restore(
-      step, args=ocp.args.Composite(variables=_restore_args(target))
-    ).variables
-  return empty | traverse_util.unflatten_dict(wanted | _leaves(restored), sep="/")
+def _free_bytes(directory: epath.Path) -> int | None:
+  """Of the disk that a folder is on, as the first process sees it; None of an object store."""
+  if storage.is_remote(directory):
+    return None
+  return cluster.of_first(shutil.disk_usage(directory).free)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
+from absl import logging
 from etils import epath
 
 from rkd_jax.files import storage
@@ -27,40 +30,162 @@ FREE_KEYS = (
   "model.remat",
   "model.rpn.test",
   "model.test",
+  "on_nonfinite",
   "profile_steps",
   "skip_bad_images",
 )
 # Settings that configs of earlier versions lack, and what they do without.
 _DEFAULTS = {"model.precision": "default"}
+# Settings that say where something lies: it may move.
+_PLACES = (
+  r"data(\.\w+)?\.(dir|teachers|class_embeddings)|class_embeddings|image_counts"
+  r"|init\.(checkpoint|backbone)"
+)
+IDENTITY_FILE = "identity.json"
 
 
-def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
-  """Stores the config of a run, or checks that a continued run has the same one.
+def check_config(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> list[str]:
+  """Checks that a run which has a checkpoint goes on with the settings it had.
+
+  Where its data lie is not compared here but in `write_config`.  It may go on for longer; what
+  that changes is returned in sentences.
+
+  Raises:
+    CheckpointError: naming the settings that differ.
+  """
+  old, new = _stored(workdir), config.to_dict()
+  if old is None:
+    return []
+  notes = []
+  found = _differing(_with_joined_results(old, new), new)
+  found = {key: values for key, values in found.items() if not _is_place(key)}
+  if "num_steps" in found and found["num_steps"][1] >= (latest_step(workdir) or 0):
+    before, after = found.pop("num_steps")
+    effect = "the learning rate of the steps that both have stays"
+    if new["optimizer"].get("schedule") == "cosine":
+      effect = "the cosine ends later, and from here on the learning rate is another"
+    notes.append(f"{workdir}: num_steps is {after}, and was {before}: {effect}.")
+  if found:
+    raise _other(workdir, found)
+  return notes
+
+
+def write_config(
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  identities: Mapping[str, str | None] | None = None,
+) -> None:
+  """Stores the config of a run, once it is certain that a continued run computes the same.
 
   A run that never saved a checkpoint may start again with any config.
 
+  Args:
+    identities: digests of what the config names by its place, by setting (`train.identity`).  They
+      are stored, and decide whether it may be somewhere else now.
+
   Raises:
-    CheckpointError: naming the first settings that differ.
+    CheckpointError: see `check_config`; or what is named is not what it was, or nothing is known of
+      it and it has moved.
   """
-  file, new = epath.Path(workdir) / "config.json", config.to_dict()
-  if file.exists() and latest_step(workdir) is not None:
-    old = _with_joined_results(json.loads(file.read_text()), new)
-    if differing := _differing(old, new):
-      raise CheckpointError(
-        f"{workdir} was started with another config; it differs in {differing}. Use the same "
-        "settings to resume, or another --workdir."
-      )
-  storage.write(file, json.dumps(new, indent=2))
+  for note in check_config(workdir, config):
+    logging.warning(note)
+  folder, old, new = epath.Path(workdir), _stored(workdir), config.to_dict()
+  if old is not None:
+    found = _differing(_with_joined_results(old, new), new)
+    moved = {key: values for key, values in found.items() if _is_place(key)}
+    file = folder / IDENTITY_FILE
+    _compare(workdir, moved, _read(file) if file.exists() else {}, identities or {})
+  if identities is not None:
+    storage.write(folder / IDENTITY_FILE, json.dumps(identities, indent=2))
+  storage.write(folder / "config.json", json.dumps(new, indent=2))
 
 
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> str:
-  """The first settings that differ, but for the free ones; '' if none does."""
+def _compare(
+  workdir: str | os.PathLike,
+  moved: Mapping[str, tuple[str, str]],
+  before: Mapping[str, str | None],
+  now: Mapping[str, str | None],
+) -> None:
+  """Raises CheckpointError if what a run computes from is, or may be, not what it was."""
+  for key, values in moved.items():
+    of_records = key.rpartition(".")[2] in ("dir", "teachers")
+    names = [name for name in now if name.startswith("records.")] if of_records else [key]
+    if not names or any(before.get(name) is None or now.get(name) is None for name in names):
+      # Of runs of earlier versions nothing is known.
+      raise _other(workdir, {key: values})
+  # What a run started from is not read again.
+  compared = [name for name in before if not name.startswith("init.") or name in moved]
+  if changed := [name for name in compared if now and before[name] != now.get(name)]:
+    places = [f"{key} was {old} and is {new}" for key, (old, new) in moved.items()]
+    raise CheckpointError(
+      f"{workdir} was started with other data: {', '.join(changed)} changed "
+      f"({'; '.join(places) or 'at the same place'}). Give the run what it had, or take another "
+      "--workdir."
+    )
+  for key, (old, new) in moved.items():
+    logging.warning("%s: %s was %s and is %s, with the same content.", workdir, key, old, new)
+
+
+def places(config: Mapping[str, Any]) -> list[str]:
+  """The settings that say where something lies, not what it is: 'data.dir' and so on."""
+  return [key for key in _flat(config) if _is_place(key)]
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[str]:
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      yield from _flat(value, f"{above}{key}.")
+    else:
+      yield f"{above}{key}"
+
+
+def at(config: Mapping[str, Any], key: str) -> Any:
+  """The value of a setting by its dotted name; None if it is not there."""
+  value: Any = config
+  for name in key.split("."):
+    value = value.get(name) if isinstance(value, Mapping) else None
+  return value
+
+
+def _is_place(key: str) -> bool:
+  return re.fullmatch(_PLACES, key) is not None
+
+
+def _stored(workdir: str | os.PathLike) -> dict[str, Any] | None:
+  """The config of a run that has a checkpoint to go on from."""
+  file = epath.Path(workdir) / "config.json"
+  if latest_step(workdir) is None or not file.exists():
+    return None
+  return _read(file)
+
+
+def _read(file: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads(file.read_text())
+  except ValueError as error:
+    raise CheckpointError(
+      f"{file} is damaged: {error}. Write it anew by starting the same command with another "
+      "--workdir, and copy it from there."
+    ) from error
+
+
+def _other(workdir: str | os.PathLike, found: Mapping[str, tuple[Any, Any]]) -> CheckpointError:
+  shown = [f"{key} ({old!r}, now {new!r})" for key, (old, new) in found.items()]
+  more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
+  return CheckpointError(
+    f"{workdir} was started with another config; it differs in {', '.join(shown[:10])}{more}. Use "
+    "the same settings to resume, or another --workdir."
+  )
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """The settings that differ, but for the free ones, with both values."""
   free = tuple(f"{key}." for key in FREE_KEYS)
   found = differences(old, new)
   for key, default in _DEFAULTS.items():
     if found.get(key) in ((None, default), (default, None)):
       del found[key]
-  return ", ".join([k for k in found if not f"{k}.".startswith(free)][:5])
+  return {key: values for key, values in found.items() if not f"{key}.".startswith(free)}
 
 
 def _with_joined_results(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +216,7 @@ def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
     raise CheckpointError(
       f"{file} is missing: expected the --workdir of a run, or the --output of rkd_jax.convert."
     )
-  return ml_collections.ConfigDict(_with_tuples(json.loads(file.read_text()))).lock()
+  return ml_collections.ConfigDict(_with_tuples(_read(file))).lock()
 
 
 def _with_tuples(value: Any) -> Any:
@@ -112,9 +237,9 @@ def check_model(path: str, config: ml_collections.ConfigDict) -> None:
   file = run_and_step(path)[0] / "config.json"
   if not file.exists():
     return
-  old = {"model": json.loads(file.read_text()).get("model", {})}
+  old = {"model": _read(file).get("model", {})}
   if differing := _differing(old, {"model": config.model.to_dict()}):
     raise CheckpointError(
-      f"Checkpoint {path} belongs to another config: it differs in {differing}. Use the config it "
-      "was trained with."
+      f"Checkpoint {path} belongs to another config: it differs in {', '.join(differing)}. Use the "
+      "config it was trained with."
     )

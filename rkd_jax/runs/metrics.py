@@ -17,12 +17,16 @@ from typing import Any
 
 import tensorboardX
 import tqdm
+from absl import logging
+from tensorboardX import record_writer
 
 from rkd_jax.files import storage
+from rkd_jax.files.patient import PatientFile
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 _TENSORBOARD_FLUSH_S = 30
+_PREFIX = "patient"  # of the paths of files that errors do not stop
 _PROGRESS_LINE_S = 10
 
 
@@ -30,9 +34,9 @@ class MetricWriter(contextlib.AbstractContextManager):
   """Writes scalars to `workdir/metrics.jsonl` and `workdir/tensorboard`.
 
   Every line reaches the operating system at once, so that a killed process loses at most part of
-  its last line; TensorBoard is flushed every 30 seconds, by `flush` and at the end.  An object
-  store cannot append: files for a remote workdir grow on this machine, and go there with `flush`
-  and at the end.
+  its last line; what a full disk does not take is kept and tried again.  TensorBoard is flushed
+  every 30 seconds, by `flush` and at the end.  An object store cannot append: files for a remote
+  workdir grow on this machine, and go there with `flush` and at the end.
 
   Args:
     workdir: folder of the run, perhaps remote; made if absent.
@@ -54,10 +58,10 @@ class MetricWriter(contextlib.AbstractContextManager):
       )
       # A kill in the middle leaves the old file.
       storage.write(self._path, "".join(lines))
-    self._lines = self._path.open("a", buffering=1, encoding="utf-8")
+    self._lines = PatientFile(self._path)
     self._events = storage.work_folder(self._workdir / TENSORBOARD_FOLDER)
     self._tensorboard = tensorboardX.SummaryWriter(
-      str(self._events), purge_step=start_step, flush_secs=_TENSORBOARD_FLUSH_S
+      f"{_PREFIX}:{self._events}", purge_step=start_step, flush_secs=_TENSORBOARD_FLUSH_S
     )
 
   def write(self, step: int, kind: str, scalars: Mapping[str, Any]) -> None:
@@ -74,7 +78,7 @@ class MetricWriter(contextlib.AbstractContextManager):
       if name in ("step", "kind"):
         raise ValueError(f"a metric cannot be called {name!r}; rename it")
       record[name] = _number(value, f"step {step}, kind {kind!r}: metric {name!r}")
-    self._lines.write(json.dumps(record) + "\n")
+    self._lines.write(f"{json.dumps(record)}\n".encode())
     for name in scalars:
       if record[name] is not None:
         self._tensorboard.add_scalar(f"{kind}/{name}", record[name], int(step))
@@ -83,16 +87,37 @@ class MetricWriter(contextlib.AbstractContextManager):
     """Puts everything written so far on disk; call it before saving a checkpoint."""
     self._lines.flush()
     self._tensorboard.flush()
-    self._send()
+    try:
+      self._send()
+    except OSError as error:
+      logging.error("Metrics could not be sent to %s: %s. It is tried again.", self._workdir, error)
 
-  def __exit__(self, *exception: object) -> None:
-    self._lines.close()
-    self._tensorboard.close()
-    self._send()
+  def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+    try:
+      self._tensorboard.close()
+      self._lines.close()
+      self._send()
+    except OSError:
+      # Nothing may hide why the block ended.
+      if kind in (None, SystemExit):
+        raise
 
   def _send(self) -> None:
     for file in (self._path, *self._events.iterdir()):
       storage.put(file, self._workdir / file.relative_to(self._path.parent))
+
+
+class _PatientFiles:
+  """What tensorboardX opens its files with: an error would end its thread, and then hang ours."""
+
+  def directory_check(self, path: str) -> None:
+    Path(path.removeprefix(f"{_PREFIX}:")).mkdir(parents=True, exist_ok=True)
+
+  def open(self, path: str) -> PatientFile:
+    return PatientFile(path.removeprefix(f"{_PREFIX}:"))
+
+
+record_writer.register_writer_factory(_PREFIX, _PatientFiles())
 
 
 def read_metrics(path: str | os.PathLike, pace: bool = False) -> list[dict[str, Any]]:

@@ -12,7 +12,10 @@ from jaxtyping import Array, Int
 
 @struct.dataclass
 class TrainState:
-  """`model_state` holds running statistics ('batch_stats'), empty for most models."""
+  """`model_state` holds running statistics ('batch_stats'), empty for most models.
+
+  `step` counts the updates; it is -1 - t once training is to stop for what step t gave (`step.py`).
+  """
 
   step: Int[Array, ""]
   params: Any
@@ -35,3 +38,8 @@ def parameter_paths(params) -> dict:
   return jax.tree_util.tree_map_with_path(
     lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
   )
+
+
+def leaves_by_path(tree) -> dict[str, Any]:
+  """'backbone/stem/kernel' -> leaf."""
+  return dict(zip(jax.tree.leaves(parameter_paths(tree)), jax.tree.leaves(tree)))

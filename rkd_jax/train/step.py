@@ -91,11 +91,16 @@ def make_step(
   optimizer: optax.GradientTransformation,
   frozen,
   parts_of: Callable[[str, int], int] = lambda kind, images: 1,
+  skip: bool = False,
 ) -> Callable:
   """(state, constants, batch, seed_key, kind) -> (state, `Metrics`); `kind` is static.
 
   The random numbers of a step depend on `seed_key` and the step's number only.  A batch of a kind
   and size is taken in `parts_of(kind, images)` parts, which give the update of the whole.
+
+  A step whose metrics are not all finite changes nothing but the number of steps.  That becomes
+  -1 - step, after which no step changes anything: who reads the metrics later than the next step
+  began still has the state before the bad one.  With `skip` training goes on with the next step.
   """
   gradient_of = make_gradient(loss, frozen)
 
@@ -111,9 +116,18 @@ def make_step(
     )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p + u, state.params, updates)
-    state = TrainState(state.step + 1, params, model_state, opt_state)
     # Not finite where the gradient or the learning rate is not, though this step's loss still is.
     metrics = {"loss": loss, **metrics, "update_norm": optax.tree.norm(updates)}
-    return state, Metrics(tuple(metrics), jnp.stack(list(metrics.values())))
+    values = jnp.stack(list(metrics.values()))
+    good = jnp.isfinite(values).all()
+    following = state.step + 1
+    if not skip:
+      stopped = state.step < 0
+      following = jnp.where(stopped, state.step, jnp.where(good, following, -following))
+      good &= ~stopped
+    updated = TrainState(following, params, model_state, opt_state)
+    before = dataclasses.replace(state, step=following)
+    state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, before)
+    return state, Metrics(tuple(metrics), values)
 
   return step

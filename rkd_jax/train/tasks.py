@@ -26,7 +26,8 @@ from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.models.detector import rcnn
 from rkd_jax.records.sources import Source
-from rkd_jax.runs.checkpoint import latest_step, restore_variables
+from rkd_jax.runs.checkpoint import latest_step
+from rkd_jax.runs.restore import restore_variables
 from rkd_jax.runs.state import TrainState
 from rkd_jax.train.step import Loss, detector_loss
 from rkd_jax.vocabulary.vocabulary import training_vocabulary

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +23,15 @@ from rkd_jax.inputs.sampler import Sampler
 from rkd_jax.machine import chips, cluster, costs
 from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
-from rkd_jax.runs.config import write_config
+from rkd_jax.runs.config import check_config, write_config
+from rkd_jax.runs.lock import locked
 from rkd_jax.runs.metrics import MetricWriter, Progress
 from rkd_jax.runs.pace import Pace, traced
+from rkd_jax.runs.restore import restore_state, set_aside
 from rkd_jax.runs.state import TrainState, create_state
 from rkd_jax.train.accumulation import parts_of
+from rkd_jax.train.identity import identities
+from rkd_jax.train.nonfinite import BadStep, NonFiniteLossError, allowed_in_a_row, dump
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
 from rkd_jax.train.sharding import (
   check_batch,
@@ -37,10 +43,6 @@ from rkd_jax.train.sharding import (
 )
 from rkd_jax.train.step import Metrics, make_step
 from rkd_jax.train.tasks import Task, initialize, make_task
-
-
-class NonFiniteLossError(ValueError):
-  """The loss or the update of a step is NaN or infinite; nothing of that step was saved."""
 
 
 class Trainer:
@@ -69,10 +71,11 @@ class Trainer:
     self._create = jax.jit(create, out_shardings=everywhere)
     self._constants = task.constants
 
+    skip = allowed_in_a_row(config.get("on_nonfinite", "stop")) > 0
     precision = config.get("model", {}).get("precision", "default")
     target = Target(self.mesh.devices.flat[0].platform, self.mesh.size, self.mesh, precision)
     self._step = jax.jit(
-      compiled_for(make_step(task.loss, optimizer, frozen, self.parts_of), target),
+      compiled_for(make_step(task.loss, optimizer, frozen, self.parts_of, skip), target),
       static_argnames="kind",
       donate_argnames="state",
       out_shardings=everywhere,
@@ -171,16 +174,51 @@ def _compiled(trainer: Trainer, plan: Plan, batches: Iterator) -> Iterator:
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
-  """Trains to `config.num_steps`, resuming from the newest checkpoint in `workdir`.
+  """Trains to `config.num_steps`, from the newest checkpoint in `workdir` that can be read.
 
   The batch and the random numbers of step t depend on (seed, t) only, so a run that was killed and
   started again repeats its steps to the last bit.  SIGTERM saves and exits with code 143.
 
   Raises:
-    NonFiniteLossError: names the step, its terms and its images.
-    CheckpointError: the workdir or the initial checkpoint belongs to another config.
-    ValueError: a batch needs more memory than a device has; nothing was trained then.
+    WorkdirInUseError: another process trains there.
+    NonFiniteLossError: names the step, its terms and its images, and where to find its state.
+    CheckpointError: the workdir or the initial checkpoint belongs to another config; no checkpoint
+      can be read; or, at the end, the last state could not be saved.
+    ValueError: a batch needs more memory than a device has, or records do not fit the config;
+      nothing was trained then.
   """
+  with contextlib.ExitStack() as stack:
+    check = None
+    with cluster.together():
+      if cluster.is_first():
+        check = stack.enter_context(locked(workdir))
+    try:
+      return _train(config, workdir, check or (lambda: None))
+    except _BadStepError as error:
+      bad, state = error.bad, error.state
+    try:
+      folder = dump(workdir, config, state, bad)
+      kept = f"`python -m rkd_jax.main --replay={folder}` runs the step again"
+    except (OSError, CheckpointError) as error:
+      kept = f"its state could not be written ({error})"
+    with cluster.together():
+      raise NonFiniteLossError(
+        f"{bad} Lower optimizer.learning_rate, set optimizer.clip_norm, or look at these records; "
+        f"the newest checkpoint is from before, and {kept}."
+      )
+
+
+class _BadStepError(Exception):
+  """Ends the loop with a step that was not finite, and the state before it."""
+
+  def __init__(self, bad: BadStep, state: TrainState):
+    super().__init__(f"{bad}")
+    self.bad, self.state = bad, state
+
+
+def _train(
+  config: ml_collections.ConfigDict, workdir: str, check_lock: Callable[[], None]
+) -> TrainState:
   first = cluster.is_first()
   with cluster.together():
     if latest_step(workdir) == 0:
@@ -189,9 +227,11 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         f"{workdir} holds converted parameters, which have no optimiser state to resume. Start "
         f"from them: --config.init.checkpoint={workdir} and another --workdir."
       )
-    if first:
-      write_config(workdir, config)
+    check_config(workdir, config)
     task = make_task(config, workdir)
+    if first:
+      write_config(workdir, config, identities(config, task.plan))
+    task.plan.check()
     trainer = Trainer(config, task)
     for kind in dict.fromkeys(task.plan.schedule):
       check_batch(trainer.mesh, task.plan.specs[kind].batch_size)
@@ -202,14 +242,17 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
         f"Process {jax.process_index()} does not see in --workdir={workdir} what process 0 wrote "
         "there: give a folder that all hosts share, such as gs://BUCKET/RUN."
       )
-  checkpointer = Checkpointer(workdir, config.checkpoint.keep)
-  start = checkpointer.latest_step()
+    state = restore_state(workdir, trainer.abstract_state, config.checkpoint.verify)
+    if state is None:
+      state = initialize(config, trainer.create(config.seed))
+    start = int(state.step)
+    logging.info("%s goes on at step %d.", workdir, start)
+  cluster.check_same({"the newest checkpoint that can be read": start})
+  checkpointer = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.best)
   with cluster.together():
-    if start is None:
-      state, start = initialize(config, trainer.create(config.seed)), 0
-    else:
-      state = checkpointer.restore(start, trainer.abstract_state)
-      logging.info("Resumed %s at step %d.", workdir, start)
+    if first:
+      set_aside(workdir, start)
+    checkpointer.check_room(trainer.abstract_state)
   loaded = train_batches(
     task.plan,
     start,
@@ -222,37 +265,41 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
     place=trainer.place,
   )
   # What is placed by another thread must not outlive the devices' runtime.
-  with contextlib.closing(checkpointer), contextlib.closing(loaded):
+  with checkpointer, contextlib.closing(loaded):
     with cluster.together():
       batches = _compiled(trainer, task.plan, loaded)
       pace = Pace(chips.peak_flops(trainer.mesh.devices.flat))
       batches = traced(pace.timed(batches), start, config.get("profile_steps"), workdir)
-    pending, stopping = None, False
+    stopping = False
     with (
       contextlib.closing(batches),
+      _short_collections(),
       _stop_signal() as stop,
       MetricWriter(workdir, start) if first else contextlib.nullcontext() as writer,
       Progress(config.num_steps, start, description=config.name)
       if first
       else contextlib.nullcontext() as progress,
     ):
+      results = _Results(config, task.plan.sampler, writer, progress)
       for step, kind, batch in batches:
         state, metrics = trainer.step(state, batch, kind)
         # The previous step is read while this one runs: the device never waits for the host.
-        if pending is not None:
-          _record(writer, progress, config, task.plan.sampler, *pending)
-        pending = (step, kind, metrics)
+        results.read(state)
+        results.pending = (step, kind, batch, metrics)
         pace.count(task.plan.specs[kind].batch_size, trainer.flops[kind])
         if writer and step > start and step % config.log_every == 0:
           writer.write(step, "pace", pace.figures())
         done = step + 1
         stopping = stop(done)
-        if done % config.checkpoint.every == 0 or done == config.num_steps or stopping:
+        saving = done % config.checkpoint.every == 0 or done == config.num_steps or stopping
+        if saving or results.bad_in_a_row:
           # A state is saved only after its own loss and update were seen to be finite.
-          _record(writer, progress, config, task.plan.sampler, *pending)
-          pending = None
+          results.read(state)
+        if saving:
           if writer:
             writer.flush()
+          with cluster.together():
+            check_lock()
           checkpointer.save(state)
         if stopping:
           break
@@ -268,29 +315,56 @@ def is_logged(config: ml_collections.ConfigDict, step: int) -> bool:
   return step % config.log_every < len(config.data.schedule) or step + 1 == config.num_steps
 
 
-def _record(
-  writer: MetricWriter | None,
-  progress: Progress | None,
-  config: ml_collections.ConfigDict,
-  sampler: Sampler,
-  step: int,
-  kind: str,
-  metrics: Metrics,
-) -> None:
-  """Reads the metrics of a step, checks them, and on process 0 writes them if `is_logged`."""
-  values = metrics.read()
-  if not np.isfinite(list(values.values())).all():
-    bad = ", ".join(f"{k}={float(v):g}" for k, v in values.items() if not np.isfinite(v))
-    with cluster.together():
-      raise NonFiniteLossError(
-        f"Step {step} ({kind} batch, records {sampler.indices(step).tolist()}): {bad}. Lower "
-        "optimizer.learning_rate, set optimizer.clip_norm, or look at these records; the newest "
-        "checkpoint is from before."
-      )
-  if writer and is_logged(config, step):
-    writer.write(step, kind, values)
-  if progress:
-    progress.update(sampler.sizes[kind][1], values)
+@dataclasses.dataclass
+class _Results:
+  """What the steps gave, read a step later: checked, and on process 0 written if `is_logged`.
+
+  Attributes:
+    pending: step, kind, batch and metrics of the step that was started last.
+    bad_in_a_row: how many of the last steps that were read were not finite, and passed over.
+  """
+
+  config: ml_collections.ConfigDict
+  sampler: Sampler
+  writer: MetricWriter | None
+  progress: Progress | None
+  pending: tuple[int, str, Any, Metrics] | None = None
+  bad_in_a_row: int = 0
+
+  def read(self, state: TrainState) -> None:
+    """Reads the pending step; _BadStepError if it is one too many that is not finite."""
+    if self.pending is None:
+      return
+    step, kind, batch, metrics = self.pending
+    self.pending, values = None, metrics.read()
+    good = np.isfinite(list(values.values())).all()
+    self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
+    if not good:
+      bad = BadStep(step, kind, self.sampler.indices(step), batch, values)
+      if self.bad_in_a_row > allowed_in_a_row(self.config.on_nonfinite):
+        raise _BadStepError(bad, state)
+      logging.warning("%s It is passed over (on_nonfinite=%s).", bad, self.config.on_nonfinite)
+      values = {name: value if np.isfinite(value) else None for name, value in values.items()}
+    if self.writer and (not good or is_logged(self.config, step)):
+      self.writer.write(step, kind, values)
+    if self.progress:
+      shown = {name: value for name, value in values.items() if value is not None}
+      self.progress.update(self.sampler.sizes[kind][1], shown)
+
+
+@contextlib.contextmanager
+def _short_collections() -> Iterator[None]:
+  """A block in which garbage collection leaves alone what there is at its beginning.
+
+  Traced and compiled programs are some million objects, and a full collection of them stops the
+  loop for 0.2 s.
+  """
+  gc.collect()
+  gc.freeze()
+  try:
+    yield
+  finally:
+    gc.unfreeze()
 
 
 @contextlib.contextmanager

@@ -165,7 +165,8 @@ def select(
 
   Raises ValueError: a name is not there; the nearest that are, and the remedy.
   """
-  rows = {name: row for row, name in enumerate(stored.names)}
+  rows = {category_names.clean_name(name): row for row, name in enumerate(stored.names)}
+  names = [category_names.clean_name(name) for name in names]
   for name in names:
     if name not in rows:
       near = category_names.nearest(name, rows)

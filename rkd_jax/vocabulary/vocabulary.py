@@ -12,7 +12,7 @@ from jaxtyping import Float
 from rkd_jax.files import storage
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.inputs.plan import place
-from rkd_jax.records.class_names import check_chosen
+from rkd_jax.records.class_names import check_chosen, clean_name
 from rkd_jax.records.sources import Source, open_source
 from rkd_jax.structures import Vocabulary
 from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
@@ -72,16 +72,17 @@ def _image_counts(path: str, source: Source) -> np.ndarray | None:
     return None if counts is None else np.array(counts, np.float32)
   try:
     entries = json.loads(storage.path(path).read_text())
-    counts = {entry["name"]: float(entry["image_count"]) for entry in entries}
+    counts = {clean_name(entry["name"]): float(entry["image_count"]) for entry in entries}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f"image_counts: {path!r} is not a JSON list of objects with name and image_count "
       f"({type(error).__name__}: {error})."
     ) from error
-  missing = [name for name in source.class_names if name not in counts]
+  names = [clean_name(name) for name in source.class_names]
+  missing = [name for name in names if name not in counts]
   if missing:
     raise ValueError(f"image_counts: {path!r} has no entry for {', '.join(missing[:5])}.")
-  return np.array([counts[name] for name in source.class_names], np.float32)
+  return np.array([counts[name] for name in names], np.float32)
 
 
 def training_source(config: ml_collections.ConfigDict) -> Source | None:

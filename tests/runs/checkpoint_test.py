@@ -8,7 +8,8 @@ import processes
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step, restore_variables
+from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
+from rkd_jax.runs.restore import restore_state, restore_variables
 from rkd_jax.runs.state import TrainState
 from rkd_jax.train.sharding import make_mesh, placed, replicated
 
@@ -59,11 +60,7 @@ def test_keeps_the_last_n(run):
 
 
 def test_a_state_comes_back_whole(run):
-  checkpointer = Checkpointer(str(run))
-  assert checkpointer.latest_step() == 3
-  for step in (2, 3):
-    _equal(checkpointer.restore(step, _state(0)), _state(step))
-  checkpointer.close()
+  _equal(restore_state(run, _state(0)), _state(3))
 
 
 def test_reading_says_and_changes_nothing(run, caplog):
@@ -76,7 +73,7 @@ def test_reading_says_and_changes_nothing(run, caplog):
 _ONE_OF_TWO = """
 import sys
 import jax
-from rkd_jax.runs.checkpoint import restore_variables
+from rkd_jax.runs.restore import restore_variables
 
 coordinator, index, count = (argument.partition("=")[2] for argument in sys.argv[2:])
 jax.distributed.initialize(coordinator, int(count), int(index))
@@ -124,9 +121,7 @@ def test_other_devices_may_read_what_these_wrote(tmp_path):
   _save(tmp_path, wide)
   # As on a machine that lacks most of the devices of the stored sharding.
   abstract = placed(state, replicated(make_mesh(jax.devices()[:1])))
-  checkpointer = Checkpointer(str(tmp_path))
-  restored = checkpointer.restore(1, abstract)
-  checkpointer.close()
+  restored = restore_state(tmp_path, abstract)
   _equal(restored, state)
   loaded = restore_variables(tmp_path, _abstract(_variables(state)))
   _equal(loaded, _variables(state))
@@ -161,13 +156,11 @@ def test_no_checkpoint_is_a_clear_error(run, tmp_path):
 
 def test_other_shapes_name_the_parameter(run):
   wrong = _state(0, width=5)
-  message = r"step 3.*params/head/kernel is \(3, 4\), expected \(3, 5\)"
+  message = r"checkpoints/3 .*params/head/kernel is float32\[3,4\], expected float32\[3,5\]"
   with pytest.raises(CheckpointError, match=message):
     restore_variables(run, _variables(wrong))
-  checkpointer = Checkpointer(str(run))
   with pytest.raises(CheckpointError, match=message):
-    checkpointer.restore(3, wrong)
-  checkpointer.close()
+    restore_state(run, wrong)
 
 
 def test_other_parameters_are_named(run):

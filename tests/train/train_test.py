@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from jax.experimental.compilation_cache import compilation_cache
 
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.machine import costs
@@ -36,12 +35,8 @@ def root(tmp_path_factory):
   """Folder with the data set and the cache of compiled steps, which is in use meanwhile."""
   path = tmp_path_factory.mktemp("tiny")
   tiny.build_data(path)
-  cache = jax.config.jax_compilation_cache_dir
-  jax.config.update("jax_compilation_cache_dir", tiny.get_config(str(path)).compilation_cache)
-  compilation_cache.reset_cache()
-  yield path
-  jax.config.update("jax_compilation_cache_dir", cache)
-  compilation_cache.reset_cache()
+  with tiny.compiled_once(path):
+    yield path
 
 
 @contextlib.contextmanager
@@ -192,7 +187,9 @@ def test_the_number_of_devices_changes_nothing(root, uninterrupted):
 def test_another_config_cannot_take_over_a_run(root, uninterrupted):
   config = tiny.get_config(str(root))
   config.optimizer.momentum = 0.5
-  with pytest.raises(CheckpointError, match=r"another config; it differs in optimizer\.momentum\."):
+  with pytest.raises(
+    CheckpointError, match=r"another config; it differs in optimizer\.momentum \("
+  ):
     train_lib.train(config, str(uninterrupted.workdir))
 
 

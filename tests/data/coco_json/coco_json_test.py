@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import sys
+from pathlib import Path
 
 import coco_files
 import numpy as np
@@ -95,6 +96,50 @@ def test_building_twice_reuses_and_other_settings_are_refused(folder):
   assert first.data_dir == second.data_dir
   with pytest.raises(ValueError, match=r"other files or settings.*Remove"):
     _build(folder, novel=())
+
+
+def test_a_build_that_read_odd_values_otherwise_is_not_reused(folder):
+  built = _build(folder)
+  content = copy.deepcopy(CONTENT)
+  content["annotations"][0]["iscrowd"] = "0"
+  (folder / "train.json").write_text(json.dumps(content))
+  metadata = Path(built.data_dir) / "metadata.json"
+  stored = json.loads(metadata.read_text())
+  for split in ("train", "validation"):
+    stored["settings"][split]["json"] = builder.checksum(folder / "train.json")
+  metadata.write_text(json.dumps(stored))
+  with pytest.raises(ValueError, match=r"notes is None, asked for .*iscrowd as text.*Remove"):
+    _build(folder)
+
+
+def test_an_unused_root_is_a_class_where_it_is_named(folder):
+  content = copy.deepcopy(CONTENT)
+  content["categories"] += [{"id": 1, "name": "animal", "supercategory": "none"}]
+  for entry in content["categories"][:-1]:
+    entry["supercategory"] = "animal"
+  (folder / "train.json").write_text(json.dumps(content))
+  both = {"train": _files(folder), "validation": _files(folder)}
+  made = coco_json.CocoJson(data_dir=folder / "built", **both)
+  assert "animal" not in made.splits["train"].class_names
+  made = coco_json.CocoJson(data_dir=folder / "built", **both, novel=("animal ",))
+  assert made.splits["validation"].class_names[0] == "animal"
+
+
+def test_repair_clips_and_leaves_out_with_a_count(folder, monkeypatch, capsys):
+  content = copy.deepcopy(CONTENT)
+  content["annotations"][0]["bbox"] = [20, 2, 14, 5]
+  content["annotations"][1]["bbox"] = [3, 3, 0, 5]
+  content["annotations"][3]["bbox"] = []
+  (folder / "train.json").write_text(json.dumps(content))
+  with pytest.raises(SystemExit):
+    _run(monkeypatch, folder)
+  assert "has 3 problems" in capsys.readouterr().err
+  _run(monkeypatch, folder, "--repair", "--novel=cat ")
+  output = capsys.readouterr().out
+  assert "train: 1 boxes clipped to the image" in output
+  assert "train: 2 boxes without area left out" in output
+  source = open_source(folder / "built", "coco_json/plain", "train")
+  assert source.novel == ("cat",) and [len(record.boxes) for record in source] == [0, 0]
 
 
 def test_limit_takes_the_first_images(folder):
