@@ -22,8 +22,9 @@ from tensorflow_datasets.core import dataset_builder
 from rkd_jax.data.making import Record, RecordMaker, Split, records, write_on_beam
 from rkd_jax.files import storage
 from rkd_jax.files.json_checks import differences
+from rkd_jax.files.terminal import print_any_name
+from rkd_jax.records import decoding, schema, shards
 from rkd_jax.records import index as index_lib
-from rkd_jax.records import schema, shards
 from rkd_jax.records.class_names import check_split
 
 _EPILOG = """\
@@ -55,6 +56,7 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     totals: Sequence[str] = (),
     limit: int | None = None,
     skip_bad_images: bool = False,
+    max_pixels: int = decoding.MAX_PIXELS,
     workers: int | None = None,
     beam: Sequence[str] | None = None,
     **kwargs: Any,
@@ -70,7 +72,7 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
       ancestors: the classes above each class, where they form a hierarchy.
       totals: lines of the description, see `compared`.
       limit: only the first so many images of each split.
-      skip_bad_images, workers: see `making.RecordMaker` and `making.records`.
+      skip_bad_images, max_pixels, workers: see `making.RecordMaker` and `making.records`.
       beam: flags of Apache Beam, which then makes the records.
       **kwargs: those of every TFDS builder.  What is for a remote `data_dir` is built in a local
         folder; `prepare` takes it there.
@@ -85,11 +87,14 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     self.splits = {
       name: split if limit is None else split.first(limit) for name, split in splits.items()
     }
-    self._skip_bad_images, self._workers, self._beam = skip_bad_images, workers, beam
+    self._skip_bad_images, self._max_pixels = skip_bad_images, max_pixels
+    self._workers, self._beam = workers, beam
     self._classes = base, novel, frequencies, ancestors
     self._totals = totals
     # What decides the content of the records, as JSON values.
     self.settings = {**settings, "limit": limit, "skip_bad_images": skip_bad_images}
+    if max_pixels != decoding.MAX_PIXELS:
+      self.settings["max_pixels"] = max_pixels
     kwargs["data_dir"] = storage.build_folder(kwargs["data_dir"])
     super().__init__(file_format="array_record", **kwargs)
 
@@ -139,7 +144,7 @@ class RecordBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     return records(self.splits[split], self._maker(), self._workers)
 
   def _maker(self) -> RecordMaker:
-    return RecordMaker(self.info.features, self._skip_bad_images)
+    return RecordMaker(self.info.features, self._skip_bad_images, self._max_pixels)
 
   def _indexed_records(self, split: str) -> Iterator[bytes]:
     """The records; once all have been taken, their index lies in the folder being written."""
@@ -225,7 +230,10 @@ def argument_parser(description: str, beam: bool = False) -> argparse.ArgumentPa
   where = "root folder of built data sets, perhaps gs://..."
   parser.add_argument("--data_dir", required=True, help=where)
   parser.add_argument("--limit", type=int, help="only the first so many images of each split")
-  parser.add_argument("--skip_bad_images", action="store_true")
+  skip = "leave out images that cannot be decoded, and warn"
+  parser.add_argument("--skip_bad_images", action="store_true", help=skip)
+  pixels = f"larger images are bad ones; default {decoding.MAX_PIXELS}"
+  parser.add_argument("--max_pixels", type=int, default=decoding.MAX_PIXELS, help=pixels)
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
   silent = argparse.SUPPRESS
@@ -250,6 +258,7 @@ def run(parser: argparse.ArgumentParser, make: Callable[..., RecordBuilder]) -> 
   `make` gets the flags, whose names are those of the builder's arguments.
   """
   settings = vars(parser.parse_args())
+  print_any_name()
   dry_run = settings.pop("dry_run")
   try:
     builder = make(**settings)

@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,12 +46,16 @@ class Place(NamedTuple):
   def read(self, name: str) -> bytes:
     """The bytes; ValueError that names the image if there are none or too few."""
     try:
+      if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would wait for ever
+        raise ValueError("it is no file")
       with self.path.open("rb") as file:
         file.seek(self.offset)
         data = file.read(self.size)
-    except OSError as error:
+    # A ValueError: characters that no name of a file can have.
+    except (OSError, ValueError) as error:
+      reason = error.strerror if isinstance(error, OSError) else error
       raise ValueError(
-        f"Cannot read {name}: {error.strerror}. Names are taken relative to the folder of images: "
+        f"Cannot read {name}: {reason}. Names are taken relative to the folder of images: "
         "check that folder, or remove the image from the annotations."
       ) from error
     if self.size is not None and len(data) != self.size:
@@ -78,15 +83,15 @@ class Entry(NamedTuple):
   size: tuple[int, int] | None = None
   fractions: bool = False
 
-  def load(self) -> dict[str, Any]:
+  def load(self, max_pixels: int = decoding.MAX_PIXELS) -> dict[str, Any]:
     """Reads the image; all arguments of `schema.encode_record`.
 
     Raises:
-      BadImageError: it cannot be decoded.
+      BadImageError: it cannot be decoded, or has more pixels.
       ValueError: it is missing, or not what the files say.
     """
     data = self.place.read(self.name)
-    width, height = decoding.open_image(data, self.name).size
+    width, height = decoding.open_image(data, self.name, max_pixels).size
     if self.size is not None and self.size != (height, width):
       raise ValueError(
         f"{self.name} is {width} x {height} (width x height, upright as its EXIF orientation "
@@ -155,11 +160,13 @@ class Record(NamedTuple):
 class RecordMaker:
   """Entries to records of a schema, or to the error of an image that may be left out.
 
-  With `skip_bad_images`, those that cannot be decoded are, with a counted warning.
+  With `skip_bad_images`, those that cannot be decoded or have more than `max_pixels` are, with a
+  counted warning.
   """
 
   features: tfds.features.FeaturesDict
   skip_bad_images: bool = False
+  max_pixels: int = decoding.MAX_PIXELS
 
   @functools.cached_property
   def _serializer(self) -> Serializer:
@@ -168,7 +175,7 @@ class RecordMaker:
   def __call__(self, entry: Entry) -> Record | decoding.BadImageError:
     """Raises ValueError as `Entry.load`."""
     try:
-      arguments = entry.load()
+      arguments = entry.load(self.max_pixels)
     except decoding.BadImageError as error:
       return error
     if "polygons/vertices" not in self.features:

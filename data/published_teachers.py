@@ -42,6 +42,7 @@ from rkd_jax.data.imagenet_lvis import synsets
 from rkd_jax.files import json_checks as checks
 from rkd_jax.files import json_values, storage
 from rkd_jax.files.json_lists import Document
+from rkd_jax.files.terminal import print_any_name
 from rkd_jax.files.torch_reader import read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
 from rkd_jax.records import class_names as category_names
@@ -334,6 +335,7 @@ def main():
   parser.add_argument("--output", required=True, help="folder of the records")
   parser.add_argument("--split", required=True, help="such as train")
   args = parser.parse_args()
+  print_any_name()
   paths = (args.annotations, args.regions, args.pseudo_boxes, args.output, args.split)
   try:
     if args.to == "records":

@@ -13,8 +13,11 @@ from absl import app, flags, logging
 from ml_collections import config_dict
 
 from rkd_jax import configs
+from rkd_jax.files.terminal import print_any_name
 from rkd_jax.machine.compilation import return_memory_after_compiling
 
+# What is defined here is a flag of the command that asks for it, also in its --help.
+flags.disclaim_key_flags()
 _PACKAGE = Path(__file__).parent
 _UNSET = re.compile(r"--config\.[\w.]+=None")
 
@@ -36,9 +39,12 @@ def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], 
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(_is_not_said_otherwise)
     return_memory_after_compiling()
+    print_any_name()
     config = flags.FLAGS.config if "config" in flags.FLAGS else None
     if config is not None and config.compilation_cache:
       jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
+    if config is not None and "skip_bad_images" in flags.FLAGS and flags.FLAGS.skip_bad_images:
+      config.skip_bad_images = True
     try:
       command(flags.FLAGS)
     except (ValueError, OSError) as error:
@@ -48,6 +54,14 @@ def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], 
       raise
 
   app.run(main, flags_parser=_parse)
+
+
+def define_skip_flag() -> None:
+  """The flag --skip_bad_images, the same in all commands; it sets the key of that name in a config.
+
+  With it an image that cannot be decoded is left out with a counted warning, and is no error.
+  """
+  flags.DEFINE_bool("skip_bad_images", False, "Leave out images that cannot be decoded, and warn.")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

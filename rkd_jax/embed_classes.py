@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rkd_jax.files import json_checks as checks
+from rkd_jax.files.terminal import print_any_name
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import class_embeddings, prompts
@@ -115,6 +116,7 @@ def main():
   parser.add_argument("--normalize", action="store_true", help="make every row a unit vector")
   parser.add_argument("--output", required=True, help=".npz or .npy to write")
   args = parser.parse_args()
+  print_any_name()
   try:
     names = class_names(args.names, args.annotations)
     templates = prompts.ENSEMBLES[args.ensemble] if args.ensemble else (args.template,)

@@ -55,6 +55,7 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file("config", lock_config=True)
   flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results.")
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+  commands.define_skip_flag()
   flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX does not find it.")
   flags.DEFINE_integer("process_id", None, "Number of this process, with --coordinator.")
   flags.DEFINE_integer(

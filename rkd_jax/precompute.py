@@ -35,6 +35,7 @@ weights and output must be at paths that all can reach, and results are the same
 folder.  The output may be remote (gs://bucket/folder): each part goes there when it is complete.
 An image that cannot be read gets an empty record, a box that is empty or outside is dropped; both
 are listed with the reason in the split's report.json, next to the agreement with annotated boxes.
+With --no-skip_bad_images an image that cannot be read ends the run.
 """
 
 import argparse
@@ -49,6 +50,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from rkd_jax.files.terminal import print_any_name
 from rkd_jax.machine.compilation import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.records.results import TeacherReader
@@ -71,9 +73,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     if field.name != "options":
       required = field.default is dataclasses.MISSING
       default = None if required else field.default
-      kind = int if isinstance(default, int) else str
+      if isinstance(default, bool):
+        kind = {"action": argparse.BooleanOptionalAction}
+      else:
+        kind = {"type": int if isinstance(default, int) else str}
       parser.add_argument(
-        f"--{field.name}", type=kind, default=default, required=required, **field.metadata
+        f"--{field.name}", default=default, required=required, **kind, **field.metadata
       )
   parser.add_argument("--splits", required=True, help="separated by commas")
   parser.add_argument("--output", required=True, help="folder for the results, perhaps gs://...")
@@ -136,6 +141,7 @@ def main(arguments: Sequence[str] | None = None):
   parser = make_parser(__doc__)
   args = parser.parse_args(arguments)
   return_memory_after_compiling()
+  print_any_name()
   try:
     settings = settings_of(args)
     if args.beam is not None:
@@ -147,7 +153,8 @@ def main(arguments: Sequence[str] | None = None):
       for split in args.splits.split(","):
         teachers = open_teachers(settings, split)
         writer = open_writer(teachers, args, split, index, count)
-        precompute(*teachers[:4], writer, settings.options, executor)
+        skip = settings.skip_bad_images
+        precompute(*teachers[:4], writer, settings.options, executor, skip)
         if writer.complete:
           write_report(teachers, args, split)
         else:

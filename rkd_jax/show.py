@@ -10,6 +10,7 @@ alone, so these are the ones that a run of this config has at these steps.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,7 +139,10 @@ def _below_line(parts: Sequence[tuple[str, str]], picture: Picture) -> Picture:
 
 
 def main(given: flags.FlagValues) -> None:
-  show(given.config, given.output, given.step, given.steps, given.cell)
+  try:
+    show(given.config, given.output, given.step, given.steps, given.cell)
+  except (ValueError, OSError) as error:
+    sys.exit(f"{error}")
 
 
 def define_flags() -> None:
@@ -147,6 +151,7 @@ def define_flags() -> None:
   flags.DEFINE_integer("step", 0, "First step to draw.", lower_bound=0)
   flags.DEFINE_integer("steps", 2, "How many steps.", lower_bound=1)
   flags.DEFINE_integer("cell", 640, "Pixels an image gets on its sheet.", lower_bound=64)
+  commands.define_skip_flag()
   flags.mark_flags_as_required(["config", "output"])
 
 

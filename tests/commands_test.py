@@ -1,7 +1,11 @@
 """Flags of commands: where they are defined, and --config by name."""
 
+import subprocess
+import sys
 import types
+from pathlib import Path
 
+import ml_collections
 import pytest
 from absl import app, flags
 
@@ -38,6 +42,42 @@ def test_flags_are_defined_when_a_command_runs(monkeypatch):
     lambda given: got.append(given.n), lambda: flags.DEFINE_integer("n", 1, "", flag_values=values)
   )
   assert got == [3]
+
+
+def test_the_flag_for_bad_images_sets_the_key_of_the_config(monkeypatch):
+  for arguments, expected in (([], False), (["--skip_bad_images"], True)):
+    config, values = ml_collections.ConfigDict({"skip_bad_images": False}), flags.FlagValues()
+    config.compilation_cache = ""
+
+    def define(values=values, config=config):
+      flags.DEFINE_bool("skip_bad_images", False, "", flag_values=values)
+      values["config"] = flags.Flag(
+        parser=flags.ArgumentParser(), serializer=None, name="config", default=None, help_string=""
+      )
+      values.config = config
+
+    monkeypatch.setattr(flags, "FLAGS", values)
+    parsed = ["program", *arguments]
+    monkeypatch.setattr(
+      app, "run", lambda main, flags_parser, parsed=parsed, values=values: main(values(parsed)[:1])
+    )
+    commands.run(lambda given: None, define)
+    assert config.skip_bad_images == expected
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+  "module",
+  [
+    *("main", "predict", "show", "benchmark", "precompute"),
+    *("data.coco_json.coco_json", "data.imagenet_lvis.imagenet_lvis"),
+  ],
+)
+def test_every_command_that_decodes_has_the_flag_for_bad_images(module):
+  command = [sys.executable, "-m", f"rkd_jax.{module}", "--help"]
+  root = Path(__file__).parents[1]
+  done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+  assert "skip_bad_images" in done.stdout
 
 
 def _run(monkeypatch, command):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -155,9 +156,14 @@ def test_a_bad_image_is_named_or_skipped(root, run, tmp_path, caplog):
   files = find_images(f"{tmp_path}/*.jpg")
   with pytest.raises(BadImageError, match=r"b\.jpg"):
     run(files, tmp_path / "out")
+  # What was done before it stays, though a batch has two images.
+  stored = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  assert not stored["complete"] and [entry["id"] for entry in stored["images"]] == [0]
+  assert {d["image_id"] for d in stored["detections"]} == {0}
+  assert (tmp_path / "out" / "a.png").is_file()
   results = run(files, tmp_path / "out", skip_bad_images=True)
   assert [Path(entry["file_name"]).name for entry in results["images"]] == ["a.jpg", "c.jpg"]
-  assert results["skipped"] == [str(tmp_path / "b.jpg")]
+  assert results["skipped"] == [str(tmp_path / "b.jpg")] and results["complete"]
   assert {d["image_id"] for d in results["detections"]} == {0, 2}
   with pytest.raises(ValueError, match="None of the 1 images"):
     run([tmp_path / "b.jpg"], tmp_path / "out", skip_bad_images=True)
@@ -174,6 +180,56 @@ def test_pictures_neither_collide_nor_replace_images(root, run, tmp_path):
   Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
   with pytest.raises(ValueError, match=r"y\.png would replace an image"):
     run([tmp_path / "y.png"], tmp_path)
+
+
+def test_links_keep_their_own_names(root, run, tmp_path):
+  (tmp_path / "store").mkdir()
+  shutil.copy(root / "images" / "0.jpg", tmp_path / "store" / "0123abcd")
+  for name in ("x.jpg", "y.jpg"):
+    (tmp_path / name).symlink_to("store/0123abcd")
+  (tmp_path / "folder").symlink_to("store")
+  files = [*find_images(f"{tmp_path}/*.jpg"), *find_images(f"{tmp_path}/folder/*")]
+  pictures = [entry["picture"] for entry in run(files, tmp_path / "out")["images"]]
+  assert pictures == ["x.png", "y.png", "folder/0123abcd.png"]
+  with pytest.raises(ValueError, match="Two images have the same picture"):
+    run([tmp_path / "x.jpg", tmp_path / "store" / ".." / "x.jpg"], tmp_path / "out")
+  # What would be written through a link is an image, too.
+  shutil.copy(root / "images" / "0.jpg", tmp_path / "z.png")
+  (tmp_path / "links").mkdir()
+  (tmp_path / "links" / "z.jpg").symlink_to("../z.png")
+  with pytest.raises(ValueError, match=r"z\.png would replace an image"):
+    run([tmp_path / "links" / "z.jpg"], tmp_path)
+
+
+def test_a_folder_named_as_a_picture(root, run, tmp_path):
+  (tmp_path / "a.png").mkdir()
+  for name in ("a.jpg", "a.png/b.jpg"):
+    shutil.copy(root / "images" / "0.jpg", tmp_path / name)
+  results = run(find_images(f"{tmp_path}/**/*.jpg"), tmp_path / "out")
+  assert [entry["picture"] for entry in results["images"]] == ["a.jpg.png", "a.png/b.jpg.png"]
+
+
+@pytest.mark.parametrize("size", [(2, 4000), (30_000, 1), (1, 1)])
+def test_the_picture_of_any_image_can_be_opened(run, tmp_path, size):
+  Image.new("RGB", size, "red").save(tmp_path / "strip.png")
+  results = run([tmp_path / "strip.png"], tmp_path / "out")
+  (entry,) = results["images"]
+  assert (entry["width"], entry["height"]) == size
+  boxes = np.array([d["bbox_xyxy"] for d in results["detections"]]).reshape(-1, 4)
+  assert (boxes >= 0).all() and (boxes <= size * 2).all()
+  with Image.open(tmp_path / "out" / "strip.png") as picture:
+    picture.load()
+    assert max(picture.size) <= 2**14
+
+
+def test_large_images_are_drawn_smaller(root, run, tmp_path, monkeypatch):
+  monkeypatch.setattr("rkd_jax.pictures.draw._MOST_PIXELS", 1000)
+  files = find_images(f"{root}/images/0.jpg")
+  smaller = run(files, tmp_path / "smaller")
+  with Image.open(tmp_path / "smaller" / "0.png") as picture:
+    assert picture.width % 36 == 0 and picture.height % 27 == 0  # 27 x 36, enlarged
+  monkeypatch.undo()
+  assert run(files, tmp_path / "whole")["detections"] == smaller["detections"]
 
 
 def test_names_are_looked_up_in_the_file_of_the_config(root, config):
@@ -229,6 +285,52 @@ def test_no_image_matches(tmp_path):
   (tmp_path / "folder.jpg").mkdir()
   with pytest.raises(ValueError, match=r"matches no file.*quote"):
     find_images(f"{tmp_path}/*.jpg")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_what_it_has(root, tmp_path, number, code):
+  (tmp_path / "images").mkdir()
+  for i in range(300):
+    (tmp_path / "images" / f"{i:03d}.jpg").symlink_to(root / "images" / "0.jpg")
+  process = subprocess.Popen(
+    [
+      *(sys.executable, "-m", "rkd_jax.predict", f"--config=tests/tiny_coco.py:{root}"),
+      *(f"--checkpoint={root}/run", f"--images={tmp_path}/images", f"--output={tmp_path}/out"),
+    ],
+    cwd=REPOSITORY,
+    env={**os.environ, "XLA_FLAGS": ""},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  for line in process.stdout:
+    if line.startswith("[3/300]"):
+      process.send_signal(number)
+      break
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == code, err
+  stored = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  done = [entry["picture"] for entry in stored["images"]]
+  assert 3 <= len(done) < 300 and not stored["complete"]
+  assert done == sorted(picture.name for picture in (tmp_path / "out").glob("*.png"))
+  assert f"{len(done)} of 300 images are done" in out and "Traceback" not in err
+
+
+def test_names_that_are_not_utf8(root, tmp_path, monkeypatch):
+  monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+  name = os.fsdecode(b"caf\xe9.jpg")
+  for file in (name, "z.jpg"):
+    shutil.copy(root / "images" / "0.jpg", tmp_path / file)
+  arguments = f"--checkpoint={root}/run", f"--images={tmp_path}/*.jpg", f"--output={tmp_path}/out"
+  done = command("rkd_jax.predict", root, *arguments)
+  assert done.returncode == 0, done.stderr
+  assert r"caf\udce9.jpg" in done.stdout
+  stored = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="ascii"))
+  assert {entry["file_name"] for entry in stored["images"]} == {
+    str(tmp_path / name),
+    str(tmp_path / "z.jpg"),
+  }
+  assert all((tmp_path / "out" / entry["picture"]).is_file() for entry in stored["images"])
 
 
 def test_the_command(root, tmp_path):

@@ -1,5 +1,8 @@
 """Sheets of training batches, one a step: what is drawn where, and in which colour."""
 
+import io
+import types
+
 import numpy as np
 import pytest
 import tiny_coco
@@ -7,6 +10,7 @@ from PIL import Image, ImageColor
 
 from rkd_jax import show
 from rkd_jax.configs import common
+from rkd_jax.records import decoding
 from rkd_jax.structures import Batch, GroundTruth, PseudoBoxes, Regions
 
 NAMES = ("cat", "dog")
@@ -63,6 +67,24 @@ def test_a_sheet_for_every_step(config, tmp_path, capsys):
   show.show(config, str(tmp_path / "b"), 5, 1, 128)
   (again,) = (tmp_path / "b").iterdir()
   assert again.read_bytes() == files[5].read_bytes()
+
+
+def test_a_bad_image_is_skipped_or_ends_the_command(config, tmp_path, monkeypatch, caplog):
+  config = config.copy_and_resolve_references()
+  monkeypatch.setattr("rkd_jax.records.decoding._decode", _fail_on_the_first(decoding._decode))
+  given = types.SimpleNamespace(config=config, output=str(tmp_path), step=0, steps=2, cell=128)
+  with pytest.raises(SystemExit, match=r"0\.jpg.*--skip_bad_images"):
+    show.main(given)
+  config.skip_bad_images = True
+  show.main(given)
+  assert len(list(tmp_path.iterdir())) == 2 and "Skipped bad image (1 so far)" in caplog.text
+
+
+def _fail_on_the_first(decode):
+  def decoded(stream, length, name, *more):
+    return decode(io.BytesIO() if "'0.jpg'" in name else stream, length, name, *more)
+
+  return decoded
 
 
 def test_only_detectors_are_drawn(tmp_path):

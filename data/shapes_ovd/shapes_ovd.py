@@ -37,8 +37,11 @@ class SceneEntry:
   split: str
   index: int
 
-  def load(self) -> dict[str, Any]:
-    """The arguments of `schema.encode_record`: what may be known of the scene in this split."""
+  def load(self, max_pixels: int = 0) -> dict[str, Any]:
+    """The arguments of `schema.encode_record`: what may be known of the scene in this split.
+
+    Nothing is decoded, and no limit needed.
+    """
     scene = scenes.make_scene(self.seed, self.split, self.index)
     image = io.BytesIO()
     # As photographs are stored; a PNG of these noisy scenes takes ten times as long to write.

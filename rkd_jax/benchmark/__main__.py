@@ -78,6 +78,7 @@ def define_flags() -> None:
   flags.DEFINE_enum("clip", None, list(PRESETS), "Measure this image tower, not a config.")
   config_flags.DEFINE_config_file("config", lock_config=True)
   flags.DEFINE_bool("input", False, "Measure the input pipeline of the config.")
+  commands.define_skip_flag()
   flags.DEFINE_list("batch", ["1"], "Batch sizes of inference, as 1,2.")
   flags.DEFINE_list("box_batch", [], "Of box steps; default: loss.images_per_group.box.")
   flags.DEFINE_list("image_batch", [], "Of image steps; as for box steps.")

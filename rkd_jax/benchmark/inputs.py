@@ -8,6 +8,7 @@ of them, and their medians are shown; a core's images per second come from the C
 process needs however much of the machine others take.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -29,6 +30,7 @@ from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.examples import EXAMPLE_OF_KIND, BatchSpec, collate
 from rkd_jax.inputs.plan import AnySource, Plan, make_plan
 from rkd_jax.records import index as index_lib
+from rkd_jax.records.decoding import BadImageError
 from rkd_jax.records.sources import Record, open_image
 
 # Images per measurement, in whole batches.
@@ -104,7 +106,7 @@ def run(config: ml_collections.ConfigDict, options: Options) -> list[dict]:
   report = Report(config.name, options, config, COLUMNS, records=origin)
   cycle = {}
   for kind in dict.fromkeys(plan.schedule):
-    batches = _Batches(plan, kind)
+    batches = _Batches(plan, kind, config.skip_bad_images)
     count, canvas = batches.spec.batch_size, "x".join(map(str, batches.spec.canvas))
     report.section(f"{kind} batches of {count}, {canvas}, one thread")
     stages = batches.stages()
@@ -138,11 +140,13 @@ def _plan(config: ml_collections.ConfigDict) -> tuple[Plan, str]:
 class _Batches:
   """The batches of a kind, `_IMAGES` images on the canvas of the first, with what they are made of.
 
-  `places` are (step, row, record number) of every image.
+  `places` are (step, row, record number) of every image.  A bad image gives way as in training,
+  if it may be skipped.
   """
 
-  def __init__(self, plan: Plan, kind: str):
+  def __init__(self, plan: Plan, kind: str, skip_bad_images: bool = False):
     self._plan, self._kind, sampler = plan, kind, plan.sampler
+    self._skip = skip_bad_images
 
     def spec(step: int) -> BatchSpec:
       return plan.specs[kind].for_batch(sampler.stands(step), sampler.rng(step))
@@ -155,8 +159,13 @@ class _Batches:
       if sampler.kind(step) == kind and spec(step).canvas == self.spec.canvas
     )
     self.steps = list(itertools.islice(alike, max(1, _IMAGES // self.spec.batch_size)))
-    self.places = [(s, r, int(i)) for s in self.steps for r, i in enumerate(sampler.indices(s))]
     self._source = plan.sources[kind]
+    standing = sampler.standing.get(kind)
+    self.places = [
+      (step, row, _good(self._source, int(index), standing) if self._skip else int(index))
+      for step in self.steps
+      for row, index in enumerate(sampler.indices(step))
+    ]
     self._records = [self._source[index] for *_, index in self.places]
     sizes = [(record.height, record.width) for record in self._records]
     rngs = [sampler.rng(step, row) for step, row, _ in self.places]
@@ -210,7 +219,17 @@ class _Batches:
 
   def _train(self, plan: Plan) -> None:
     for step in self.steps:
-      next(train_batches(plan, step, step + 1, threads=0))
+      next(train_batches(plan, step, step + 1, threads=0, skip_bad_images=self._skip))
+
+
+def _good(source: AnySource, index: int, standing: np.ndarray | None) -> int:
+  """The record, or the next one of its orientation whose image can be decoded."""
+  for other in itertools.chain(range(index, len(source)), range(index)):
+    if standing is None or standing[other] == standing[index]:
+      with contextlib.suppress(BadImageError):
+        open_image(source[other])
+        return other
+  raise ValueError(f"None of the {len(source)} images can be decoded: build the data set again.")
 
 
 class _InMemory:

@@ -23,6 +23,7 @@ from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.machine import cluster
 from rkd_jax.machine.workers import in_order
 from rkd_jax.ops.host import unit
+from rkd_jax.records.decoding import BadImageError
 from rkd_jax.records.sources import Source, decode_image, open_source
 from rkd_jax.runs import evaluations
 from rkd_jax.runs.checkpoint import run_and_step
@@ -135,7 +136,14 @@ def evaluate_clip(config: ml_collections.ConfigDict, checkpoint: str) -> dict[st
   clip = load_clip(checkpoint)
   crops, labels = [], []
   for record in map(source.__getitem__, range(min(len(source), _CLIP_IMAGES))):
-    crops.append(crop_regions(decode_image(record), record.boxes, clip.image_size))
+    try:
+      image = decode_image(record)
+    except BadImageError as error:
+      if not config.skip_bad_images:
+        raise
+      logging.warning("Skipped bad image: %s", error)
+      continue
+    crops.append(crop_regions(image, record.boxes, clip.image_size))
     labels.append(record.classes)
   embeddings = RegionEncoder(clip).embed(np.concatenate(crops))
   text = unit(embed_classes(clip, source.class_names))

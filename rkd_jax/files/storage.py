@@ -11,6 +11,8 @@ Any path that etils.epath opens will do.  Local paths are used as they are, and 
 
 import contextlib
 import fcntl
+import fnmatch
+import glob
 import os
 import shutil
 import uuid
@@ -52,6 +54,23 @@ def path(place: str | os.PathLike) -> epath.Path:
       f"{place} cannot be opened: {error}. What reads gs:// is gcsfs: pip install gcsfs."
     ) from error
   return result
+
+
+def matching(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
+  """What fits a pattern such as 'a*/b.json' in a folder, local or remote, sorted; hidden names not.
+
+  The path of the folder is no pattern, as it would be for `epath.Path.glob`: so "data [1]" is
+  found.
+  """
+  found = [epath.Path(folder)]
+  for part in pattern.split("/"):
+    if glob.has_magic(part):
+      entries = [entry for place in found if place.is_dir() for entry in place.iterdir()]
+      fitting = fnmatch.filter({entry.name for entry in entries}, part)
+      found = [e for e in entries if e.name in fitting and not e.name.startswith(".")]
+    else:
+      found = [place / part for place in found if (place / part).exists()]
+  return sorted(found)
 
 
 def work_folder(place: str | os.PathLike) -> Path:
@@ -142,7 +161,8 @@ def writing(target: str | os.PathLike) -> Iterator[Path]:
   """
   target = path(target)
   # Other processes may write the same file at the same time.
-  partial = work_folder(target.parent) / f".{target.name}.{uuid.uuid4().hex}.partial"
+  # The name of the file, which may be as long as names can be, is not part of it.
+  partial = work_folder(target.parent) / f".{uuid.uuid4().hex}.partial"
   try:
     yield partial
     put(partial, target)

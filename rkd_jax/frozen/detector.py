@@ -13,7 +13,7 @@ from pycocotools import mask as pycocotools_mask
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.models.detector import rcnn
-from rkd_jax.ops.masks import paste
+from rkd_jax.ops.masks import paste_window
 from rkd_jax.runs.config import check_model
 from rkd_jax.runs.restore import restore_step
 from rkd_jax.structures import Batch, Detections, Proposals
@@ -114,7 +114,9 @@ def encode_masks(
   """
   encoded = []
   for mask, box in zip(masks, boxes, strict=True):
-    pasted = paste(mask, box, height, width) >= 0.5
-    runs = pycocotools_mask.encode(np.asfortranarray(pasted.astype(np.uint8)))
+    window, values = paste_window(mask, box, height, width)
+    pasted = np.zeros((height, width), np.uint8, order="F")
+    pasted[window] = values >= 0.5
+    runs = pycocotools_mask.encode(pasted)
     encoded.append({"size": [height, width], "counts": str(runs["counts"], "ascii")})
   return encoded

@@ -3,11 +3,24 @@
 Their embeddings are I(r̃) of the region-based distillation (arXiv 2207.03482, section 3.2).
 """
 
+import math
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
+
+# Thin images and large boxes would take any amount of memory.  Pixels: the longest side that the
+# resize before the central crop makes, and that of the squares cut out of an image at its own size.
+_LONGEST_RESIZED, _LONGEST_SQUARE = 2**18, 2**13
+
+
+def reduced(image: UInt8[np.ndarray, "h w 3"], side: float) -> tuple[np.ndarray, int]:
+  """The image reduced by the whole factor that brings `side` to 8,192 pixels or less, and that."""
+  factor = math.ceil(side / _LONGEST_SQUARE)
+  if factor <= 1:
+    return image, 1
+  return np.asarray(Image.fromarray(image).reduce(factor)), factor
 
 
 def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -17,6 +30,11 @@ def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
   """
   width, height = image.size
   short = min(width, height)
+  if size * max(width, height) // short > _LONGEST_RESIZED:  # only the middle is seen
+    half_width, half_height = (min(side, 4 * short) / 2 for side in image.size)
+    left, top = int(width / 2 - half_width), int(height / 2 - half_height)
+    image = image.crop((left, top, int(width / 2 + half_width), int(height / 2 + half_height)))
+    width, height = image.size
   width, height = size * width // short, size * height // short
   if (width, height) != image.size:
     image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -27,7 +45,8 @@ def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
 def _square(
   box: Float[np.ndarray, "4"], image: UInt8[np.ndarray, "h w 3"], size: int
 ) -> Image.Image:
-  left, top, right, bottom = box
+  image, factor = reduced(image, max(box[2] - box[0], box[3] - box[1]))
+  left, top, right, bottom = box / factor
   side = max(1, round(max(right - left, bottom - top)))
   left, top = round((left + right - side) / 2), round((top + bottom - side) / 2)
   # Indices beyond the border repeat the border.

@@ -236,6 +236,19 @@ def paste(
 ) -> Float[np.ndarray, "{height} {width}"]:
   """A predicted mask at its place in the image, on the host; `>= 0.5` makes it binary.
 
+  The arguments are those of `paste_window`, which gives the part that is not zero alone.
+  """
+  image = np.zeros((height, width), np.float32)
+  window, values = paste_window(mask, box, height, width)
+  image[window] = values
+  return image
+
+
+def paste_window(
+  mask: Float[np.ndarray, "mh mw"], box: Float[np.ndarray, "4"], height: int, width: int
+) -> tuple[tuple[slice, slice], Float[np.ndarray, "h w"]]:
+  """The rows and columns of an image that a predicted mask can reach, and its values there.
+
   Pixel centres (+0.5) read the mask bilinearly, zero outside it (detectron2's
   `paste_masks_in_image`, torch's `grid_sample` without aligned corners).  NumPy, because images
   differ in size and evaluation encodes one mask at a time.
@@ -246,14 +259,12 @@ def paste(
       pastes nothing.
     height, width: of the image.
   """
-  image = np.zeros((height, width), np.float32)
   x0, y0, x1, y1 = np.asarray(box, np.float32)
   if not (x1 > x0 and y1 > y0):
-    return image
+    return (slice(0), slice(0)), np.zeros((0, 0), np.float32)
   rows, row_weights = _paste_weights(y0, y1, mask.shape[0], height)
   columns, column_weights = _paste_weights(x0, x1, mask.shape[1], width)
-  image[rows, columns] = row_weights @ mask.astype(np.float32) @ column_weights.T
-  return image
+  return (rows, columns), row_weights @ mask.astype(np.float32) @ column_weights.T
 
 
 def _paste_weights(low, high, cells, pixels):

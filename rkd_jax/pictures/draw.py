@@ -19,8 +19,24 @@ from rkd_jax.ops.host import covered
 BASE_COLOUR = "#1f6fd6"
 NOVEL_COLOUR = "#d9480f"
 _MASK_OPACITY = 0.4
+# Of what is drawn: small pictures are enlarged up to the one, large ones reduced to the others.
+_ENLARGED_SIDE = 4096
+_MOST_PIXELS, _LONGEST_SIDE = 2**25, 2**14
 
 Picture = UInt8[np.ndarray, "h w 3"]
+
+
+def fitted(image: Image.Image) -> Picture:
+  """The picture to draw on: the image, reduced if it has over 33 megapixels or a side over 16,384.
+
+  A picture of any image can so be opened, and drawn in little memory.
+  """
+  width, height = image.size
+  scale = min(1.0, math.sqrt(_MOST_PIXELS / (width * height)), _LONGEST_SIDE / max(image.size))
+  if scale < 1:
+    size = max(int(width * scale), 1), max(int(height * scale), 1)
+    image = image.resize(size, Image.Resampling.BOX)
+  return np.asarray(image)
 
 
 def novel_colours(novel: Bool[np.ndarray, "n"] | Sequence[bool]) -> list[str]:
@@ -66,8 +82,9 @@ def draw_boxes(
   """Draws boxes (XYXY pixels) in colours like '#2b8a3e', the first on top, masks under all boxes.
 
   Small pictures are enlarged by a whole factor until the short side has at least `min_side` pixels,
-  so that labels are legible; labels stay inside the picture.  `segmentations` has the mask of each
-  box as COCO run lengths (`frozen.detector.encode_masks`).
+  so that labels are legible, but no longer than 4,096 pixels.  Labels stay inside the picture;
+  those that are larger than it are left out.  `segmentations` has the mask of each box as COCO run
+  lengths (`frozen.detector.encode_masks`).
 
   Raises:
     ValueError: not an RGB uint8 image, lengths differ, a box not finite, a mask of another size
@@ -87,11 +104,12 @@ def draw_boxes(
         f"a mask is {tuple(segmentation['size'])} and the image {image.shape[:2]} (height, width); "
         "paste masks at the size of the image"
       )
-  factor = max(1, math.ceil(min_side / min(image.shape[:2])))
+  short, long = sorted(image.shape[:2])
+  factor = max(1, min(math.ceil(min_side / short), _ENLARGED_SIDE // long))
   height, width = image.shape[0] * factor, image.shape[1] * factor
   picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-  short = min(height, width)
-  line = max(2, round(short / 128))
+  short *= factor
+  line = max(2, round(short / 128)) if short > 32 else 1
   font = ImageFont.load_default(max(13, round(short / 26)))
   if segmentations:
     picture = _paint_masks(picture, segmentations[::-1], colours[::-1], factor, max(1, line // 2))
@@ -104,7 +122,10 @@ def draw_boxes(
   for box, label, colour in zip(corners, labels, colours, strict=True):
     text = _fit(draw, label, font, width - 6)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    place = _place_label(box, (right - left + 6, bottom - top + 6), (width, height), taken)
+    size = (right - left + 6, bottom - top + 6)
+    if size[0] > width or size[1] > height:
+      continue
+    place = _place_label(box, size, (width, height), taken)
     taken.append(place)
     draw.rectangle(place, fill=colour)
     draw.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="white", font=font)

@@ -6,6 +6,7 @@ brings all into the order of the source and names them as TFDS does (see `record
 """
 
 import functools
+import glob
 import itertools
 import json
 import os
@@ -206,7 +207,7 @@ class TeacherWriter:
         "ask `image_id in writer` first."
       )
     if self._part is None:
-      names = {path.stem for path in self._target.glob(f"{results.PART}*.json")}
+      names = {path.stem for path in storage.matching(self._target, f"{results.PART}*.json")}
       numbered = (f"{self._prefix}{n:05d}" for n in itertools.count())
       name = next(name for name in numbered if f"{results.PART}{name}" not in names)
       self._part = ResultPart(self._target, name, f"{self._prefix}part", self._embeddings)
@@ -262,7 +263,9 @@ class TeacherWriter:
         storage.put(folder / name, self._target / name)
     finally:
       shutil.rmtree(folder)
-    for path in self._target.glob(f"{results.NAME}-{self._split}.array_record-*"):
+    for path in storage.matching(
+      self._target, f"{results.NAME}-{glob.escape(self._split)}.array_record-*"
+    ):
       if path.name not in names:
         path.unlink()
     self._remove(parts)

@@ -118,7 +118,8 @@ def encode_record(
   return {
     "image": io.BytesIO(image),
     "image/id": int(image_id),
-    "image/filename": filename,
+    # Names whose bytes are not UTF-8 come back as they were.
+    "image/filename": filename.encode("utf-8", "surrogateescape"),
     "image/height": height,
     "image/width": width,
     "objects": [dict(zip(objects, values)) for values in zip(*objects.values())],

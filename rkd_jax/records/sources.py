@@ -219,7 +219,7 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
   root = storage.path(data_dir)
   folder = root / name
   # A build that was killed leaves a folder incomplete.*_1.0.0.
-  versions = [path.parent for path in folder.glob("[0-9]*.*.*/dataset_info.json")]
+  versions = [path.parent for path in storage.matching(folder, "[0-9]*.*.*/dataset_info.json")]
   if not versions:
     raise ValueError(
       f"no data set {name!r} under {str(data_dir)!r}; {_found(root)}. {_remedy(data_dir, name)}"
@@ -245,18 +245,13 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> Source:
 
 def decode_image(record: Record) -> UInt8[np.ndarray, "h w 3"]:
   """The pixels of `open_image`."""
-  return np.asarray(open_image(record))
+  return decoding.pixels(open_image(record))
 
 
 def open_image(record: Record) -> Image.Image:
   """The image in RGB; BadImageError if it cannot be decoded or is not of the recorded size."""
-  picture = decoding.open_image(record.image, _name(record))
-  if picture.size != (record.width, record.height):
-    raise decoding.BadImageError(
-      f"{_name(record)} is {picture.width}×{picture.height} pixels but recorded as "
-      f"{record.width}×{record.height}: the boxes would be wrong; build the data set again"
-    )
-  return picture
+  # The builder has admitted the size; one that differs is found before anything is decoded.
+  return decoding.open_image(record.image, _name(record), recorded=(record.width, record.height))
 
 
 def _name(record: Record) -> str:
@@ -267,7 +262,7 @@ def _found(data_dir: epath.Path) -> str:
   found = {
     path.parent.parent.relative_to(data_dir).as_posix()
     for depth in ("*/*/", "*/*/*/")
-    for path in data_dir.glob(f"{depth}dataset_info.json")
+    for path in storage.matching(data_dir, f"{depth}dataset_info.json")
   }
   return f"found: {', '.join(sorted(found))}" if found else "found none there"
 
@@ -299,7 +294,7 @@ def _record(example: dict[str, Any], source: str) -> Record:
   return Record(
     image=bytes(example["image"]),
     image_id=int(example["image/id"]),
-    filename=example["image/filename"].decode(),
+    filename=example["image/filename"].decode("utf-8", "surrogateescape"),
     height=height,
     width=width,
     boxes=schema.decode_boxes(_rows(objects["bbox"], np.float32, 4), height, width),

@@ -20,6 +20,7 @@ from PIL import Image
 
 from rkd_jax.files import checksums
 from rkd_jax.frozen.mavl import RKD_QUERIES, corners
+from rkd_jax.frozen.regions import reduced
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.ops.host import iou, suppress
@@ -153,6 +154,7 @@ class OwlVit:
     return {"name": type(self).__name__, "checkpoint": digest, **self._settings}
 
   def _square(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "1 s s 3"]:
+    image, _ = reduced(image, max(image.shape[:2]))
     height, width = image.shape[:2]
     square = np.full((max(height, width), max(height, width), 3), 128, np.uint8)
     square[:height, :width] = image

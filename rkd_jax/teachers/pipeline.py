@@ -71,11 +71,13 @@ def precompute(
   writer: TeacherWriter,
   options: Options,
   executor: Executor,
+  skip_bad_images: bool = True,
 ) -> None:
   """Runs the teachers over all images of a source that the writer does not hold yet.
 
   Of several processes, each takes its share of the groups.  An image that cannot be read gets an
-  empty record and a note that says why; a box that is empty or outside is dropped with a note.
+  empty record and a note that says why, or without `skip_bad_images` is an error; a box that is
+  empty or outside is dropped with a note.
 
   Args:
     source: records by position.
@@ -89,7 +91,7 @@ def precompute(
 
   Raises:
     ValueError: `class_embeddings` does not have a row for each class, the results that are there
-      belong to another order of the images, or the writer refuses.
+      belong to another order of the images, the writer refuses, or see `check_read`.
   """
   if clip_chooses(proposer) and len(class_embeddings) != len(source.class_names):
     raise ValueError(
@@ -120,10 +122,19 @@ def precompute(
       prepared = in_order(threads, prepare, tasks, ahead)
     for group in missing:
       images = [next(prepared) for _ in group]
+      if not skip_bad_images:
+        check_read(images)
       for found in to_write(images, group, encoder, class_embeddings, options):
         if found[0] not in writer:
           writer.write(*found)
       bar.update(len(group))
+
+
+def check_read(images: Sequence[Prepared]) -> None:
+  """Raises ValueError for the first image that could not be read."""
+  for image in images:
+    if "unreadable" in image.notes:
+      raise ValueError(f"image {image.image_id}: {image.notes['unreadable']}")
 
 
 def groups(positions: range) -> list[range]:

@@ -13,7 +13,7 @@ from etils import epath
 
 from rkd_jax.records.results_writer import ResultPart
 from rkd_jax.teachers.images import prepare
-from rkd_jax.teachers.pipeline import GROUP, groups, to_write
+from rkd_jax.teachers.pipeline import GROUP, check_read, groups, to_write
 from rkd_jax.teachers.settings import Settings, open_teachers
 
 # First and end position, and those in between that are done, which are not all.
@@ -49,6 +49,8 @@ def write_range(settings: Settings, split: str, output: str, positions: Range) -
   how = (proposer, source.class_names, encoder.image_size, settings.options)
   for group in groups(range(start, stop)):
     images = [prepare(source[position], *how) for position in group]
+    if not settings.skip_bad_images:
+      check_read(images)
     found = to_write(images, group, encoder, class_embeddings, settings.options)
     for position, result in zip(group, found):
       if position not in done:

@@ -11,15 +11,19 @@ NumPy and SciPy only, so that worker processes start without JAX.
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from scipy import ndimage
 
 from rkd_jax.ops.host import iou, suppress
 from rkd_jax.teachers.proposals import Proposed, check_image
 
+# What growing takes is 600 bytes a pixel.
+_MOST_PIXELS = 1_500_000
 # 4-connectivity within each plane of a stack of masks, none across planes.
 _IN_PLANE = np.zeros((3, 3, 3), bool)
 _IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
@@ -66,8 +70,15 @@ class RegionGrowing:
     return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
   def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
-    """At most `top` boxes, best first, that overlap by at most `nms_threshold`."""
+    """At most `top` boxes, best first, that overlap by at most `nms_threshold`.
+
+    Images of more than 1.5 megapixels are looked at reduced by a whole factor.
+    """
     check_image(image)
+    limits = np.array(image.shape[1::-1] * 2, np.float32)
+    factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / _MOST_PIXELS))
+    if factor > 1:
+      image = np.asarray(Image.fromarray(image).reduce(factor))
     side = np.sqrt(image.shape[0] * image.shape[1])
     # Channels first: NumPy reduces a short last axis slowly.
     colours = np.ascontiguousarray(np.moveaxis(_median(image), -1, 0), np.float32)
@@ -79,7 +90,8 @@ class RegionGrowing:
     overlaps = iou(boxes, boxes)
     scores = scores * np.sqrt(np.minimum((overlaps > 0.8).sum(1), 6) / 6)
     kept = suppress(overlaps, scores, self.nms_threshold)[: self.top]
-    return boxes[kept], scores[kept].astype(np.float32)
+    boxes = np.minimum(boxes[kept] * np.float32(factor), limits)
+    return boxes, scores[kept].astype(np.float32)
 
   def _masks(
     self, colours: Float[np.ndarray, "3 h w"], side: float

@@ -64,6 +64,7 @@ class Settings:
   )
   batch_size: int = _flag("crops per call of CLIP", 64)
   embedding_dtype: str = _flag("as stored", "float32", DTYPES)
+  skip_bad_images: bool = _flag("empty results for unreadable images", True)
 
 
 class Teachers(NamedTuple):

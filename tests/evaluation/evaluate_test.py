@@ -108,7 +108,7 @@ def test_two_processes_of_four_devices_have_the_numbers_of_one(root, of_one_proc
 def test_a_bad_image_of_one_process_ends_both(root, tmp_path):
   load = SceneEntry.load
 
-  def cut(self):
+  def cut(self, *limit):
     entry = load(self)
     broken = self.split == "validation" and self.index == 2
     return entry | {"image": entry["image"][: len(entry["image"]) // (2 if broken else 1)]}

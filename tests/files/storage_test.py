@@ -324,3 +324,26 @@ def test_metrics_of_a_remote_run_survive_its_machine(remote, tmp_path, monkeypat
   lines = (epath.Path(remote) / "run" / "metrics.jsonl").read_text()
   assert [json.loads(line)["loss"] for line in lines.splitlines()] == [2.0, 1.5]
   assert list((epath.Path(remote) / "run" / "tensorboard").iterdir())
+
+
+def test_only_the_names_below_a_folder_are_patterns(tmp_path):
+  folder = tmp_path / "data [2024] *"
+  for name in ("a1/x.json", "a2/x.json", "a2/y.json", ".a3/x.json", "b/x.json"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("")
+  for pattern, names in (
+    ("a*/x.json", ["a1/x.json", "a2/x.json"]),
+    ("a2/*", ["a2/x.json", "a2/y.json"]),
+    ("[ab]/*.json", ["b/x.json"]),
+    ("b/x.json/*", []),
+    ("c/*", []),
+  ):
+    found = storage.matching(folder, pattern)
+    assert [str(path.relative_to(folder)) for path in found] == names
+  assert storage.matching(tmp_path / "missing", "*") == []
+
+
+def test_a_file_may_have_the_longest_name(tmp_path):
+  name = "n" * 251 + ".png"
+  storage.write(tmp_path / name, "x")
+  assert [file.name for file in tmp_path.iterdir()] == [name]

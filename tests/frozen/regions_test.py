@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,26 @@ def test_box_that_rounds_to_nothing_is_refused_by_the_clip_mode_only():
   assert crop_regions(RAMP, box, 8).shape == (1, 8, 8, 3)
   with pytest.raises(ValueError, match="box 0"):
     crop_regions(RAMP, box, 8, context=0.0, mode="clip")
+
+
+@pytest.mark.parametrize("shape", [(1, 30_000), (30_000, 1)])
+@pytest.mark.parametrize("mode", ["square", "clip"])
+def test_crops_of_long_strips_take_no_memory_to_speak_of(shape, mode):
+  image = np.zeros((*shape, 3), np.uint8)
+  image[..., 0] = np.linspace(0, 255, max(shape), dtype=np.uint8).reshape(shape)
+  tracemalloc.start()
+  (crop,) = crop_regions(image, np.array([[0, 0, *shape[::-1]]]), 64, 0, mode)
+  assert tracemalloc.get_traced_memory()[1] < 2**28
+  tracemalloc.stop()
+  # All of it from end to end, or what is in its middle.
+  along = crop[..., 0].mean(axis=int(shape[0] > 1)).astype(int)
+  low, high = (0, 255) if mode == "square" else (127, 127)
+  assert abs(along[0] - low) < 6 and abs(along[-1] - high) < 6
+
+
+def test_a_box_that_is_cut_out_of_a_reduced_image(monkeypatch):
+  smooth = np.asarray(Image.fromarray(RAMP * 8).resize((240, 160), Image.Resampling.BICUBIC))
+  box = np.array([[40, 24, 200, 120]], np.float32)
+  whole = crop_regions(smooth, box, 32).astype(int)
+  monkeypatch.setattr("rkd_jax.frozen.regions._LONGEST_SQUARE", 64)
+  np.testing.assert_allclose(crop_regions(smooth, box, 32), whole, atol=8)

@@ -69,7 +69,7 @@ def _build_data(root):
   """Scenes with an ellipse in each box, and how many images of each class there might be."""
   load = SceneEntry.load
 
-  def outlined(entry):
+  def outlined(entry, *limit):
     fields = load(entry)
     return fields | {"polygons": [[outline] for outline in ellipses(fields["boxes"])]}
 

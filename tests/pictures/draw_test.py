@@ -152,3 +152,32 @@ def test_png_round_trip():
   image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
   with Image.open(io.BytesIO(visualize.png_bytes(image))) as read:
     np.testing.assert_array_equal(np.asarray(read), image)
+
+
+@pytest.mark.parametrize(
+  "shape, drawn",
+  [
+    ((2, 4000), (2, 4000)),
+    ((20, 1000), (80, 4000)),
+    ((1, 1), (384, 384)),
+    ((100, 5000), (100, 5000)),
+  ],
+)
+def test_thin_pictures_grow_up_to_a_length(shape, drawn):
+  image, boxes = np.full((*shape, 3), 90, np.uint8), np.array([[0, 0, *shape[::-1]]], np.float32)
+  picture = visualize.draw_boxes(image, boxes, ["red star"], ["#000000"])
+  assert picture.shape == (*drawn, 3)
+  # A label that is higher than the picture would hide all of it.
+  assert (picture == 255).any() == (drawn[0] > 30)
+
+
+def test_large_images_are_reduced_for_drawing(monkeypatch):
+  image = Image.fromarray(
+    np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3)
+  )
+  np.testing.assert_array_equal(visualize.fitted(image), np.asarray(image))
+  monkeypatch.setattr(visualize, "_LONGEST_SIDE", 30)
+  assert visualize.fitted(image).shape == (20, 30, 3)
+  monkeypatch.setattr(visualize, "_MOST_PIXELS", 96)
+  assert visualize.fitted(image).shape == (8, 12, 3)
+  assert visualize.fitted(image.resize((3000, 1))).shape == (1, 30, 3)

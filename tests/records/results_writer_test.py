@@ -62,6 +62,14 @@ def test_a_killed_run_loses_only_its_open_part(tmp_path):
   assert_holds(TeacherReader(tmp_path, "train"), range(6))
 
 
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+  folder = tmp_path / "teachers [v2] *"
+  with pytest.raises(RuntimeError):
+    write(folder, range(10), stop_at=6)
+  write(folder, range(10))
+  assert_holds(TeacherReader(folder, "train"), range(10))
+
+
 @pytest.mark.parametrize("step", range(12))
 def test_a_kill_at_any_step_of_the_end_changes_nothing(tmp_path, monkeypatch, step):
   """Each file that is moved or removed at the end is one at which the run may be killed."""

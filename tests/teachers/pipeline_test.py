@@ -42,13 +42,15 @@ def _run(
   proposer=GROWING,
   process=(0, 1),
   images_per_group=pipeline.GROUP,
+  skip_bad_images=True,
 ):
   metadata = describe(proposer, options, "abc", "quick_gelu")
   writer = TeacherWriter(folder, "train", 3, metadata, 2, len(source), *process)
   encoder = encoder or ColourEncoder()
   with executor or ThreadPoolExecutor(2) as executor, pytest.MonkeyPatch.context() as patch:
     patch.setattr(pipeline, "GROUP", images_per_group)
-    precompute(source, proposer, encoder, CLASS_EMBEDDINGS, writer, options, executor)
+    more = options, executor, skip_bad_images
+    precompute(source, proposer, encoder, CLASS_EMBEDDINGS, writer, *more)
   return TeacherReader(folder, "train") if writer.complete else None
 
 
@@ -144,6 +146,8 @@ def test_an_unreadable_image_is_reported_and_its_neighbours_stay(tmp_path):
   report = assess(source, results)
   assert list(report["unreadable"]) == ["1"]
   assert "1.png" in report["unreadable"]["1"]
+  with pytest.raises(ValueError, match=r"image 1: .*1\.png.*--skip_bad_images"):
+    _run(tmp_path / "strict", source, skip_bad_images=False)
 
 
 def test_an_image_without_proposals_is_no_error(tmp_path):

@@ -101,3 +101,15 @@ def test_iou_by_hand():
   boxes = np.array([[0, 0, 4, 4], [5, 5, 5, 9]], np.float32)
   others = np.array([[2, 0, 6, 4], [0, 0, 4, 4], [5, 5, 5, 9]], np.float32)
   np.testing.assert_allclose(iou(boxes, others), [[8 / 24, 1, 0], [0, 0, 0]])
+
+
+def test_large_images_are_looked_at_reduced(monkeypatch):
+  rng = np.random.default_rng(0)
+  image = np.full((121, 163, 3), 120, np.uint8) + rng.integers(0, 4, (121, 163, 3), np.uint8)
+  image[30:80, 40:100] = 200, 30, 30
+  whole, _ = RegionGrowing().propose(image)
+  monkeypatch.setattr("rkd_jax.teachers.region_growing._MOST_PIXELS", 6000)
+  boxes, scores = RegionGrowing().propose(image)
+  assert boxes.dtype == scores.dtype == np.float32 and (boxes <= [163, 121, 163, 121]).all()
+  np.testing.assert_allclose(boxes[0], whole[0], atol=4)
+  np.testing.assert_allclose(whole[0], [40, 30, 100, 80], atol=4)

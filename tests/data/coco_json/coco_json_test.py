@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -214,3 +215,38 @@ def test_dry_run_reports_the_first_problem_without_a_traceback(folder, monkeypat
     _run(monkeypatch, folder, "--dry_run")
   captured = capsys.readouterr()
   assert stop.value.code == 1 and "b.jpg" in captured.err
+
+
+def _rename(folder, old, new):
+  (folder / "images" / old).rename(folder / "images" / new)
+  content = json.loads((folder / "train.json").read_text())
+  for image in content["images"]:
+    image["file_name"] = new if image["file_name"] == old else image["file_name"]
+  (folder / "train.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["café [2024] *.jpg", "a?b;c d.jpg"])
+def test_images_have_any_name_that_a_file_can_have(folder, name):
+  _rename(folder, "a.jpg", name)
+  _build(folder)
+  record = open_source(folder / "built", "coco_json/plain", "train")[0]
+  assert record.filename == name and record.image == jpeg()
+
+
+@pytest.mark.parametrize("name", ["missing.jpg", "pipe.jpg", "folder.jpg"])
+def test_what_is_no_file_is_named(folder, name):
+  os.mkfifo(folder / "images" / "pipe.jpg")
+  (folder / "images" / "folder.jpg").mkdir()
+  content = json.loads((folder / "train.json").read_text())
+  content["images"][0]["file_name"] = name
+  (folder / "train.json").write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=r"Cannot read .*train\.json.*check that folder"):
+    _build(folder)
+
+
+def test_large_images_are_bad_ones(folder):
+  with pytest.raises(ValueError, match="raise --max_pixels"):
+    _build(folder, max_pixels=HEIGHT * WIDTH - 1)
+  _build(folder, max_pixels=HEIGHT * WIDTH)
+  with pytest.raises(ValueError, match="max_pixels is 768, asked for None"):
+    _build(folder)
