@@ -6,11 +6,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_dict
+from ml_collections.config_dict import config_dict
 
 from rkd_jax import configs
 from rkd_jax.files.terminal import print_any_name
@@ -93,7 +94,8 @@ def _set_none(config: ml_collections.ConfigDict, key: str) -> None:
   try:
     for part in above:
       config = config[part]
-    value = dict(config.items(preserve_field_references=True))[name]
+    items: Any = config.items  # typed as that of a dictionary
+    value = dict(items(preserve_field_references=True))[name]
   except (KeyError, AttributeError, TypeError) as error:
     raise SystemExit(f"--config.{key}=None: there is no setting {key}.") from error
   # Settings that may be without a value are made as placeholders.

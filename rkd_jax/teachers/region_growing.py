@@ -22,8 +22,6 @@ from scipy import ndimage
 from rkd_jax.ops.host import iou, suppress
 from rkd_jax.teachers.proposals import Proposed, check_image
 
-# What growing takes is 600 bytes a pixel.
-_MOST_PIXELS = 1_500_000
 # 4-connectivity within each plane of a stack of masks, none across planes.
 _IN_PLANE = np.zeros((3, 3, 3), bool)
 _IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
@@ -49,6 +47,7 @@ class RegionGrowing:
     typical_aspect: shorter over longer side, less is penalised.
     full_contrast: more contrast with the surroundings than this counts no further.
     candidates: boxes that enter non-maximum suppression.
+    most_pixels: a larger image is looked at reduced by a whole factor; each takes 600 bytes.
   """
 
   in_workers: ClassVar[bool] = True
@@ -65,6 +64,7 @@ class RegionGrowing:
   typical_aspect: float = 0.6
   full_contrast: float = 100.0
   candidates: int = 150
+  most_pixels: int = 1_500_000
 
   def describe(self) -> dict[str, Any]:
     return {"name": type(self).__name__, **dataclasses.asdict(self)}
@@ -72,11 +72,10 @@ class RegionGrowing:
   def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
     """At most `top` boxes, best first, that overlap by at most `nms_threshold`.
 
-    Images of more than 1.5 megapixels are looked at reduced by a whole factor.
     """
     check_image(image)
     limits = np.array(image.shape[1::-1] * 2, np.float32)
-    factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / _MOST_PIXELS))
+    factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / self.most_pixels))
     if factor > 1:
       image = np.asarray(Image.fromarray(image).reduce(factor))
     side = np.sqrt(image.shape[0] * image.shape[1])

@@ -103,13 +103,12 @@ def test_iou_by_hand():
   np.testing.assert_allclose(iou(boxes, others), [[8 / 24, 1, 0], [0, 0, 0]])
 
 
-def test_large_images_are_looked_at_reduced(monkeypatch):
+def test_large_images_are_looked_at_reduced():
   rng = np.random.default_rng(0)
   image = np.full((121, 163, 3), 120, np.uint8) + rng.integers(0, 4, (121, 163, 3), np.uint8)
   image[30:80, 40:100] = 200, 30, 30
   whole, _ = RegionGrowing().propose(image)
-  monkeypatch.setattr("rkd_jax.teachers.region_growing._MOST_PIXELS", 6000)
-  boxes, scores = RegionGrowing().propose(image)
+  boxes, scores = RegionGrowing(most_pixels=6000).propose(image)
   assert boxes.dtype == scores.dtype == np.float32 and (boxes <= [163, 121, 163, 121]).all()
   np.testing.assert_allclose(boxes[0], whole[0], atol=4)
   np.testing.assert_allclose(whole[0], [40, 30, 100, 80], atol=4)
