@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from rkd_jax.inputs.examples import BatchSpec, count_boxes
 from rkd_jax.inputs.sampler import Repeats, Sampler, repeat_factors
@@ -49,13 +50,21 @@ class Plan:
     return Sampler(self.seed, self.schedule, sizes, self.repeats, standing)
 
   def check(self) -> None:
-    """Raises ValueError for records that would end training when they are drawn.
+    """Raises ValueError for records that would end training when they are drawn, and says how many
+    have more pseudo boxes than are used.
 
     By the index, so that only doubtful records are read; those of earlier versions do not say how
     many boxes there are.
     """
     for kind in dict.fromkeys(self.schedule):
       source, spec = self.sources[kind], self.specs[kind]
+      if most := spec.max_labels:
+        more = int((source.index.num_pseudo_boxes > most).sum())
+        if more:
+          what = more, source.name, kind, most
+          logging.warning(
+            "%d images of %s have more pseudo boxes than data.%s.max_labels = %d.", *what
+          )
       if kind != "box" or source.index.num_boxes is None:
         continue
       doubtful = np.flatnonzero(source.index.num_boxes > spec.max_boxes)

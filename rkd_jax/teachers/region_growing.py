@@ -70,9 +70,7 @@ class RegionGrowing:
     return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
   def propose(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposed:
-    """At most `top` boxes, best first, that overlap by at most `nms_threshold`.
-
-    """
+    """At most `top` boxes, best first, that overlap by at most `nms_threshold`."""
     check_image(image)
     limits = np.array(image.shape[1::-1] * 2, np.float32)
     factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / self.most_pixels))

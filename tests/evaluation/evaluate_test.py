@@ -7,8 +7,11 @@ import numpy as np
 import processes
 import pytest
 import tiny
+import tiny_clip
 
+from rkd_jax.configs import common
 from rkd_jax.data.shapes_ovd.shapes_ovd import SceneEntry
+from rkd_jax.evaluation import evaluate as evaluate_lib
 from rkd_jax.evaluation.evaluate import detections_of, evaluate
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.inputs.batching import eval_batches
@@ -18,6 +21,7 @@ from rkd_jax.records.sources import open_source
 from rkd_jax.runs.checkpoint import Checkpointer
 from rkd_jax.train.tasks import make_task
 from rkd_jax.train.train import Trainer
+from rkd_jax.vocabulary import class_embeddings
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
 
 # Four batches, the last half empty.  With every class in every box, weights that nothing has
@@ -128,3 +132,19 @@ def test_what_is_wrong_everywhere_is_told_of_once(root):
   first, second = _of_two_processes(root, f"--workdir={root / 'nowhere'}")
   assert first.returncode == second.returncode == 1
   assert first.stderr.count("No checkpoint at") == 1 and "Error" not in second.stderr
+
+
+def test_clip_on_records_without_novel_classes_has_no_number_for_them(
+  config, tmp_path, monkeypatch
+):
+  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  source.novel = ()
+  monkeypatch.setattr(evaluate_lib, "open_source", lambda *place: source)
+  texts = [class_embeddings.TEMPLATE.format(name) for name in source.class_names]
+  tiny_clip.write_run(tmp_path, texts)
+  of_clip = common.clip()
+  of_clip.data.dir, of_clip.data.name = config.data.dir, config.data.name
+  results = evaluate(of_clip, str(tmp_path))
+  assert results["crop_top1_novel"] is None and results["step"] == 1
+  assert results["crop_top1"] == results["crop_top1_base"]
+  assert json.loads((tmp_path / "evaluation.json").read_text()) == results

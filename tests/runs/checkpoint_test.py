@@ -177,3 +177,43 @@ def test_parameters_that_may_be_missing_stay_fresh(run):
   loaded = restore_variables(run, expected, ("params/transfer/.*",))
   _equal(loaded["params"]["transfer"], expected["params"]["transfer"])
   _equal(loaded["params"]["head"], _state(3).params["head"])
+
+
+def test_a_folder_that_could_not_be_read_again_is_refused(tmp_path):
+  with pytest.raises(
+    CheckpointError, match=r"try \[1\]: .*\[ \] in its path; give it another name"
+  ):
+    Checkpointer(str(tmp_path / "try [1]"))
+  for name in ("a [ b", "a ] b", "é *?#%{a}"):
+    _save(tmp_path / name, _state(1))
+    _equal(restore_state(tmp_path / name, _state(0)), _state(1))
+
+
+def test_a_save_that_cannot_be_found_again_is_a_failed_one(tmp_path, caplog):
+  checkpointer = Checkpointer(str(tmp_path))
+  finish = checkpointer._finish
+
+  def lose_and_finish():
+    if checkpointer._manager is not None:
+      checkpointer._manager.wait_until_finished()
+      shutil.rmtree(tmp_path / "checkpoints" / "1" / "variables")
+    finish()
+
+  checkpointer._finish = lose_and_finish
+  checkpointer.save(_state(1))
+  checkpointer._finish = finish
+  assert caplog.messages[-1].startswith("Step 1 could not be saved")
+  with pytest.raises(CheckpointError, match=r"Step 1 could not be saved in .*checkpoints"):
+    checkpointer.close()
+
+
+def test_a_later_save_makes_up_for_one_that_failed(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+  checkpointer = Checkpointer(str(tmp_path))
+  checkpointer.save(_state(1))
+  assert "140 bytes are to be written, and 10 are free" in caplog.messages[-1]
+  assert "no checkpoint is there" in caplog.messages[-1] and latest_step(tmp_path) is None
+  monkeypatch.undo()
+  checkpointer.save(_state(2))
+  checkpointer.close()
+  assert latest_step(tmp_path) == 2
