@@ -93,7 +93,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_plain_state_dicts(tmp_path, tiny, name):
   WRITERS[name](tmp_path / name, tiny)
-  assert_is_the_tiny_model(load_clip(tmp_path / name))
+  assert_is_the_tiny_model(load_clip(tmp_path / name, "quick_gelu"))
 
 
 def hugging_face(state):
@@ -133,7 +133,7 @@ def hugging_face(state):
 @pytest.mark.parametrize("name", WRITERS)
 def test_hugging_face(tmp_path, tiny, name):
   WRITERS[name](tmp_path / name, hugging_face(tiny))
-  assert_is_the_tiny_model(load_clip(tmp_path / name))
+  assert_is_the_tiny_model(load_clip(tmp_path / name, "quick_gelu"))
 
 
 def test_hugging_face_config_tells_activation_and_heads(tmp_path, tiny):
@@ -173,7 +173,7 @@ def test_open_clip(tmp_path, tiny, prefix, text_prefix):
 
   path = tmp_path / "open_clip_model.safetensors"
   write_safetensors(path, {rename(name): value for name, value in tiny.items()})
-  assert_is_the_tiny_model(load_clip(path))
+  assert_is_the_tiny_model(load_clip(path, "quick_gelu"))
 
   (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config()))
   config = load_clip(path).model.config
@@ -213,7 +213,7 @@ def test_float32_weights_are_rounded_as_by_the_original(tmp_path, tiny):
     exact[name] = value * np.float32(1 + 2**-13)
   for writer, rounds in (("m.pt", True), ("m.npz", False)):
     WRITERS[writer](tmp_path / writer, exact)
-    params = load_clip(tmp_path / writer).variables["params"]
+    params = load_clip(tmp_path / writer, "quick_gelu").variables["params"]
     kernel = np.asarray(params["visual"]["conv1"]["kernel"]).transpose(3, 2, 0, 1)
     weight = exact["visual.conv1.weight"]
     expected = weight.astype(np.float16) if rounds else weight
@@ -228,7 +228,7 @@ def test_misfits_are_listed_with_the_file(tmp_path, tiny):
   wrong = {name: value for name, value in tiny.items() if name != bias}
   write_pth(tmp_path / "m.pt", wrong | {"surplus": np.zeros(1)})
   with pytest.raises(ValueError) as error:
-    load_clip(tmp_path / "m.pt")
+    load_clip(tmp_path / "m.pt", "quick_gelu")
   for part in ("m.pt: ", f"missing {bias}", "unused surplus"):
     assert part in str(error.value)
 
