@@ -99,7 +99,7 @@ def read_pseudo_boxes(path: str | os.PathLike, class_of: Mapping[int, int]) -> l
       raise ValueError(f"{where} is not in the annotations; give those the boxes were made for.")
     if not isinstance(entry, list) or len(entry) != 2:
       raise ValueError(f"{where} has {shown(entry)}, expected (boxes, scores).")
-    if not all(isinstance(part, list | np.ndarray) and np.ndim(part) for part in entry):
+    if not all(isinstance(part, list) or np.shape(part) for part in entry):
       raise ValueError(f"{where} has {shown(entry)}, expected (boxes, scores).")
     if len(entry[0]) != len(entry[1]):
       raise ValueError(f"{where} has {len(entry[0])} boxes and {len(entry[1])} scores.")
@@ -159,7 +159,8 @@ def columns(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
 
 def _box(box: Any, where: str) -> np.ndarray:
   try:
-    numbers = np.asarray(box, np.float32)
+    with np.errstate(over="ignore"):
+      numbers = np.asarray(box, np.float32)
   except (TypeError, ValueError, OverflowError):
     numbers = None
   if numbers is None or numbers.shape != (4,) or not np.isfinite(numbers).all():
@@ -203,7 +204,8 @@ def _numbers(box: np.ndarray) -> list[int | float]:
 
 def _embedding(value: Any, where: str) -> np.ndarray:
   try:
-    numbers = np.asarray(value, np.float32).reshape(-1)
+    with np.errstate(over="ignore"):
+      numbers = np.asarray(value, np.float32).reshape(-1)
   except (TypeError, ValueError, OverflowError):
     numbers = np.zeros(0, np.float32)
   if not numbers.size or not np.isfinite(numbers).all():

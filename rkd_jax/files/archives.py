@@ -168,10 +168,11 @@ def array_of(data: bytes, name: str, allowance: Allowance) -> np.ndarray:
   if not re.fullmatch(_DTYPE, found["descr"]):
     raise ReadError(f"{where} has the type {quoted(found['descr'])}. Expected plain numbers.")
   dtype = np.dtype(found["descr"])
-  lengths = [part.strip().removesuffix("L") for part in found["shape"].split(",")]
-  shape = tuple(int(part) for part in lengths if part)
-  if not all(part.isdigit() and len(part) < 19 for part in lengths if part) or len(shape) > 64:
+  parts = [part.strip().removesuffix("L") for part in found["shape"].split(",")]
+  lengths = [part for part in parts if part]
+  if len(lengths) > 64 or not all(part.isdigit() and len(part) < 19 for part in lengths):
     raise ValueError(f"{quoted(name)} has the shape ({shown(found['shape'])})")
+  shape = tuple(map(int, lengths))
   allowance.take_shape(shape, 1, f"{quoted(name)} of shape {shown(shape)}")
   count, there = math.prod(shape), len(data) - start - length
   if count * dtype.itemsize != there:
@@ -180,9 +181,17 @@ def array_of(data: bytes, name: str, allowance: Allowance) -> np.ndarray:
       f" {shown(shape)} of {dtype}): it is truncated or corrupt. Fetch it again."
     )
   array = np.frombuffer(data, dtype, count, start + length) if count else np.zeros(0, dtype)
+  if dtype.kind == "U" and not _are_texts(array):
+    raise ReadError(f"{where} holds texts with impossible letters: it is corrupt. Fetch it again.")
   fortran = found["order"] == "True"
   array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
   if dtype.isnative:
     return array
   allowance.take(array.nbytes, f"{quoted(name)} in another byte order")
   return array.astype(dtype.newbyteorder("="))
+
+
+def _are_texts(array: np.ndarray) -> bool:
+  """Whether all letters are of Unicode; Python's texts are made of them without a check."""
+  letters = array.view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+  return bool(((letters < 0xD800) | ((letters > 0xDFFF) & (letters < 0x110000))).all())

@@ -95,8 +95,7 @@ class Machine:
 
   def read(self, count: int) -> bytes:
     """The next bytes; ValueError if they are not there."""
-    if not 0 <= count <= self._left:
-      raise ValueError(f"{count:,} bytes announced where {self._left:,} are left")
+    self._require(count)
     data = self._file.read(count)
     if len(data) != count:
       raise ValueError("the file ends too early")
@@ -106,6 +105,10 @@ class Machine:
   def rest(self) -> bytes:
     """All bytes that follow."""
     return self.read(self._left)
+
+  def _require(self, count: int) -> None:
+    if not 0 <= count <= self._left:
+      raise ValueError(f"{count:,} bytes announced where {self._left:,} are left")
 
   def _line(self) -> bytes:
     line = self._file.readline(self._left)
@@ -263,7 +266,7 @@ def _utf8(data: bytes) -> str:
 
 _OPCODES: dict[bytes, Callable[[Machine], Any]] = {
   pickle.PROTO: lambda m: m._number("<B"),
-  pickle.FRAME: lambda m: m._number("<Q"),
+  pickle.FRAME: lambda m: m._require(m._number("<Q")),
   pickle.MARK: lambda m: m._push(_MARK),
   pickle.POP: Machine._pop_any,
   pickle.POP_MARK: lambda m: m._to_mark(),
