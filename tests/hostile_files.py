@@ -1,4 +1,4 @@
-"""Files that ask for too much, lie, or are something else: by name, who reads them, what is said."""
+"""Files that ask for too much, lie, or are none: by name, who reads them, and what is said."""
 
 import copy
 import io
@@ -397,10 +397,8 @@ def texts_encoded_again_and_again():
 
 @case("objects", "more than 16 times")
 def arrays_turned_again_and_again():
-  array = pickle.dumps(np.zeros(250_000, ">f4"), protocol=2)[2:-1]
   memo = b"r\xff\0\0\0"
   data = b"B" + struct.pack("<I", 10**6) + bytes(10**6) + memo
-  assert array
   make = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\1J\x90\xd0\x03\0\x85cnumpy\ndtype\n"
   make += (
     b"X\2\0\0\0f4\x85R(K\3X\1\0\0\0>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89j\xff\0\0\0tb"

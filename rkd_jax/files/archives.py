@@ -58,7 +58,7 @@ class Archive:
       if entry.filename in self._entries:
         raise ReadError(f"{where} is there twice: no program writes such a file. Fetch it again.")
       parts = entry.filename.replace("\\", "/").split("/")
-      if ".." in parts or entry.filename[:1] in ("/", "\\") or ":" in parts[0]:
+      if ".." in parts or parts[0] == "" or re.match("[A-Za-z]:$", parts[0]):
         raise ReadError(f"{where} lies outside the archive. Do not use this file.")
       if stat.S_ISLNK(entry.external_attr >> 16):
         raise ReadError(f"{where} is a link, not data. Pack the file that it points to.")

@@ -226,6 +226,7 @@ class Names:
       known[f"{package}.numeric._frombuffer"] = lambda *state: Array(allowance).fill(*state)
     for package in ("builtins", "__builtin__"):
       plain = {"dict": self._dict, "list": self._list, "tuple": self._tuple, "set": self._set}
+      plain["bytes"] = lambda: b""  # As protocols before 3 write it.
       plain["frozenset"] = lambda items=(): frozenset(self._set(items))
       known |= {f"{package}.{name}": call for name, call in plain.items()}
     self._known = known
