@@ -171,7 +171,8 @@ def _check_undescribed(
     raise ValueError(
       f"there is no {name} beside it, and arrays do not tell the activation: OpenAI's models have"
       " quick_gelu, most of open_clip's own gelu, and the wrong one gives wrong embeddings. Put"
-      f" {name} there, or say --activation=quick_gelu or --activation=gelu"
+      f" {name} there, or say --activation=quick_gelu or --activation=gelu (embed_classes and"
+      " precompute)"
     )
   is_vit = config.vision_patch_size is not None
   if is_vit and (config.vision_width > MAX_WIDTH_OF_USUAL_HEADS or config.vision_width % 64):

@@ -87,16 +87,21 @@ def _expect(content: Mapping[str, Any], expected: Mapping[str, tuple], path: Pat
       )
 
 
+def _is_number(value: Any) -> bool:
+  """Whether a value of JSON is a number, and none that arithmetic refuses."""
+  return type(value) is float or (type(value) is int and abs(value) < 2**53)
+
+
 def _same(found: Any, expected: Any) -> bool:
   if isinstance(expected, str | bool | None):
     return type(found) is type(expected) and found == expected
-  return type(found) in (int, float) and abs(found - expected) <= 1e-9 * abs(expected)
+  return _is_number(found) and abs(found - expected) <= 1e-9 * abs(expected)
 
 
 def _check_pixels(pixels: Any, names: tuple[str, str], path: Path) -> None:
   for key, expected in zip(names, (preprocess.MEAN, preprocess.STD)):
     found = pixels.get(key, expected) if isinstance(pixels, dict) else None
-    numbers = isinstance(found, list | tuple) and all(type(n) in (int, float) for n in found)
+    numbers = isinstance(found, list | tuple) and all(map(_is_number, found))
     if not numbers or len(found) != 3 or not np.allclose(found, expected, atol=1e-4):
       raise ValueError(f"{path}: the pixel {key} is {shown(found)}; models here take {expected}.")
 
