@@ -447,6 +447,16 @@ def a_storage_read_again_and_again():
   return whole(b"B" + struct.pack("<I", len(data)) + data + b"q\1" + call * 3_000)
 
 
+@case("objects", "is in no archive")
+def a_tensor_without_an_archive():
+  return whole(tensor((1,), (1,)))
+
+
+@case("checkpoint", "is a text that begins with 'Not Found'")
+def a_message_of_a_site():
+  return b"Not Found"
+
+
 @case("objects", "asks for")
 def a_name_of_a_megabyte():
   return whole(b"c" + b"a" * 1_000_000 + b"\nb\n")
@@ -655,6 +665,11 @@ def safetensors_with_a_name_twice():
 @case("checkpoint", "more than 16 times|no readable safetensors")
 def safetensors_with_a_huge_empty_shape():
   return safe({"w": entry((2**50, 0), (0, 0))})
+
+
+@case("checkpoint", "more than 16 times|no readable safetensors")
+def safetensors_with_very_many_dimensions():
+  return safe({"w": entry((0, *[2**62] * 300_000), (0, 0))})
 
 
 @case("checkpoint", "no readable safetensors")

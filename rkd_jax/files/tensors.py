@@ -122,11 +122,15 @@ def materialize(
   return np.asarray(view, order="C")
 
 
-def no_storage(storage: Storage) -> np.ndarray:
-  """Refuses a storage outside an archive; raises ReadError."""
-  raise ReadError(
-    f"storage {shown(storage.key)} is in no archive; expected a zip file of torch.save."
-  )
+def no_storage(path: str) -> Callable[[Storage], np.ndarray]:
+  """What reads the storages of a file that is no archive: it refuses each, as a ReadError."""
+
+  def read(storage: Storage) -> np.ndarray:
+    raise ReadError(
+      f"{path}: storage {quoted(storage.key)} is in no archive; expected a zip file of torch.save."
+    )
+
+  return read
 
 
 class _Dtype(Stateful):

@@ -51,6 +51,9 @@ _EXPECTED = ".pth or .pt of torch, .pkl of arrays by name, .npz or .safetensors"
 # What training scripts call the weights among the other things that they save.
 _WRAPPINGS = ("model", "state_dict", "model_state_dict", "params", "net", "module", "blobs")
 
+# Bytes of plain texts.
+_TEXT = frozenset({*range(32, 127), *b"\t\n\r"})
+
 Format = Literal["torch", "torchscript", "pickle", "npz", "safetensors"]
 
 
@@ -91,7 +94,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if head.startswith(b"PK"):
       return _read_zip(file, allowance)
     content = _unpickle(file, head, allowance)
-    return _checkpoint(content, "pickle", allowance, no_storage)
+    return _checkpoint(content, "pickle", allowance, no_storage(allowance.path))
 
 
 def _read_parts(path: str) -> Checkpoint:
@@ -129,7 +132,7 @@ def read_objects(path: str | os.PathLike) -> Any:
           f"{allowance.path} holds more than {_MAX_OBJECTS} objects, or one inside itself."
         )
       if isinstance(value, Tensor):
-        return materialize(value, "a tensor", allowance, no_storage)
+        return materialize(value, "a tensor", allowance, no_storage(allowance.path))
       if isinstance(value, Array) and value.array is not None:
         return value.array
       if type(value) in (list, tuple):
@@ -149,7 +152,15 @@ def _unpickle(file: IO[bytes], head: bytes, allowance: Allowance) -> Any:
   path = allowance.path
   if head[257:262] == b"ustar":
     raise ReadError(f"{path} is a tar archive of a torch before 0.4. {_RESAVE}")
-  content = Names(allowance).machine(file, allowance.size).run()
+  try:
+    content = Names(allowance).machine(file, allowance.size).run()
+  except (ValueError, LookupError, TypeError) as error:
+    # The oldest pickles are texts, too.
+    if isinstance(error, ReadError) or not all(byte in _TEXT for byte in head):
+      raise
+    raise ReadError(
+      f"{path} is a text that begins with {quoted(head.decode())}, not {_EXPECTED}."
+    ) from error
   if type(content) is int and content == LEGACY_MAGIC:
     raise ReadError(f"{path} has the format of a torch before 1.6. {_RESAVE}")
   return content

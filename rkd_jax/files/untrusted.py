@@ -6,7 +6,6 @@ the page of a web site that was saved in its place, is told apart by how it begi
 """
 
 import contextlib
-import math
 import os
 import reprlib
 import stat
@@ -64,7 +63,12 @@ class Allowance:
 
   def take_shape(self, shape: tuple[int, ...], itemsize: int, what: str) -> None:
     """Takes the bytes of an array; dimensions count where others are zero, too."""
-    self.take(itemsize * math.prod(max(length, 1) for length in shape), what)
+    count = itemsize
+    for length in shape:
+      count *= max(length, 1)
+      if count > self._left:  # The product of many large ones would take long.
+        break
+    self.take(count, what)
 
 
 @contextlib.contextmanager

@@ -78,13 +78,13 @@ def third(part: int, layout: Layout) -> Layout:
   )
 
 
-def unwrapped(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def unwrapped(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   """The arrays without the prefixes that wrappers of torch give to all names.
 
   They are 'module.', '_orig_mod.' and 'model.', of DistributedDataParallel, torch.compile and
   trainers; one that is not before every name is part of the names.
   """
-  found, removed = dict(state), []
+  found, removed = state, []
   while found and (prefix := _common_wrapper(found)):
     found = {name.removeprefix(prefix): value for name, value in found.items()}
     removed.append(prefix)
@@ -142,6 +142,12 @@ def to_params(
       ten of them, and how many there are.
   """
   found, faults = {}, []
+
+  for pattern in allow:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise WeightsError(f"{pattern!r} is no regular expression ({error}); correct it.") from error
 
   def allowed(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in allow)

@@ -94,3 +94,8 @@ def test_of_many_faults_ten_are_listed_and_all_counted():
   assert lines[-1] == "  ... 551 in all: 1 of another shape, type or value, 300 missing, 250 unused"
   kinds = [line.split()[0] for line in lines[:-1]]
   assert len(kinds) == 10 and [kinds.count(k) for k in ("c", "missing", "unused")] == [1, 5, 4]
+
+
+def test_a_pattern_that_is_none_is_named():
+  with pytest.raises(WeightsError, match=r"'\(' is no regular expression"):
+    rename.to_params({}, {}, {}, "", allow=["("])
