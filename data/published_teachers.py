@@ -45,6 +45,7 @@ from rkd_jax.files.json_lists import Document
 from rkd_jax.files.terminal import print_any_name
 from rkd_jax.files.torch_reader import read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
+from rkd_jax.files.untrusted import quoted, shown
 from rkd_jax.records import class_names as category_names
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
@@ -74,13 +75,13 @@ def read_regions(path: str | os.PathLike, width: int = 0) -> dict[str, np.ndarra
   """
   content = read_objects(path)
   if not isinstance(content, list):
-    raise ValueError(f"{path}: expected a list of (box, embedding), found {content!r:.60}.")
+    raise ValueError(f"{path}: expected a list of (box, embedding), found {shown(content)}.")
   boxes, embeddings = [], []
   for number, entry in enumerate(content):
     if not isinstance(entry, list) or len(entry) != 2:
-      raise ValueError(f"{path}: region {number} is {entry!r:.60}, expected (box, embedding).")
+      raise ValueError(f"{path}: region {number} is {shown(entry)}, expected (box, embedding).")
     boxes.append(_box(entry[0], f"{path}: region {number}"))
-    embeddings.append(np.asarray(entry[1], np.float32).reshape(-1))
+    embeddings.append(_embedding(entry[1], f"{path}: region {number}"))
   widths = {len(row) for row in embeddings} or {width}
   if len(widths) > 1:
     raise ValueError(f"{path}: its embeddings differ in width; make the file again.")
@@ -101,20 +102,24 @@ def read_pseudo_boxes(path: str | os.PathLike, class_of: Mapping[int, int]) -> l
   """
   content = read_objects(path)
   if not isinstance(content, dict):
-    raise ValueError(f"{path}: expected a dict by category id, found {content!r:.60}.")
+    raise ValueError(f"{path}: expected a dict by category id, found {shown(content)}.")
   rows = []
   for category, entry in content.items():
     # In some of the published files: a box for no class.
     if category == "salient":
       continue
-    where = f"{path}: category {category!r}"
+    where = f"{path}: category {quoted(category)}"
     if category not in class_of:
       raise ValueError(f"{where} is not in the annotations; give those the boxes were made for.")
     if not isinstance(entry, list) or len(entry) != 2:
-      raise ValueError(f"{where} has {entry!r:.60}, expected (boxes, scores).")
+      raise ValueError(f"{where} has {shown(entry)}, expected (boxes, scores).")
+    if not all(isinstance(part, list) or np.shape(part) for part in entry):
+      raise ValueError(f"{where} has {shown(entry)}, expected (boxes, scores).")
     if len(entry[0]) != len(entry[1]):
       raise ValueError(f"{where} has {len(entry[0])} boxes and {len(entry[1])} scores.")
-    rows += [(_box(box, where), class_of[category], float(score)) for box, score in zip(*entry)]
+    rows += [
+      (_box(box, where), class_of[category], _score(score, where)) for box, score in zip(*entry)
+    ]
   return rows
 
 
@@ -170,12 +175,13 @@ def columns(rows: Sequence[_Row]) -> dict[str, np.ndarray]:
 
 def _box(box: Any, where: str) -> np.ndarray:
   try:
-    numbers = np.asarray(box, np.float32)
-  except (TypeError, ValueError):
+    with np.errstate(over="ignore"):
+      numbers = np.asarray(box, np.float32)
+  except (TypeError, ValueError, OverflowError):
     numbers = None
   if numbers is None or numbers.shape != (4,) or not np.isfinite(numbers).all():
-    shown = box if numbers is None else numbers.tolist()
-    raise ValueError(f"{where}: the box is {shown!r:.60}, expected four finite numbers.")
+    found = box if numbers is None else numbers.tolist()
+    raise ValueError(f"{where}: the box is {quoted(found)}, expected four finite numbers.")
   return numbers
 
 
@@ -210,6 +216,27 @@ def _pseudo_boxes(
 def _numbers(box: np.ndarray) -> list[int | float]:
   """Whole coordinates as integers, which the original has."""
   return [int(x) if float(x).is_integer() else float(x) for x in box]
+
+
+def _embedding(value: Any, where: str) -> np.ndarray:
+  try:
+    with np.errstate(over="ignore"):
+      numbers = np.asarray(value, np.float32).reshape(-1)
+  except (TypeError, ValueError, OverflowError):
+    numbers = np.zeros(0, np.float32)
+  if not numbers.size or not np.isfinite(numbers).all():
+    raise ValueError(f"{where}: its embedding is {shown(value)}, expected finite numbers.")
+  return numbers
+
+
+def _score(value: Any, where: str) -> float:
+  try:
+    score = float(value)
+  except (TypeError, ValueError, OverflowError):
+    score = np.nan
+  if not np.isfinite(score):
+    raise ValueError(f"{where}: the score is {shown(value)}, expected a finite number.")
+  return score
 
 
 def to_records(

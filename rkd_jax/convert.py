@@ -15,6 +15,9 @@ them afresh if `init.allow_missing` names them too.  ImageNet weights, for insta
 
   python -m rkd_jax.convert --config=configs/coco/base.py --input=R-50.pkl --output=runs/r50 \\
     --allow='proposal_generator\\..*,roi_heads\\.box_predictor\\..*'
+
+Networks of detectron2 read BGR, those here RGB, and the first convolution is changed accordingly.
+Of a trunk alone that does not say what it reads, --channels must.
 """
 
 import sys
@@ -29,7 +32,7 @@ from flax import traverse_util
 from ml_collections import config_flags
 
 from rkd_jax import commands
-from rkd_jax.files.torch_reader import read_checkpoint
+from rkd_jax.files.torch_reader import open_checkpoint
 from rkd_jax.files.torch_writer import write_pth
 from rkd_jax.models.detector.rcnn import abstract_params
 from rkd_jax.runs.checkpoint import Checkpointer, latest_step
@@ -37,22 +40,33 @@ from rkd_jax.runs.config import check_model, write_config
 from rkd_jax.runs.restore import restore_variables
 from rkd_jax.runs.state import TrainState
 from rkd_jax.weights import detectron2
+from rkd_jax.weights.rename import WeightsError
 
 
 def to_rkd_jax(
-  config: ml_collections.ConfigDict, file: str, workdir: str, allow: Sequence[str] = ()
+  config: ml_collections.ConfigDict,
+  file: str,
+  workdir: str,
+  allow: Sequence[str] = (),
+  channels: detectron2.Channels | None = None,
 ) -> str:
   """Writes a run's folder from a checkpoint file; returns a summary.
 
   Raises:
-    ReadError, WeightsError: see `read_checkpoint` and `detectron2.to_params`, also for `allow`.
+    ReadError, WeightsError: see `read_checkpoint` and `detectron2.to_params`, also for `allow`, and
+      `detectron2.channels_of`, also for `channels`.
     ValueError: the folder holds a checkpoint already.
   """
   if latest_step(workdir) is not None:
     raise ValueError(f"{workdir} holds a checkpoint already; give another --output.")
   expected = abstract_params(config)
-  state = read_checkpoint(file)
-  params = detectron2.to_params(state, expected, allow)
+  state, _, notes = open_checkpoint(file)
+  pixels = config.model.pixel_mean, config.model.pixel_std
+  try:
+    channels = detectron2.channels_of(state, notes, *pixels, channels)
+    params = detectron2.to_params(state, expected, allow, channels)
+  except WeightsError as error:
+    raise WeightsError(f"{file}: {error}") from error
   write_config(workdir, config)
   checkpointer = Checkpointer(workdir)
   # Step 0 and no optimiser: a run does not resume from here, it starts through init.checkpoint.
@@ -94,9 +108,11 @@ def _count(params) -> str:
 def main(given: flags.FlagValues) -> None:
   if given.to != "rkd_jax" and given.allow:
     raise app.UsageError("--allow is for the way to rkd_jax; a run's folder is always whole.")
+  if given.to != "rkd_jax" and given.channels:
+    raise app.UsageError("--channels is for the way to rkd_jax; detectron2's files are BGR.")
   try:
     if given.to == "rkd_jax":
-      print(to_rkd_jax(given.config, given.input, given.output, given.allow))
+      print(to_rkd_jax(given.config, given.input, given.output, given.allow, given.channels))
     else:
       print(to_detectron2(given.config, given.input, given.output))
   except (ValueError, OSError) as error:
@@ -110,6 +126,12 @@ def define_flags() -> None:
   flags.DEFINE_enum("to", "rkd_jax", ["rkd_jax", "detectron2"], "Whose format to write.")
   flags.DEFINE_list(
     "allow", [], "Regular expressions of detectron2 names that may be unused or missing."
+  )
+  flags.DEFINE_enum(
+    "channels",
+    None,
+    ["bgr", "rgb"],
+    "What the first convolution of a trunk alone reads.",
   )
   flags.mark_flags_as_required(["config", "input", "output"])
 

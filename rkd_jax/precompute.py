@@ -42,7 +42,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -50,6 +49,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from rkd_jax.files.hugging_face import is_published
 from rkd_jax.files.terminal import print_any_name
 from rkd_jax.machine.compilation import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
@@ -106,7 +106,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     named = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(kind)}
     return {name: value for name, value in named.items() if value is not None}
 
-  defaults = PUBLISHED_CROPS if os.path.isfile(args.clip) else {}
+  defaults = PUBLISHED_CROPS if is_published(args.clip) else {}
   return Settings(options=Options(**{**defaults, **given(Options)}), **given(Settings))
 
 

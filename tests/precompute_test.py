@@ -122,13 +122,15 @@ def test_a_clip_run_embeds_square_crops_of_grown_regions(first, source, clip_run
 
 
 def test_published_weights_embed_crops_of_their_own_kind(command, source, published):
-  results = _read(command("published", f"--clip={published}", "--regions=3"))
+  results = _read(
+    command("published", f"--clip={published}", "--activation=quick_gelu", "--regions=3")
+  )
   metadata = results.metadata
   assert (metadata["crop_mode"], metadata["context"], metadata["regions"]) == ("clip", 0.0, 3)
   assert metadata["clip_checksum"] == checksums.of_file(published)
   assert metadata["clip_activation"] == "quick_gelu"
   assert max(len(results[source[i].image_id]["regions/boxes"]) for i in range(12)) == 3
-  _assert_embedded(results, source, load_clip(published), 0.0, "clip")
+  _assert_embedded(results, source, load_clip(published, "quick_gelu"), 0.0, "clip")
 
 
 def test_mavl_proposes_and_answers(command, source, monkeypatch, tmp_path):
@@ -176,14 +178,16 @@ def test_mavl_proposes_and_answers(command, source, monkeypatch, tmp_path):
 
 
 def test_another_clip_embeds_the_regions_of_an_earlier_run(first, command, source, published):
-  results = _read(command("second", f"--clip={published}", f"--proposals={first}"))
+  results = _read(
+    command("second", f"--clip={published}", "--activation=quick_gelu", f"--proposals={first}")
+  )
   assert results.metadata["proposer"]["results"] == _read(first).metadata
   for index in range(len(source)):
     image_id = source[index].image_id
     for key in FIELDS:
       if key != "regions/clip_embeddings":
         np.testing.assert_array_equal(results[image_id][key], _read(first)[image_id][key])
-  _assert_embedded(results, source, load_clip(published), 0.0, "clip")
+  _assert_embedded(results, source, load_clip(published, "quick_gelu"), 0.0, "clip")
 
 
 def test_two_processes_share_a_split(first, command, capsys, source, clip_run):

@@ -15,15 +15,18 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
-from rkd_jax.files.torch_reader import is_torch_archive, read_checkpoint
+from rkd_jax.files.hugging_face import is_published, published_file
+from rkd_jax.files.torch_reader import open_checkpoint
+from rkd_jax.files.untrusted import reading
 from rkd_jax.machine.batches import map_batches
 from rkd_jax.machine.compilation import matmul_options
-from rkd_jax.models.clip.model import Clip, init_clip, make_clip
+from rkd_jax.models.clip.model import Clip, ClipConfig, init_clip, make_clip
 from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.runs.checkpoint import CheckpointError
 from rkd_jax.runs.restore import restore_step
 from rkd_jax.weights import clip as weights
+from rkd_jax.weights.clip_settings import MAX_WIDTH_OF_USUAL_HEADS, Settings, read_settings
 
 TOKENIZER_FILE = "tokenizer.json"
 _TEXT_BATCH = 128
@@ -56,7 +59,7 @@ class FrozenClip:
       ValueError: a text that the tokenizer refuses, or a model with fewer tokens than it.
     """
     known, limit = self.tokenizer.vocabulary_size, self.model.config.vocab_size
-    if known > limit:
+    if known != limit:
       raise ValueError(
         f"the tokenizer has {known} tokens, the model {limit}:"
         " this model cannot read text in CLIP's vocabulary"
@@ -111,49 +114,82 @@ def load_clip(path: str | os.PathLike, activation: str | None = None) -> FrozenC
   """Reads a CLIP: the folder of a CLIP run, or a file of published weights.
 
   A file is a TorchScript archive or a state dict of torch (.pt, .pth, .bin), .safetensors or .npz,
-  with the names of OpenAI, open_clip or Hugging Face; its content decides.  No torch is needed.
-  Sizes follow from the shapes.  Computation is in float32.  Weights of torch's files with OpenAI's
-  names are rounded to half precision as OpenAI's loader does with every file, so that results are
-  those of its CPU users; the others' float32 weights stay as they are.
+  with the names of OpenAI, open_clip or Hugging Face; its content decides.  A folder of Hugging
+  Face will do, also with weights in several parts.  No torch is needed.  Sizes follow from the
+  shapes.  Computation is in float32.  Weights of OpenAI's archives, and of its state dicts in files
+  of torch, are rounded to half precision as OpenAI's loader does with every file, so that results
+  are those of its CPU users; the others' float32 weights stay as they are.
 
   Args:
-    activation: "quick_gelu" or "gelu", a property of the weights.  None: what config.json (Hugging
-      Face) or open_clip_config.json (open_clip) beside the file says, and without it quick_gelu,
-      that of all OpenAI models; most of open_clip's own need "gelu".
+    activation: "quick_gelu" or "gelu", a property of the weights.  None: what OpenAI's archives
+      have, or what config.json (Hugging Face) or open_clip_config.json (open_clip) beside the file
+      says; without them it must be given.
 
   Raises:
     CheckpointError: there is neither a file nor the folder of a CLIP run.
     ReadError: the file is damaged, or asks for more than arrays.
-    ValueError: its arrays are not those of a CLIP; all that are missing or unknown are listed.
+    ValueError: its arrays are not those of a CLIP, with the names that are missing or unknown; or
+      nothing says which activation they are for.
   """
-  if Path(path).is_file():
-    return _load_published(Path(path), activation)
+  if is_published(path):
+    return _load_published(Path(published_file(path)), activation)
   if activation is not None:
     raise ValueError(f"{path} is no file: activation is for published weights.")
   return _load_run(epath.Path(path))
 
 
 def _load_published(path: Path, activation: str | None) -> FrozenClip:
-  state = read_checkpoint(path)
-  layout = weights.layout_of(state)
-  settings = weights.read_settings(path, layout)
-  is_original = layout == "openai" and settings is None and is_torch_archive(path)
-  if settings is None and activation is None and not is_original:
-    logging.warning(
-      "%s has no config beside it: taken for an OpenAI model, with quick_gelu. If it is one of"
-      " open_clip's own, pass activation='gelu'.",
-      path,
-    )
-  settings = settings or weights.Settings()
+  found = open_checkpoint(path)
+  layout = weights.layout_of(found.arrays)
+  is_original = found.format == "torchscript" and found.arrays.keys() >= weights.STATED
+  # Whatever lies beside an archive of OpenAI belongs to another model.
+  settings = None if is_original else read_settings(path, layout)
+  is_described = is_original or settings is not None
+  settings = settings or Settings()
   if activation is not None:
     settings = settings._replace(activation=activation)
+  # OpenAI's loader rounds its state dicts, too.
+  plain = found.format == "torch" and layout == "openai" and activation == "quick_gelu"
+  rounds = is_original or (plain and not is_described)
   try:
-    state = weights.to_openai(state)
+    state = weights.to_openai(found.arrays)
     config = weights.config_from_torch(state, settings)
-    variables = weights.params_from_torch(state, config, is_original)
-  except ValueError as error:
+    if not is_described:
+      _check_undescribed(path, layout, config, activation)
+    variables = weights.params_from_torch(state, config, rounds)
+    return FrozenClip(Clip(config), variables, Tokenizer(config.context_length))
+  except MemoryError:
+    raise ValueError(f"{path}: a CLIP of these sizes does not fit in memory.") from None
+  except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
     raise ValueError(f"{path}: {error}") from error
-  return FrozenClip(Clip(config), variables, Tokenizer(config.context_length))
+
+
+def _check_undescribed(
+  path: Path, layout: weights.Layout, config: ClipConfig, activation: str | None
+) -> None:
+  """Refuses weights that nothing describes, and says what is taken for granted if they may be read.
+
+  Raises ValueError: the activation is not given, or the heads may be of any width.
+  """
+  name = "config.json" if layout == "hugging_face" else "open_clip_config.json"
+  if activation is None:
+    raise ValueError(
+      f"there is no {name} beside it, and arrays do not tell the activation: OpenAI's models have"
+      " quick_gelu, most of open_clip's own gelu, and the wrong one gives wrong embeddings. Put"
+      f" {name} there, or say --activation=quick_gelu or --activation=gelu (embed_classes and"
+      " precompute)"
+    )
+  is_vit = config.vision_patch_size is not None
+  if is_vit and (config.vision_width > MAX_WIDTH_OF_USUAL_HEADS or config.vision_width % 64):
+    raise ValueError(
+      f"a tower that is {config.vision_width} wide may have any number of heads, which arrays do"
+      f" not tell: put {name} beside it, which is published with it"
+    )
+  logging.warning(
+    "%s has no %s beside it: taken to have %s, heads of 64 channels, layer norms with 1e-5, and"
+    " pixels normalised as by OpenAI.",
+    *(path, name, config.activation),
+  )
 
 
 def _load_run(folder: epath.Path) -> FrozenClip:
@@ -163,15 +199,26 @@ def _load_run(folder: epath.Path) -> FrozenClip:
         f"{folder} has no {name}: expected the --workdir of a run with config.task='clip', or a "
         "file of published weights."
       )
-  config = json.loads((folder / "config.json").read_text())
+  config, tokenizer = (_object(folder / name) for name in ("config.json", TOKENIZER_FILE))
   if "clip" not in config:
     raise CheckpointError(
       f"{folder}/config.json describes no CLIP run; of a downloaded model give the file of weights."
     )
-  tokenizer = Tokenizer(**json.loads((folder / TOKENIZER_FILE).read_text()))
+  try:
+    tokenizer = Tokenizer(**tokenizer)
+  except (TypeError, ValueError, OverflowError) as error:
+    raise CheckpointError(f"{folder}/{TOKENIZER_FILE} is no tokenizer of a run: {error}") from error
   model = make_clip(config["clip"], tokenizer.vocabulary_size)
   state = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
   params = state.pop("params")
   step, restored = restore_step(os.fspath(folder), {"params": params, "model_state": state})
   variables = {"params": restored["params"], **restored["model_state"]}
   return FrozenClip(model, variables, tokenizer, step)
+
+
+def _object(path: epath.Path) -> dict[str, Any]:
+  with reading(path, "a JSON object as a run writes it", "file of a run"):
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+      raise ValueError(f"it holds a {type(content).__name__}")
+  return content

@@ -29,6 +29,7 @@ from rkd_jax.models.mavl.tokenizer import Tokenizer, Tokens
 from rkd_jax.ops.host import iou, suppress
 from rkd_jax.structures import Arr
 from rkd_jax.weights.mavl import params_from_torch
+from rkd_jax.weights.rename import WeightsError
 
 # What RKD asks of every image (arXiv 2207.03482, section 3.2, as published).
 RKD_QUERIES = (
@@ -127,8 +128,11 @@ class Mavl:
       ValueError: its parameters do not fit `config`.
       FileNotFoundError: see `Tokenizer`.
     """
-    tokenizer = Tokenizer(vocabulary, merges, config.text_positions - 2)
-    variables = params_from_torch(read_checkpoint(checkpoint), config)
+    tokenizer = Tokenizer(vocabulary, merges, config.text_positions - 2, config.vocab_size)
+    try:
+      variables = params_from_torch(read_checkpoint(checkpoint), config)
+    except WeightsError as error:
+      raise WeightsError(f"{os.fspath(checkpoint)}: {error}") from error
     return cls(variables, tokenizer, config, short_side)
 
   def infer(

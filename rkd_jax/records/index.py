@@ -7,7 +7,6 @@ their own (`ResultIndex`), and the two say which results belong to which records
 
 import dataclasses
 import os
-import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import xxhash
 from jaxtyping import Bool, Int
 
 from rkd_jax.files import storage
+from rkd_jax.files.archives import read_arrays
 
 
 class Row(NamedTuple):
@@ -156,8 +156,10 @@ def load(folder: str | os.PathLike, split: str, kind: type[_AnyIndex] = Index) -
   """Reads the index of a split; ValueError if it is missing, damaged or something else."""
   path = file_of(folder, split)
   try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return kind(**arrays)
-  except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    arrays = read_arrays(path)
+    if not isinstance(arrays, dict):
+      raise ValueError("it holds one array")
+    return kind(**arrays)
+  except (OSError, ValueError, TypeError) as error:
     message = f"{path} is no index of records ({error}): remove it, or build again."
     raise ValueError(message) from error

@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from rkd_jax.files import checksums
+from rkd_jax.files.untrusted import opening, refuse_head
 from rkd_jax.frozen.mavl import RKD_QUERIES, corners
 from rkd_jax.frozen.regions import reduced
 from rkd_jax.machine.replicas import Replicas
@@ -74,6 +75,7 @@ class OwlVit:
   Raises:
     ImportError: see `import_scenic`.
     FileNotFoundError: there is no such checkpoint.
+    ReadError: a web page, a pointer of Git LFS or an empty file stands in its place.
   """
 
   in_workers: ClassVar[bool] = False
@@ -87,6 +89,9 @@ class OwlVit:
         f"{checkpoint} is not there: expected an OWL-ViT checkpoint of Scenic, as its "
         "projects/owl_vit/README.md lists them."
       )
+    if os.path.isfile(checkpoint):
+      with opening(checkpoint, "an OWL-ViT checkpoint of Scenic") as (_, head, _):
+        refuse_head(checkpoint, head)
     settings = importlib.import_module(f"scenic.projects.owl_vit.configs.{config}").get_config(
       init_mode="canonical_checkpoint"
     )

@@ -9,21 +9,24 @@ the published matrices (norms about 10), unless they were averaged or normalised
 import io
 import json
 import os
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from rkd_jax.files import json_checks as checks
 from rkd_jax.files import storage
+from rkd_jax.files.archives import read_arrays, read_arrays_of
+from rkd_jax.files.untrusted import reading
 from rkd_jax.frozen.clip import FrozenClip
 from rkd_jax.ops.host import unit
 from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import prompts
 
 TEMPLATE = prompts.SINGLE
+_TEXT_KEYS = ("names", "template")
 
 
 class ClassEmbeddings(NamedTuple):
@@ -125,21 +128,24 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
   """
   path = storage.path(path)
   try:
-    stored = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    stored = (
+      read_arrays_of(path.read_bytes(), path) if storage.is_remote(path) else read_arrays(path)
+    )
     if isinstance(stored, np.ndarray):
       result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
-      with stored:
-        texts = (tuple(np.atleast_1d(stored[key]).tolist()) for key in ("names", "template"))
-        result = ClassEmbeddings(stored["embeddings"], *texts)
+      result = ClassEmbeddings(stored["embeddings"], *(_texts(stored, k) for k in _TEXT_KEYS))
   except FileNotFoundError:
     raise
-  except (KeyError, TypeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+  except (KeyError, OSError, ValueError) as error:
     raise ValueError(
       f"{path}: not a class-embedding file ({error}); expected .npz with names, template and"
       " embeddings, or .npy [classes, dimensions]"
     ) from error
   rows = _check_array(result.embeddings, str(path))
+  if result.names is not None and len(set(result.names)) != len(result.names):
+    twice = next(name for name in result.names if result.names.count(name) > 1)
+    raise ValueError(f"{path}: two rows are named {twice!r}; make the file again")
   names = names if result.names is None else result.names
   if names is not None and len(names) != len(rows):
     raise ValueError(
@@ -148,14 +154,27 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
   return ClassEmbeddings(rows, None if names is None else tuple(names), result.templates)
 
 
+def _texts(stored: Mapping[str, np.ndarray], key: str) -> tuple[str, ...]:
+  """One or several texts of an .npz."""
+  if stored[key].dtype.kind != "U" or stored[key].ndim > 1:
+    raise ValueError(f"{key} are {stored[key].dtype} {stored[key].shape}, expected texts")
+  return tuple(np.atleast_1d(stored[key]).tolist())
+
+
 def _read_sidecar(path: epath.Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
   """Names and templates of a .npy, None for a bare one."""
   sidecar = path.with_suffix(".json")
-  content = json.loads(sidecar.read_bytes()) if sidecar.exists() else None
+  if not sidecar.exists():
+    return None, None
+  with reading(sidecar, "JSON with names and templates", "file of names"):
+    content = json.loads(sidecar.read_bytes())
   # Annotations may have the name, too.
   if not isinstance(content, dict) or content.keys() != {"names", "templates"}:
     return None, None
-  return tuple(content["names"]), tuple(content["templates"])
+  names, templates = (
+    checks.texts(content[key], f"{sidecar}: {key!r}") for key in ("names", "templates")
+  )
+  return names, templates
 
 
 def select(

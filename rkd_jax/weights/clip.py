@@ -1,24 +1,20 @@
 """CLIP's published weights, by the names of OpenAI, open_clip and Hugging Face.
 
-Names of the two others become OpenAI's first.  What shapes do not tell (activation, heads) stands
-in a JSON file that both publish beside the weights.
+Names of the two others become OpenAI's first.  What shapes do not tell (activation, heads) is in
+`clip_settings`.
 """
 
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from rkd_jax.files.json_checks import read_json
-from rkd_jax.models.clip import preprocess
 from rkd_jax.models.clip.model import Clip, ClipConfig, init_clip
 from rkd_jax.weights import rename
-
-Layout = Literal["openai", "open_clip", "hugging_face"]
+from rkd_jax.weights.clip_settings import Layout, Settings
 
 # Entries of released archives that hold no weight.
 _IGNORED = (
@@ -32,6 +28,16 @@ _HALF = re.compile(
   r"(.*\.conv\d\.|.*\.downsample\.0\.|.*_proj\.|.*\.c_fc\.|.*\.in_proj_"
   r"|(visual\.proj|text_projection)$)"
 )
+
+# What OpenAI's archives state of themselves.
+_STATED = {
+  "image_resolution": "input_resolution",
+  "context_length": "context_length",
+  "vocab_size": "vocab_size",
+}
+STATED = frozenset(_STATED.values())
+# Of a tower; the largest published has 56.
+_MAX_LAYERS = 128
 
 _RENAMES = (
   (r"^(params|batch_stats)\.(text\.)?", ""),
@@ -66,18 +72,19 @@ def layout_of(state: Mapping[str, np.ndarray]) -> Layout:
   """Whose names these are; open_clip's without a wrapping are OpenAI's."""
   if "text_model.embeddings.token_embedding.weight" in state:
     return "hugging_face"
-  if any(name.startswith(("module.", "text.")) for name in state):
+  if any(name.startswith(("module.", "_orig_mod.", "text.")) for name in state):
     return "open_clip"
   return "openai"
 
 
 def to_openai(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   """The state dict under OpenAI's names and in its layout; unknown entries keep theirs."""
+  state = rename.unwrapped(state)
   layout = layout_of(state)
   if layout == "openai":
     return state
   if layout == "open_clip":
-    return {name.removeprefix("module.").removeprefix("text."): v for name, v in state.items()}
+    return {name.removeprefix("text."): value for name, value in state.items()}
   found = {rename.renamed(name, _HUGGING_FACE): value for name, value in state.items()}
   for name in {"text_projection", "visual.proj"} & found.keys():
     found[name] = found[name].T
@@ -89,22 +96,12 @@ def to_openai(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
   return found
 
 
-class Settings(NamedTuple):
-  """What the shapes do not tell, with None for what OpenAI's models have.
-
-  That is quick_gelu, and a head for each 64 channels.
-  """
-
-  activation: str | None = None
-  vision_heads: int | None = None
-  text_heads: int | None = None
-
-
 def config_from_torch(state: Mapping[str, np.ndarray], settings: Settings) -> ClipConfig:
   """The config of an original CLIP, whose sizes the shapes in its state dict tell.
 
   Raises:
-    ValueError: entries are missing, or have shapes that no CLIP has.
+    ValueError: entries are missing, have shapes that no CLIP has, or other ones than the settings
+      state.
   """
 
   def shape(name: str, rank: int) -> tuple[int, ...]:
@@ -117,7 +114,10 @@ def config_from_torch(state: Mapping[str, np.ndarray], settings: Settings) -> Cl
 
   def count(pattern: str) -> int:
     found = (re.match(pattern, name) for name in state)
-    return len({match[1] for match in found if match})
+    result = len({match[1] for match in found if match})
+    if not 0 < result <= _MAX_LAYERS:
+      raise ValueError(f"{result} layers are named as {pattern}; a CLIP has 1 to {_MAX_LAYERS}")
+    return result
 
   def side(name: str) -> int:
     positions = shape(name, 2)[0] - 1
@@ -135,7 +135,7 @@ def config_from_torch(state: Mapping[str, np.ndarray], settings: Settings) -> Cl
     layers = tuple(count(rf"visual\.layer{stage}\.(\d+)\.") for stage in range(1, stages + 1))
     resolution = 2 ** (stages + 1) * side("visual.attnpool.positional_embedding")
   context_length, text_width = shape("positional_embedding", 2)
-  return ClipConfig(
+  config = ClipConfig(
     embed_dim=shape("text_projection", 2)[1],
     image_resolution=resolution,
     vision_layers=layers,
@@ -149,6 +149,17 @@ def config_from_torch(state: Mapping[str, np.ndarray], settings: Settings) -> Cl
     transformer_layers=count(r"transformer\.resblocks\.(\d+)\."),
     activation=settings.activation or "quick_gelu",
   )
+  stated = dict(settings.stated)
+  for ours, theirs in _STATED.items():
+    if theirs in state and np.shape(state[theirs]) == ():
+      stated[ours] = int(state[theirs])
+  for key, value in stated.items():
+    if getattr(config, key) != value:
+      raise ValueError(
+        f"{key} is {value} by its description, and {getattr(config, key)} by the shapes of its"
+        " arrays: they belong to two models"
+      )
+  return config
 
 
 def params_from_torch(
@@ -171,72 +182,3 @@ def params_from_torch(
   entries = rename.usual_entries(variables, _RENAMES)
   remedy = "Give all of a CLIP's weights, and the sizes that it has"
   return rename.to_params(state, variables, entries, remedy, _IGNORED)
-
-
-def read_settings(weights: str | Path, layout: Layout) -> Settings | None:
-  """From config.json (Hugging Face) or open_clip_config.json (open_clip), if beside the weights.
-
-  Raises:
-    ValueError: it is malformed, or describes a model that is not built here.
-  """
-  if layout == "hugging_face":
-    name, parse = "config.json", _hugging_face_settings
-  else:
-    name, parse = "open_clip_config.json", _open_clip_settings
-  path = Path(weights).with_name(name)
-  if not path.exists():
-    return None
-  content = read_json(path)
-  if not isinstance(content, dict):
-    raise ValueError(f"{path}: expected a JSON object.")
-  return parse(content, path)
-
-
-def _block(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
-  block = content.get(key)
-  if not isinstance(block, dict):
-    raise ValueError(f"{path} has no {key!r}; expected the description of a CLIP with two towers.")
-  return block
-
-
-def _hugging_face_settings(content: Mapping[str, Any], path: Path) -> Settings:
-  vision, text = (_block(content, f"{tower}_config", path) for tower in ("vision", "text"))
-  activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
-  if len(activations) > 1:
-    raise ValueError(
-      f"{path}: the towers have the activations {sorted(activations)}, expected one."
-    )
-  for tower in (vision, text):
-    if (epsilon := tower.get("layer_norm_eps", 1e-5)) != 1e-5:
-      raise ValueError(f"{path}: layer_norm_eps is {epsilon}; layer norms here have 1e-5.")
-  heads = (tower.get("num_attention_heads") for tower in (vision, text))
-  return Settings(activations.pop(), *heads)
-
-
-_OPEN_CLIP_KNOWN = {
-  *("image_size", "layers", "width", "head_width", "patch_size"),
-  *("context_length", "vocab_size", "heads"),
-}
-
-
-def _open_clip_settings(content: Mapping[str, Any], path: Path) -> Settings:
-  model = _block(content, "model_cfg", path)
-  vision, text = _block(model, "vision_cfg", path), _block(model, "text_cfg", path)
-  for tower in (vision, text):
-    for key, value in tower.items():
-      if value and key not in _OPEN_CLIP_KNOWN:
-        raise ValueError(
-          f"{path}: {key!r} is {value!r}, which the towers here do not have; use a model of"
-          " open_clip with plain ViT or ResNet towers."
-        )
-  pixels = content.get("preprocess_cfg", {})
-  for key, expected in (("mean", preprocess.MEAN), ("std", preprocess.STD)):
-    found = pixels.get(key, expected)
-    if np.shape(found) != (3,) or not np.allclose(found, expected, atol=1e-4):
-      raise ValueError(f"{path}: the pixel {key} is {found}; models here take {expected}.")
-  activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-  vision_heads = None
-  if "head_width" in vision:
-    width = vision["width"] * (1 if isinstance(vision["layers"], int) else 32)
-    vision_heads = width // vision["head_width"]
-  return Settings(activation, vision_heads, text.get("heads"))

@@ -21,12 +21,17 @@ they come with the data.  The original builds both from its config if a checkpoi
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from rkd_jax.weights import rename
 from rkd_jax.weights.rename import Entry, WeightsError
+
+Channels = Literal["bgr", "rgb"]
+
+# Who writes networks that read RGB into detectron2's files.
+_RGB_AUTHORS = ("torchvision", "timm")
 
 # Derived from the config or the data, or counters: no weight is lost without them.
 _IGNORED = (
@@ -75,8 +80,10 @@ _LAYOUTS = {
 }
 
 
-def entries(params: Any) -> dict[str, Entry]:
+def entries(params: Any, channels: Channels = "bgr") -> dict[str, Entry]:
   """Where detectron2 has every parameter of a detector (arrays or shapes), by its path here.
+
+  `channels` is the order of those that its first convolution reads.
 
   Raises:
     WeightsError: a part of the network that detectron2 has no counterpart of.
@@ -97,9 +104,80 @@ def entries(params: Any) -> dict[str, Entry]:
     rows = params["box_head"]["fc1"]["kernel"].shape[0]
     channels = params["rpn"]["conv"]["kernel"].shape[2]
     layouts["box_head/fc1/kernel"] = rename.of_flattened_map(rows, channels)
+  if channels == "rgb":
+    del layouts["backbone/stem/kernel"]
   for path in found.keys() & layouts.keys():
     found[path] = found[path]._replace(layout=layouts[path])
   return found
+
+
+def channels_of(
+  state: Mapping[str, np.ndarray],
+  notes: Mapping[str, str],
+  mean: Sequence[float],
+  std: Sequence[float],
+  given: Channels | None = None,
+) -> Channels:
+  """The order of the channels that a checkpoint's first convolution reads.
+
+  detectron2's detectors and Caffe2's networks read BGR.  A file may say otherwise by the pixel mean
+  in it, or by its author; of a trunk alone under detectron2's names nothing tells.
+
+  Args:
+    notes: texts beside the arrays, such as '__author__'.
+    mean, std: those of the network's pixels, in RGB.
+    given: what the user says.
+
+  Raises:
+    WeightsError: other pixels than the network's, a network that is not built here, another order
+      than the given one, or nothing tells the order and it is not given.
+  """
+  state = rename.unwrapped(state)
+  author = next((a for a in _RGB_AUTHORS if a in notes.get("__author__", "").lower()), None)
+  if author is not None:
+    raise WeightsError(
+      f"it is a network of {author}, which strides in the 3x3 convolutions and divides pixels by"
+      " their deviation; the detectors here do neither. Use the network of MSRA (R-50.pkl)."
+    )
+  told = _told_channels(state, mean, std)
+  if told is None and not any("." in name for name in state):
+    told = "bgr"  # Caffe2
+  if told and given and told != given:
+    raise WeightsError(
+      f"its first convolution reads {told.upper()}, by its own pixel mean or names,"
+      f" not {given.upper()} as --channels says. Leave that out."
+    )
+  if told or given:
+    return told or given  # pyright: ignore[reportReturnType]
+  if "stem.conv1.weight" in state:
+    raise WeightsError(
+      "it is a trunk alone, and nothing in it tells whether its first convolution reads BGR"
+      " (networks of Caffe and MSRA) or RGB (of PyTorch): say --channels=bgr or --channels=rgb."
+    )
+  return "bgr"
+
+
+def _told_channels(
+  state: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
+) -> Channels | None:
+  """What the pixel mean and deviation in a checkpoint tell; None without them."""
+  told: list[Channels] = ["bgr", "rgb"]
+  for name, ours in (("pixel_mean", np.array(mean)), ("pixel_std", np.array(std))):
+    if name not in state:
+      continue
+    theirs = np.asarray(state[name], np.float64).reshape(-1)
+    orders: dict[Channels, np.ndarray] = {"bgr": ours[::-1], "rgb": ours}
+    told = [
+      order
+      for order in told
+      if theirs.shape == (3,) and np.allclose(theirs, orders[order], rtol=1e-3, atol=1e-3)
+    ]
+    if not told:
+      raise WeightsError(
+        f"its {name} is {theirs[:3].tolist()}, model.{name} is {ours.tolist()} in RGB: it was"
+        f" trained on other pixels. Give a config with its model.{name}."
+      )
+  return told[0] if len(told) == 1 else None
 
 
 def canonical(state: Mapping[str, np.ndarray], params: Any) -> dict[str, np.ndarray]:
@@ -109,6 +187,7 @@ def canonical(state: Mapping[str, np.ndarray], params: Any) -> dict[str, np.ndar
   C4 network's res5 into the RoI head.  Names of Caffe2 ('res2_0_branch2a_w') are translated first;
   norms without statistics get mean 0 and variance 1, as when detectron2 loads them.
   """
+  state = rename.unwrapped(state)
   if not any("." in name for name in state):
     state = _from_caffe2(state)
   full = {
@@ -129,11 +208,15 @@ def _from_caffe2(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_params(
-  state: Mapping[str, np.ndarray], expected: Any, allow: Sequence[str] = ()
+  state: Mapping[str, np.ndarray],
+  expected: Any,
+  allow: Sequence[str] = (),
+  channels: Channels = "bgr",
 ) -> dict[str, Any]:
   """Parameters of a network from a state dict of detectron2 or object-centric-ovd.
 
-  Arguments and errors are those of `rename.to_params`, and the errors of `entries`.
+  `channels` is what `channels_of` says of it.  Other arguments and errors are those of
+  `rename.to_params`, and the errors of `entries`.
   """
   state = canonical(state, expected)
   remedy = (
@@ -143,7 +226,8 @@ def to_params(
   # Caffe2's stem has a bias, which detectron2 has no place for.
   zero_bias = not np.any(state.get("stem.conv1.bias", 0))
   ignored = rf"{_IGNORED}|stem\.conv1\.bias" if zero_bias else _IGNORED
-  return rename.to_params(state, expected, entries(expected), remedy, ignored, allow)
+  found = entries(expected, channels)
+  return rename.to_params(state, expected, found, remedy, ignored, allow)
 
 
 def from_params(params: Any) -> dict[str, np.ndarray]:

@@ -75,6 +75,7 @@ def params_from_torch(
   """
   variables = abstract_variables(config)
   remedy = "Give MAVL's released checkpoint, or the sizes that yours has"
+  state = rename.unwrapped(state)
   return rename.to_params(state, variables, entries(variables, config), remedy, _IGNORED)
 
 

@@ -4,13 +4,18 @@ A family of networks has a module beside this one that says, parameter by parame
 library calls it (`Entry`).  How arrays are laid out there, and that a state dict fits, is all here.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import traverse_util
+
+# Faults that an error lists.
+_LISTED = 10
 
 
 class WeightsError(ValueError):
@@ -73,6 +78,26 @@ def third(part: int, layout: Layout) -> Layout:
   )
 
 
+def unwrapped(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+  """The arrays without the prefixes that wrappers of torch give to all names.
+
+  They are 'module.', '_orig_mod.' and 'model.', of DistributedDataParallel, torch.compile and
+  trainers; one that is not before every name is part of the names.
+  """
+  found, removed = state, []
+  while found and (prefix := _common_wrapper(found)):
+    found = {name.removeprefix(prefix): value for name, value in found.items()}
+    removed.append(prefix)
+  if removed:
+    logging.info("All names begin with %r, which was left out.", "".join(removed))
+  return found
+
+
+def _common_wrapper(names: Collection[str]) -> str:
+  prefixes = ("module.", "_orig_mod.", "model.")
+  return next((p for p in prefixes if all(name.startswith(p) for name in names)), "")
+
+
 def renamed(path: str, rules: Sequence[tuple[str, Any]]) -> str:
   """A path after the substitutions of `rules`, in their order, with torch's name of its leaf."""
   path = path.replace("/", ".")
@@ -113,10 +138,16 @@ def to_params(
     allow: regular expressions of names that may be unused, or missing; those are left out.
 
   Raises:
-    WeightsError: missing and unused names, other shapes or types, and numbers that are not finite,
-      all listed.
+    WeightsError: missing and unused names, other shapes or types, and numbers that are not finite:
+      ten of them, and how many there are.
   """
   found, faults = {}, []
+
+  for pattern in allow:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise WeightsError(f"{pattern!r} is no regular expression ({error}); correct it.") from error
 
   def allowed(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in allow)
@@ -141,9 +172,23 @@ def to_params(
     if not (re.fullmatch(ignored, name) or allowed(name)):
       faults.append(f"unused {name} {np.shape(state[name])}")
   if faults:
-    listed = "\n  ".join(faults)
+    listed = "\n  ".join(_some(faults))
     raise WeightsError(f"the state dict does not fit the network. {remedy}:\n  {listed}")
   return traverse_util.unflatten_dict(found, sep="/")
+
+
+def _some(faults: Sequence[str]) -> list[str]:
+  """Ten of the faults, of each kind some, and how many there are."""
+  if len(faults) <= _LISTED:
+    return list(faults)
+  kinds: dict[str, list[int]] = {"of another shape, type or value": [], "missing": [], "unused": []}
+  for number, fault in enumerate(faults):
+    kind = fault.partition(" ")[0]
+    kinds[kind if kind in kinds else "of another shape, type or value"].append(number)
+  turns = itertools.chain(*itertools.zip_longest(*kinds.values()))
+  chosen = sorted(itertools.islice((n for n in turns if n is not None), _LISTED))
+  counts = ", ".join(f"{len(numbers)} {kind}" for kind, numbers in kinds.items() if numbers)
+  return [*(faults[n] for n in chosen), f"... {len(faults)} in all: {counts}"]
 
 
 def from_params(params: Any, entries: Mapping[str, Entry]) -> dict[str, np.ndarray]:

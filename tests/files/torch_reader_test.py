@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretended_torch import pretended_torch
 
-from rkd_jax.files import torch_reader as restricted
-from rkd_jax.files.torch_reader import ReadError, read_checkpoint
+from rkd_jax.files import tensors
+from rkd_jax.files.torch_reader import ReadError, open_checkpoint, read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
@@ -102,6 +102,29 @@ def test_only_the_model_of_a_training_checkpoint_is_read(tmp_path):
   np.testing.assert_array_equal(read["weight"], [1.5, -2])
 
 
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", "params", "net"])
+def test_names_of_the_weights_in_a_training_checkpoint(tmp_path, key):
+  content = {key: {"w": np.arange(3.0)}, "epoch": 3, "optimizer": {"lr": 1.0}}
+  (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+  assert read_checkpoint(tmp_path / "a.pkl").keys() == {"w"}
+  (tmp_path / "a.pkl").write_bytes(pickle.dumps({"state_dict": content, "model": {"layers": 3}}))
+  assert read_checkpoint(tmp_path / "a.pkl").keys() == {"w"}
+
+
+def test_two_sets_of_weights_are_not_chosen_from(tmp_path):
+  content = {"model": {"w": np.zeros(1)}, "params": {"w": np.ones(1)}}
+  (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+  with pytest.raises(ReadError, match=r"holds weights under model and params\. Save those"):
+    read_checkpoint(tmp_path / "a.pkl")
+
+
+def test_texts_beside_the_weights_are_kept(tmp_path):
+  content = {"model": {"w": np.zeros(1)}, "__author__": "torchvision", "matching_heuristics": True}
+  (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+  found = open_checkpoint(tmp_path / "a.pkl")
+  assert (found.format, found.notes) == ("pickle", {"__author__": "torchvision"})
+
+
 def test_settings_beside_the_model_are_passed_over(tmp_path):
   content = {"model": {"w": np.arange(3.0)}, "args": argparse.Namespace(lr=1e-4, name="x")}
   (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=2))
@@ -114,7 +137,7 @@ def test_settings_cannot_be_altered_by_a_file(tmp_path):
   (tmp_path / "a.pkl").write_bytes(hostile)
   with pytest.raises(ReadError):
     read_checkpoint(tmp_path / "a.pkl")
-  assert not hasattr(restricted._Settings, "a")
+  assert not hasattr(tensors.Settings, "a")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -270,7 +293,7 @@ def test_modules_are_read_as_trees_only(tmp_path):
     (_module(b"Net", b"]"), "a module with a list for attributes"),
     (_module(b"Net", b"}(K\x01K\x02u"), "a module with a dict for attributes"),
     (b"c__torch__\nNet\n(K\x01tR", "TypeError"),
-    (b"c__torch__\nNet\n}b", "TypeError"),
+    (b"c__torch__\nNet\n}b", "the state of a Name"),
     (_module(b"Net", b"}(X\x01\0\0\0acposix\nsystem\nu"), r"asks for posix\.system"),
     (_module(b"Net", b"}(X\x01\0\0\0aK\x01u"), "holds an empty dict"),
   ],

@@ -93,7 +93,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_plain_state_dicts(tmp_path, tiny, name):
   WRITERS[name](tmp_path / name, tiny)
-  assert_is_the_tiny_model(load_clip(tmp_path / name))
+  assert_is_the_tiny_model(load_clip(tmp_path / name, "quick_gelu"))
 
 
 def hugging_face(state):
@@ -133,7 +133,7 @@ def hugging_face(state):
 @pytest.mark.parametrize("name", WRITERS)
 def test_hugging_face(tmp_path, tiny, name):
   WRITERS[name](tmp_path / name, hugging_face(tiny))
-  assert_is_the_tiny_model(load_clip(tmp_path / name))
+  assert_is_the_tiny_model(load_clip(tmp_path / name, "quick_gelu"))
 
 
 def test_hugging_face_config_tells_activation_and_heads(tmp_path, tiny):
@@ -173,7 +173,7 @@ def test_open_clip(tmp_path, tiny, prefix, text_prefix):
 
   path = tmp_path / "open_clip_model.safetensors"
   write_safetensors(path, {rename(name): value for name, value in tiny.items()})
-  assert_is_the_tiny_model(load_clip(path))
+  assert_is_the_tiny_model(load_clip(path, "quick_gelu"))
 
   (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config()))
   config = load_clip(path).model.config
@@ -197,6 +197,101 @@ def test_models_of_open_clip_that_are_not_built_here(tmp_path, tiny, content, me
     load_clip(tmp_path / "m.pt")
 
 
+HUGGING_FACE = {
+  "model_type": "clip",
+  "text_config": {"hidden_act": "quick_gelu", "num_attention_heads": 1, "vocab_size": 64},
+  "vision_config": {"num_attention_heads": 1, "image_size": 32, "hidden_size": 64},
+  "projection_dim": 16,
+}
+
+
+def test_a_folder_of_hugging_face_in_two_parts(tmp_path, tiny):
+  (tmp_path / "config.json").write_text(json.dumps(HUGGING_FACE))
+  state = hugging_face(tiny)
+  weight_map = {}
+  for number in range(2):
+    file = f"model-0000{number + 1}-of-00002.safetensors"
+    part = {name: state[name] for name in sorted(state)[number::2]}
+    write_safetensors(tmp_path / file, part)
+    weight_map |= dict.fromkeys(part, file)
+  index = {"weight_map": weight_map}
+  (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+  image, text = embed(load_clip(tmp_path))
+  assert_near(image, GOLDEN["tiny_jit/image_embedding"])
+  assert_near(text, GOLDEN["tiny_jit/text_embedding"])
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"model_type": "siglip"}, "model_type is 'siglip'; models here have 'clip'|have clip"),
+    ({"projection_dim": 512}, "embed_dim is 512 by its description, and 16 by the shapes"),
+    ({"text_config": {"vocab_size": 49408, "num_attention_heads": 1}}, "vocab_size is 49408"),
+    ({"text_config": {"eos_token_id": 7}}, "eos_token_id is 7"),
+    ({"vision_config": {"num_attention_heads": 0}}, "num_attention_heads' is 0"),
+    ({"vision_config": {"hidden_act": "gelu"}}, "the towers have the activations"),
+  ],
+)
+def test_a_config_of_another_model_is_refused(tmp_path, tiny, changes, message):
+  write_safetensors(tmp_path / "model.safetensors", hugging_face(tiny))
+  (tmp_path / "config.json").write_text(json.dumps(HUGGING_FACE | changes))
+  with pytest.raises(ValueError, match=message):
+    load_clip(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "name, content, message",
+  [
+    ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, "the pixel image_mean is"),
+    ("preprocessor_config.json", {"resample": 2}, "resample is 2; models here have 3"),
+    ("vocab.json", {"<s>": 0}, "is not CLIP's vocabulary"),
+  ],
+)
+def test_other_pixels_and_words_are_refused(tmp_path, tiny, name, content, message):
+  write_safetensors(tmp_path / "model.safetensors", hugging_face(tiny))
+  (tmp_path / "config.json").write_text(json.dumps(HUGGING_FACE))
+  (tmp_path / name).write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=message):
+    load_clip(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["openai", "hugging_face"])
+def test_weights_without_their_config_ask_for_the_activation(tmp_path, tiny, layout):
+  state = tiny if layout == "openai" else hugging_face(tiny)
+  write_safetensors(tmp_path / "m.safetensors", state)
+  with pytest.raises(ValueError, match=r"m\.safetensors: there is no .*config\.json.*--activ"):
+    load_clip(tmp_path / "m.safetensors")
+
+
+def test_a_config_beside_an_archive_of_openai_is_of_another_model(tmp_path):
+  (tmp_path / "ViT.pt").write_bytes(ARCHIVE.read_bytes())
+  (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config()))
+  assert_is_the_tiny_model(load_clip(tmp_path / "ViT.pt"))
+
+
+def test_heads_of_wide_towers_are_not_guessed(tmp_path, tiny):
+  wide = {**tiny, "visual.conv1.weight": np.zeros((1280, 3, 16, 16), np.float32)}
+  write_pth(tmp_path / "m.pt", wide)
+  with pytest.raises(ValueError, match="1280 wide may have any number of heads"):
+    load_clip(tmp_path / "m.pt", "gelu")
+
+
+def test_weights_of_gelu_are_not_rounded(tmp_path, tiny):
+  """OpenAI's are of quick_gelu, and only its loader rounds."""
+  exact = {name: value.astype(np.float32) * np.float32(1 + 2**-13) for name, value in tiny.items()}
+  write_pth(tmp_path / "m.pt", exact)
+  params = load_clip(tmp_path / "m.pt", "gelu").variables["params"]
+  kernel = np.asarray(params["visual"]["conv1"]["kernel"]).transpose(3, 2, 0, 1)
+  np.testing.assert_array_equal(kernel, exact["visual.conv1.weight"])
+
+
+def test_names_without_end_are_refused(tmp_path, tiny):
+  layers = {f"transformer.resblocks.{i}.x": np.zeros(1, np.float32) for i in range(500)}
+  write_pth(tmp_path / "m.pt", tiny | layers)
+  with pytest.raises(ValueError, match=r"m\.pt: 500 layers are named"):
+    load_clip(tmp_path / "m.pt", "gelu")
+
+
 def test_the_activation_changes_the_result(tmp_path, tiny):
   write_pth(tmp_path / "m.pt", tiny)
   image, text = embed(load_clip(tmp_path / "m.pt", activation="gelu"))
@@ -213,7 +308,7 @@ def test_float32_weights_are_rounded_as_by_the_original(tmp_path, tiny):
     exact[name] = value * np.float32(1 + 2**-13)
   for writer, rounds in (("m.pt", True), ("m.npz", False)):
     WRITERS[writer](tmp_path / writer, exact)
-    params = load_clip(tmp_path / writer).variables["params"]
+    params = load_clip(tmp_path / writer, "quick_gelu").variables["params"]
     kernel = np.asarray(params["visual"]["conv1"]["kernel"]).transpose(3, 2, 0, 1)
     weight = exact["visual.conv1.weight"]
     expected = weight.astype(np.float16) if rounds else weight
@@ -228,7 +323,7 @@ def test_misfits_are_listed_with_the_file(tmp_path, tiny):
   wrong = {name: value for name, value in tiny.items() if name != bias}
   write_pth(tmp_path / "m.pt", wrong | {"surplus": np.zeros(1)})
   with pytest.raises(ValueError) as error:
-    load_clip(tmp_path / "m.pt")
+    load_clip(tmp_path / "m.pt", "quick_gelu")
   for part in ("m.pt: ", f"missing {bias}", "unused surplus"):
     assert part in str(error.value)
 

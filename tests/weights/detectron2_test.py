@@ -9,7 +9,7 @@ from flax import traverse_util
 from rkd_jax.configs.coco import rkd_ils_weight_transfer as coco
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis
 from rkd_jax.models.detector.rcnn import abstract_params
-from rkd_jax.weights.detectron2 import canonical, entries, from_params, to_params
+from rkd_jax.weights.detectron2 import canonical, channels_of, entries, from_params, to_params
 from rkd_jax.weights.rename import WeightsError
 
 
@@ -244,7 +244,9 @@ def _caffe2(state):
 def test_imagenet_weights_of_caffe2_fill_the_trunk_and_res5(expected):
   params = _fill(expected)
   blobs = _caffe2(from_params(params))
-  with pytest.raises(WeightsError, match=r"missing proposal_generator\.rpn_head\.conv\.weight"):
+  with pytest.raises(
+    WeightsError, match=r"missing roi_heads\.box_(head|predictor)\..*\n.*\d+ in all: \d+ missing$"
+  ):
     to_params(blobs, expected)
   found = to_params(blobs, expected, (*HEADS, r"backbone\.fpn_.*"))
   assert found.keys() == ({"backbone"} if "fpn" in expected else {"backbone", "box_head"})
@@ -290,3 +292,56 @@ def test_a_trunk_under_its_own_names_finds_its_place(c4):
   for name, value in trunk.items():
     prefix = "roi_heads" if name.startswith("res5") else "backbone"
     np.testing.assert_array_equal(found[f"{prefix}.{name}"], value)
+
+
+MEAN, BGR_MEAN = (123.675, 116.28, 103.53), (103.53, 116.28, 123.675)
+DETECTOR, TRUNK = {"backbone.stem.conv1.weight": 0}, {"stem.conv1.weight": 0}
+
+
+def _mean(values):
+  return {**DETECTOR, "pixel_mean": np.float32(values).reshape(3, 1, 1)}
+
+
+@pytest.mark.parametrize(
+  "state, given, channels",
+  [
+    (DETECTOR, None, "bgr"),
+    (DETECTOR, "rgb", "rgb"),
+    (_mean(BGR_MEAN), None, "bgr"),
+    (_mean(MEAN), None, "rgb"),
+    ({f"module.{name}": value for name, value in _mean(MEAN).items()}, None, "rgb"),
+    ({"conv1_w": 0, "res2_0_branch2a_w": 0}, None, "bgr"),
+    (TRUNK, "bgr", "bgr"),
+    (TRUNK, "rgb", "rgb"),
+  ],
+)
+def test_the_order_of_channels_is_told_or_given(state, given, channels):
+  assert channels_of(state, {}, MEAN, (1, 1, 1), given) == channels
+
+
+@pytest.mark.parametrize(
+  "state, notes, given, message",
+  [
+    (TRUNK, {}, None, "say --channels=bgr or --channels=rgb"),
+    (TRUNK, {"__author__": "torchvision"}, None, "a network of torchvision"),
+    (_mean(MEAN), {}, "bgr", "reads RGB, by its own .* not BGR as --channels says"),
+    (_mean((1, 2, 3)), {}, None, r"pixel_mean is \[1.0, 2.0, 3.0\], model.pixel_mean is \[123.675"),
+    (
+      {**DETECTOR, "pixel_std": np.full(3, 58.0)},
+      {},
+      None,
+      "pixel_std is .* trained on other pixels",
+    ),
+  ],
+)
+def test_another_order_is_not_taken_for_bgr(state, notes, given, message):
+  with pytest.raises(WeightsError, match=message):
+    channels_of(state, notes, MEAN, (1, 1, 1), given)
+
+
+def test_a_convolution_of_rgb_stays_as_it_is(c4):
+  params = _fill(c4)
+  state = from_params(params)
+  name = "backbone.stem.conv1.weight"
+  state[name] = state[name][:, ::-1]
+  _equal(to_params({f"module.{k}": v for k, v in state.items()}, c4, (), "rgb"), params)

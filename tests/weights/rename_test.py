@@ -74,3 +74,28 @@ def test_parameters_have_the_types_of_the_network():
   assert params["a"]["kernel"].dtype == np.float32
   np.testing.assert_array_equal(params["a"]["kernel"], state["a.weight"].T)
   np.testing.assert_array_equal(rename.from_params(params, entries)["a.weight"], state["a.weight"])
+
+
+def test_prefixes_of_all_names_are_left_out():
+  state = {"module._orig_mod.a": 1, "module._orig_mod.model.b": 2}
+  assert rename.unwrapped(state) == {"a": 1, "model.b": 2}
+  assert rename.unwrapped({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}
+  assert rename.unwrapped({}) == {}
+
+
+def test_of_many_faults_ten_are_listed_and_all_counted():
+  like = jax.ShapeDtypeStruct((2,), np.float32)
+  expected = {f"a{i}": like for i in range(300)} | {"c": like}
+  entries = {path: Entry(path, rename.AS_IS) for path in expected}
+  state = {f"b{i}": np.ones(2) for i in range(250)} | {"c": np.ones(3)}
+  with pytest.raises(WeightsError) as error:
+    rename.to_params(state, expected, entries, "Do this")
+  lines = str(error.value).splitlines()[1:]
+  assert lines[-1] == "  ... 551 in all: 1 of another shape, type or value, 300 missing, 250 unused"
+  kinds = [line.split()[0] for line in lines[:-1]]
+  assert len(kinds) == 10 and [kinds.count(k) for k in ("c", "missing", "unused")] == [1, 5, 4]
+
+
+def test_a_pattern_that_is_none_is_named():
+  with pytest.raises(WeightsError, match=r"'\(' is no regular expression"):
+    rename.to_params({}, {}, {}, "", allow=["("])

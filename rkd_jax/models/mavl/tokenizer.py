@@ -16,6 +16,9 @@ from rkd_jax.models.mavl.roberta import PADDING
 
 START, END = "<s>", "</s>"
 _SPECIAL = (START, "<pad>", END, "<unk>", "<mask>")
+# Of roberta-base: how many tokens it has, and the first words after the special ones.
+_ROBERTA_SIZE = 50265
+_FIRST = {".": 4, "Ġthe": 5, ",": 6, "Ġto": 7, "Ġand": 8, "Ġof": 9, "<mask>": 50264}
 # Rows are padded to a multiple of this, so that few lengths are compiled.
 _ROUND = 8
 
@@ -34,14 +37,19 @@ class Tokenizer:
     vocabulary: path of vocab.json, ids by token.
     merges: path of merges.txt.
     max_length: most tokens of a row, the marks included.
+    size: the number of tokens that the model knows, which the vocabulary must have; None for any.
 
   Raises:
     FileNotFoundError: naming the missing file and where such files are found.
-    ValueError: the files are no such vocabulary.
+    ValueError: the files are no such vocabulary, or one of another model.
   """
 
   def __init__(
-    self, vocabulary: str | os.PathLike, merges: str | os.PathLike, max_length: int = 512
+    self,
+    vocabulary: str | os.PathLike,
+    merges: str | os.PathLike,
+    max_length: int = 512,
+    size: int | None = None,
   ):
     for path, name in ((vocabulary, "vocab.json"), (merges, "merges.txt")):
       if not os.path.isfile(path):
@@ -63,6 +71,14 @@ class Tokenizer:
       raise ValueError(
         f"{os.fspath(vocabulary)} has the special tokens {ids}; expected all of them, and <pad> "
         f"with id {PADDING}: give vocab.json of roberta-base."
+      )
+    found = self._encoder.get_vocab_size()
+    named = {token: self._encoder.token_to_id(token) for token in _FIRST}
+    if size not in (None, found) or (found == _ROBERTA_SIZE and named != _FIRST):
+      raise ValueError(
+        f"{os.fspath(vocabulary)} has {found:,} tokens, {size or _ROBERTA_SIZE:,} are expected, or"
+        " other ones than roberta-base: the model would read other words. Give vocab.json of"
+        " roberta-base."
       )
     known = [token for token in _SPECIAL if self._encoder.token_to_id(token) is not None]
     self._encoder.add_special_tokens(known)

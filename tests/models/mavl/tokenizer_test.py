@@ -52,6 +52,18 @@ def test_other_files_are_refused(files):
     Tokenizer(*files)
 
 
+def test_the_vocabulary_of_another_model_is_refused(files):
+  size = len(json.loads(files[0].read_text()))
+  Tokenizer(*files, size=size)
+  with pytest.raises(ValueError, match=rf"has {size} tokens, 50,265 are expected.*roberta-base"):
+    Tokenizer(*files, size=50265)
+  tokens = {**json.loads(files[0].read_text())}
+  tokens |= {f"filler{i}": i for i in range(len(tokens), 50265)}
+  files[0].write_text(json.dumps(tokens))
+  with pytest.raises(ValueError, match="other ones than roberta-base"):
+    Tokenizer(*files, size=50265)
+
+
 def test_missing_files_are_named(files):
   files[1].unlink()
   with pytest.raises(FileNotFoundError, match=r"merges.txt' is no file: .*roberta-base"):
