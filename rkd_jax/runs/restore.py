@@ -147,7 +147,9 @@ def _newest(
       except DamagedCheckpointError as error:
         if before is None:
           if len(steps) > 1:
-            raise DamagedCheckpointError(f"{error} No other checkpoint can be read.") from error
+            raise DamagedCheckpointError(
+              f"{error} No other checkpoint can be read: train anew in another --workdir."
+            ) from error
           raise
         logging.warning("%s Step %d is taken instead.", error, before)
   raise AssertionError("no steps")
