@@ -43,9 +43,9 @@ from rkd_jax.files import json_checks as checks
 from rkd_jax.files import json_values, storage
 from rkd_jax.files.json_lists import Document
 from rkd_jax.files.terminal import print_any_name
-from rkd_jax.files.torch_reader import read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
-from rkd_jax.files.untrusted import quoted, shown
+from rkd_jax.files.untrusted.reading import quoted, shown
+from rkd_jax.files.untrusted.torch_reader import read_objects
 from rkd_jax.records import class_names as category_names
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter

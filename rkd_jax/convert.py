@@ -32,8 +32,8 @@ from flax import traverse_util
 from ml_collections import config_flags
 
 from rkd_jax import commands
-from rkd_jax.files.torch_reader import open_checkpoint
 from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.files.untrusted.torch_reader import open_checkpoint
 from rkd_jax.models.detector.rcnn import abstract_params
 from rkd_jax.runs.checkpoint import Checkpointer, latest_step
 from rkd_jax.runs.config import check_model, write_config

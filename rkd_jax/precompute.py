@@ -49,8 +49,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from rkd_jax.files.hugging_face import is_published
 from rkd_jax.files.terminal import print_any_name
+from rkd_jax.files.untrusted.hugging_face import is_published
 from rkd_jax.machine.compilation import return_memory_after_compiling
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.records.results import TeacherReader

@@ -13,8 +13,8 @@ import tiny
 
 from rkd_jax.configs import demo
 from rkd_jax.convert import to_detectron2, to_rkd_jax
-from rkd_jax.files.torch_reader import read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.files.untrusted.torch_reader import read_checkpoint
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.models.detector.rcnn import abstract_params
 from rkd_jax.runs.checkpoint import CheckpointError

@@ -22,9 +22,9 @@ import safetensors.numpy
 from limited_reader import MEMORY, outcome
 
 from rkd_jax.data.published_teachers import read_pseudo_boxes, read_regions
-from rkd_jax.files.archives import read_arrays
-from rkd_jax.files.torch_reader import ReadError, read_checkpoint, read_objects
 from rkd_jax.files.torch_writer import pickle_tensors, write_pth
+from rkd_jax.files.untrusted.archives import read_arrays
+from rkd_jax.files.untrusted.torch_reader import ReadError, read_checkpoint, read_objects
 from rkd_jax.vocabulary import class_embeddings
 
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}

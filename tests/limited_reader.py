@@ -74,8 +74,8 @@ def _in_a_child(read, path, errors):
 
 def main():
   from rkd_jax.data.published_teachers import read_pseudo_boxes, read_regions
-  from rkd_jax.files.archives import read_arrays
-  from rkd_jax.files.torch_reader import ReadError, read_checkpoint, read_objects
+  from rkd_jax.files.untrusted.archives import read_arrays
+  from rkd_jax.files.untrusted.torch_reader import ReadError, read_checkpoint, read_objects
   from rkd_jax.vocabulary import class_embeddings
 
   readers = {

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import types
 
-from rkd_jax.files.tensors import STORAGES
+from rkd_jax.files.untrusted.tensors import STORAGES
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rkd_jax.files import storage
-from rkd_jax.files.tensors import LEGACY_MAGIC, STORAGES
+from rkd_jax.files.untrusted.tensors import LEGACY_MAGIC, STORAGES
 
 _KINDS = {dtype: kind for kind, dtype in STORAGES.items()}
 

@@ -15,9 +15,9 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
-from rkd_jax.files.hugging_face import is_published, published_file
-from rkd_jax.files.torch_reader import open_checkpoint
-from rkd_jax.files.untrusted import reading
+from rkd_jax.files.untrusted.hugging_face import is_published, published_file
+from rkd_jax.files.untrusted.reading import reading
+from rkd_jax.files.untrusted.torch_reader import open_checkpoint
 from rkd_jax.machine.batches import map_batches
 from rkd_jax.machine.compilation import matmul_options
 from rkd_jax.models.clip.model import Clip, ClipConfig, init_clip, make_clip

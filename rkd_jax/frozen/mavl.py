@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from rkd_jax.files.torch_reader import read_checkpoint
+from rkd_jax.files.untrusted.torch_reader import read_checkpoint
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.models.mavl.model import RELEASED, Mvit, MvitConfig
 from rkd_jax.models.mavl.tokenizer import Tokenizer, Tokens

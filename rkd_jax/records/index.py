@@ -17,7 +17,7 @@ import xxhash
 from jaxtyping import Bool, Int
 
 from rkd_jax.files import storage
-from rkd_jax.files.archives import read_arrays
+from rkd_jax.files.untrusted.archives import read_arrays
 
 
 class Row(NamedTuple):

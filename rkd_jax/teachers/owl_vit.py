@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from rkd_jax.files import checksums
-from rkd_jax.files.untrusted import opening, refuse_head
+from rkd_jax.files.untrusted.reading import opening, refuse_head
 from rkd_jax.frozen.mavl import RKD_QUERIES, corners
 from rkd_jax.frozen.regions import reduced
 from rkd_jax.machine.replicas import Replicas

@@ -18,8 +18,8 @@ from jaxtyping import Float
 
 from rkd_jax.files import json_checks as checks
 from rkd_jax.files import storage
-from rkd_jax.files.archives import read_arrays, read_arrays_of
-from rkd_jax.files.untrusted import reading
+from rkd_jax.files.untrusted.archives import read_arrays, read_arrays_of
+from rkd_jax.files.untrusted.reading import reading
 from rkd_jax.frozen.clip import FrozenClip
 from rkd_jax.ops.host import unit
 from rkd_jax.records import class_names as category_names

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rkd_jax.files.json_checks import read_json
-from rkd_jax.files.untrusted import quoted, shown
+from rkd_jax.files.untrusted.reading import quoted, shown
 from rkd_jax.models.clip import preprocess
 from rkd_jax.models.clip.tokenizer import END, START, VOCABULARY_SIZE, encode
 

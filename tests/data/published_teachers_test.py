@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rkd_jax.data import published_teachers as teachers
-from rkd_jax.files.torch_reader import ReadError, read_objects
 from rkd_jax.files.torch_writer import pickle_tensors
+from rkd_jax.files.untrusted.torch_reader import ReadError, read_objects
 from rkd_jax.records.results import TeacherReader
 
 # Written by torch 2.13: three regions with embeddings of width 8, two of them in one storage.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pretended_torch import pretended_torch
 
-from rkd_jax.files.torch_reader import STORAGES, read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.files.untrusted.torch_reader import STORAGES, read_checkpoint
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 

@@ -10,8 +10,8 @@ import safetensors.numpy
 import tiny_clip
 from openai_clip import Weights, standard_normal
 
-from rkd_jax.files.torch_reader import ReadError, read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.files.untrusted.torch_reader import ReadError, read_checkpoint
 from rkd_jax.frozen import clip as frozen
 from rkd_jax.frozen.clip import FrozenClip, RegionEncoder, load_clip
 from rkd_jax.models.clip.model import PRESETS, Clip, ClipConfig

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mavl_golden import StateDict
 
-from rkd_jax.files.torch_reader import read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.files.untrusted.torch_reader import read_checkpoint
 from rkd_jax.models.mavl.model import Mvit
 from rkd_jax.weights.mavl import abstract_variables, params_from_torch
 from tests.tiny_mvit import CONFIG, state_dict

@@ -108,7 +108,7 @@ def test_a_build_that_read_odd_values_otherwise_is_not_reused(folder):
   for split in ("train", "validation"):
     stored["settings"][split]["json"] = builder.checksum(folder / "train.json")
   metadata.write_text(json.dumps(stored))
-  with pytest.raises(ValueError, match=r"notes is None, asked for .*iscrowd as text.*Remove"):
+  with pytest.raises(ValueError, match=r"notes\..*iscrowd as text is None, asked for 1.*Remove"):
     _build(folder)
 
 

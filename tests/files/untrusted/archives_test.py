@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 
-from rkd_jax.files.archives import read_arrays, read_arrays_of
-from rkd_jax.files.untrusted import ReadError
+from rkd_jax.files.untrusted.archives import read_arrays, read_arrays_of
+from rkd_jax.files.untrusted.reading import ReadError
 
 
 @pytest.mark.parametrize(

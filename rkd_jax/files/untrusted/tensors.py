@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rkd_jax.files import pickles
-from rkd_jax.files.pickles import Name, Stateful
-from rkd_jax.files.untrusted import Allowance, ReadError, quoted, shown
+from rkd_jax.files.untrusted import pickles
+from rkd_jax.files.untrusted.pickles import Name, Stateful
+from rkd_jax.files.untrusted.reading import Allowance, ReadError, quoted, shown
 
 STORAGES = {
   "FloatStorage": np.dtype(np.float32),

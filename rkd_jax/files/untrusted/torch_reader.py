@@ -24,9 +24,17 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from absl import logging
 
-from rkd_jax.files import hugging_face
-from rkd_jax.files.archives import Archive, arrays_of
-from rkd_jax.files.tensors import (
+from rkd_jax.files.untrusted import hugging_face
+from rkd_jax.files.untrusted.archives import Archive, arrays_of
+from rkd_jax.files.untrusted.reading import (
+  Allowance,
+  ReadError,
+  opening,
+  quoted,
+  refuse_head,
+  shown,
+)
+from rkd_jax.files.untrusted.tensors import (
   LEGACY_MAGIC,
   STORAGES,
   Array,
@@ -38,7 +46,6 @@ from rkd_jax.files.tensors import (
   materialize,
   no_storage,
 )
-from rkd_jax.files.untrusted import Allowance, ReadError, opening, quoted, refuse_head, shown
 
 # A small pickle can share its lists so often that unfolding them would never end.
 _MAX_OBJECTS = 100_000

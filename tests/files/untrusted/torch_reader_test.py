@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretended_torch import pretended_torch
 
-from rkd_jax.files import tensors
-from rkd_jax.files.torch_reader import ReadError, open_checkpoint, read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.files.untrusted import tensors
+from rkd_jax.files.untrusted.torch_reader import ReadError, open_checkpoint, read_checkpoint
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 

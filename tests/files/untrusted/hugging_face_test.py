@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rkd_jax.files.torch_reader import ReadError, read_checkpoint
 from rkd_jax.files.torch_writer import write_pth
+from rkd_jax.files.untrusted.torch_reader import ReadError, read_checkpoint
 
 PARTS = ({"a": np.float32([1]), "b": np.float32([2, 3])}, {"c": np.float32([4])})
 

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from rkd_jax.files.untrusted import (
+from rkd_jax.files.untrusted.reading import (
   Allowance,
   ReadError,
   opening,

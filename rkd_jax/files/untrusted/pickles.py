@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
-from rkd_jax.files.untrusted import Allowance, ReadError, shown
+from rkd_jax.files.untrusted.reading import Allowance, ReadError, shown
 
 # More than a training checkpoint has in its largest settings; two seconds, and 300 MB at the worst.
 MAX_STEPS = 1_000_000

@@ -35,7 +35,7 @@ def test_a_hostile_file_is_refused_in_words(outcomes, name):
 
 def test_no_change_to_a_valid_file_breaks_out():
   """3,000 changed files: each gives arrays bounded by its size, or is refused by its name."""
-  tests = Path(__file__).parents[1]
+  tests = Path(__file__).parents[2]
   done = subprocess.run(
     [sys.executable, tests / "fuzz_files.py", "0", "3000"],
     cwd=tests.parent,

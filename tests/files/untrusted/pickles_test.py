@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rkd_jax.files.pickles import MAX_STEPS
-from rkd_jax.files.tensors import Array, Names
-from rkd_jax.files.untrusted import Allowance, ReadError
+from rkd_jax.files.untrusted.pickles import MAX_STEPS
+from rkd_jax.files.untrusted.reading import Allowance, ReadError
+from rkd_jax.files.untrusted.tensors import Array, Names
 
 SCALARS = (
   st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

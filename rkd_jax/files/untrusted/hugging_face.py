@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from rkd_jax.files.json_checks import read_json
-from rkd_jax.files.untrusted import Allowance, ReadError, quoted, reading, shown
+from rkd_jax.files.untrusted.reading import Allowance, ReadError, quoted, reading, shown
 
 # Of 60,000 arrays, more than any network here has.
 _MAX_HEADER = 8_000_000

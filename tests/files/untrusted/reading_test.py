@@ -2,7 +2,14 @@ import os
 
 import pytest
 
-from rkd_jax.files.untrusted import Allowance, ReadError, opening, reading, refuse_head, shown
+from rkd_jax.files.untrusted.reading import (
+  Allowance,
+  ReadError,
+  opening,
+  reading,
+  refuse_head,
+  shown,
+)
 
 
 def test_an_allowance_grows_with_the_file():
