@@ -17,8 +17,9 @@ from rkd_jax.benchmark.synthetic import ellipses
 from rkd_jax.data.shapes_ovd.shapes_ovd import SceneEntry, SceneSplit
 from rkd_jax.frozen.clip import TOKENIZER_FILE
 from rkd_jax.machine import cluster
-from rkd_jax.runs.checkpoint import Checkpointer, latest_step
+from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
+from rkd_jax.runs.restore import restore_state
 from rkd_jax.train import train as train_lib
 from rkd_jax.train.tasks import make_task
 
@@ -100,9 +101,8 @@ def restored(root):
   trainer = train_lib.Trainer(_config(root), make_task(_config(root), str(root)))
 
   def restore(workdir):
-    checkpointer = Checkpointer(str(workdir))
-    state = jax.device_get(checkpointer.restore(STEPS, trainer.abstract_state))
-    checkpointer.close()
+    state = jax.device_get(restore_state(workdir, trainer.abstract_state))
+    assert int(state.step) == STEPS
     return state
 
   return restore
