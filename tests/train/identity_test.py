@@ -14,6 +14,9 @@ from rkd_jax.train.identity import identities
 from rkd_jax.train.tasks import make_task
 
 
+pytestmark = pytest.mark.faults
+
+
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
   """A folder with data, its copy, and the run of the former."""

@@ -22,6 +22,9 @@ from rkd_jax.train.replay import replay
 from rkd_jax.train.tasks import make_task
 
 
+pytestmark = pytest.mark.faults
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
   path = tmp_path_factory.mktemp("tiny")
