@@ -13,7 +13,6 @@ from rkd_jax.train import train as train_lib
 from rkd_jax.train.identity import identities
 from rkd_jax.train.tasks import make_task
 
-
 pytestmark = pytest.mark.faults
 
 

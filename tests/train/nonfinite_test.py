@@ -21,7 +21,6 @@ from rkd_jax.train.nonfinite import NonFiniteLossError, allowed_in_a_row
 from rkd_jax.train.replay import replay
 from rkd_jax.train.tasks import make_task
 
-
 pytestmark = pytest.mark.faults
 
 
