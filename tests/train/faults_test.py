@@ -230,9 +230,9 @@ def test_a_workdir_that_can_only_be_read(root, whole, tmp_path):
   command = _command(root, workdir, *flags)
   script = f"mount --bind {workdir} {workdir} && mount -o remount,ro,bind {workdir} && exec "
   namespace = ["unshare", "-rm", "sh", "-c", script + '"$@"', "sh"]
-  possible = subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0
-  if not possible:
-    pytest.skip("no file system can be mounted for reading only here")
+  tried = subprocess.run([*namespace, "true"], capture_output=True, text=True, check=False)
+  if tried.returncode:
+    pytest.skip(f"no file system can be mounted for reading only here: {tried.stderr}")
   done = subprocess.run(
     [*namespace, *command], cwd=REPOSITORY, capture_output=True, text=True, check=False
   )
