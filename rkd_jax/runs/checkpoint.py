@@ -225,7 +225,10 @@ def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
 
 def _best_step(run: epath.Path) -> int:
   file = run / "config.json"
-  metric = json.loads(file.read_text())["checkpoint"].get("best") if file.exists() else None
+  try:
+    metric = json.loads(file.read_text())["checkpoint"].get("best") if file.exists() else None
+  except (ValueError, KeyError) as error:
+    raise CheckpointError(f"{file} is damaged: {error!r}.") from error
   step = best_step(run, metric) if metric else None
   if step is None:
     raise CheckpointError(

@@ -46,7 +46,8 @@ def replay(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterat
   step = int(state.step)
   file = folder / STEP_FILE
   said = json.loads(file.read_text()) if file.exists() else {}
-  [(_, kind, batch)] = train_batches(task.plan, step, step + 1)
+  skip = config.skip_bad_images
+  [(_, kind, batch)] = train_batches(task.plan, step, step + 1, skip_bad_images=skip)
   records = task.plan.sampler.indices(step).tolist()
   yield f"step {step}, {kind} batch, records {records}"
   if said:
@@ -80,16 +81,12 @@ def replay(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterat
   yield ""
   before = jax.tree.map(jnp.copy, state)
   updated = trainer.step(state, placed, kind)[1].read()
-  rows = []
-  for term in updated:
-    norm = ""
-    if term in terms and term != "loss":
-      norm = _number(
-        _norm(jax.device_get(gradient(before.params, before.model_state, placed, term)[1]))
-      )
-    elif term == "loss":
-      norm = _number(_norm(whole))
-    rows.append([term, said.get("metrics", {}).get(term, ""), repr(float(updated[term])), norm])
+  norms = {"loss": _number(_norm(whole))}
+  for term in terms.keys() - norms.keys():
+    own = gradient(before.params, before.model_state, placed, term)[1]
+    norms[term] = _number(_norm(jax.device_get(own)))
+  then = said.get("metrics", {})
+  rows = [[t, then.get(t, ""), repr(value), norms.get(t, "")] for t, value in updated.items()]
   yield from _table(["term", "in the run", "now", "gradient"], rows)
 
 
