@@ -1,34 +1,16 @@
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import processes
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from made_states import make_state as _state
+from made_states import variables_of as _variables
 
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.restore import restore_state, restore_variables
-from rkd_jax.runs.state import TrainState
 from rkd_jax.train.sharding import make_mesh, placed, replicated
-
-
-def _state(step, width=4, extra=()):
-  params = {"head": {"kernel": jnp.full((3, width), float(step)), "bias": jnp.full(width, 0.5)}}
-  for name in extra:
-    params[name] = {"kernel": jnp.full((2, 2), -1.0)}
-  optimizer = optax.sgd(0.1, momentum=0.9)
-  return TrainState(
-    step=jnp.int32(step),
-    params=params,
-    model_state={"batch_stats": {"mean": jnp.full(2, float(step))}},
-    opt_state=jax.tree.map(lambda x: x + step, optimizer.init(params)),
-  )
-
-
-def _variables(state):
-  return {"params": state.params, "model_state": state.model_state}
 
 
 def _abstract(tree):

@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from made_states import make_state as _state
+from made_states import variables_of as _variables
 
 from rkd_jax.runs import checkpoint
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
@@ -24,24 +24,8 @@ from rkd_jax.runs.restore import (
   restore_variables,
   set_aside,
 )
-from rkd_jax.runs.state import TrainState
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def _state(step, width=4):
-  params = {"head": {"kernel": jnp.full((3, width), float(step)), "bias": jnp.full(width, 0.5)}}
-  optimizer = optax.sgd(0.1, momentum=0.9)
-  return TrainState(
-    step=jnp.int32(step),
-    params=params,
-    model_state={"batch_stats": {"mean": jnp.full(2, float(step))}},
-    opt_state=jax.tree.map(lambda x: x + step, optimizer.init(params)),
-  )
-
-
-def _variables(state):
-  return {"params": state.params, "model_state": state.model_state}
 
 
 def _equal(a, b):

@@ -6,6 +6,7 @@ names are answered by the caller's table, memory follows the bytes that are ther
 and the number of steps is limited.
 """
 
+import abc
 import codecs
 import pickle
 import struct
@@ -31,12 +32,12 @@ class Name(NamedTuple):
   call: Callable[..., Any] | None = None
 
 
-class Stateful:
+class Stateful(abc.ABC):
   """An object of which a pickle sets the state after it is made."""
 
+  @abc.abstractmethod
   def set_state(self, state: Any) -> None:
     """Takes the state; raises what it likes where that is none."""
-    raise NotImplementedError
 
 
 class Steps:
