@@ -58,13 +58,14 @@ def replay(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterat
       if differing
       else "the batch is the one of the run"
     )
-  placed = trainer.place(batch)
+  # Made here: within a trace they would be of that trace.
+  placed, constants = trainer.place(batch), trainer.constants
   gradient_of = make_gradient(task.loss, frozen_mask(state.params, config.frozen))
 
   @functools.partial(jax.jit, static_argnames="term")
   def gradient(params, model_state, batch, term: str):
     keys = image_keys(jax.random.fold_in(jax.random.key(config.seed), step), len(records))
-    args = model_state, trainer.constants, batch, keys, kind
+    args = model_state, constants, batch, keys, kind
     if not term:
       (loss, (terms, _)), found = gradient_of(params, *args)
       return {"loss": loss, **terms}, found
