@@ -45,13 +45,14 @@ def _use_loss(monkeypatch, bad):
   def loss(params, model_state, constants, batch, keys, kind):
     hit = (batch.image_ids == bad).all(axis=1).any()
     terms = {"smooth": (params["a"]["w"] ** 2).sum(), "rough": params["b"]["w"].sum()}
-    terms["rough"] *= jnp.where(hit, jnp.nan, 1.0)
+    terms["rough"] *= jnp.where(hit, jnp.nan, constants["one"])
     return sum(terms.values()), (terms, model_state)
 
   def make(config, workdir):
     task = make_task(config, workdir)
     init = {"a": {"w": jnp.ones(3)}, "b": {"w": jnp.full(2, 2.0)}}
-    return dataclasses.replace(task, init=lambda key: (init, {}), loss=loss)
+    ones = {"one": np.float32(1)}
+    return dataclasses.replace(task, init=lambda key: (init, {}), loss=loss, constants=ones)
 
   monkeypatch.setattr(train_lib, "make_task", make)
   monkeypatch.setattr(replay_lib, "make_task", make)
