@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compi
 # For another machine, as: make bench BENCH_FLAGS="--dtype=bfloat16 --box_batch=16 --against=torch"
 BENCH_FLAGS ?= --canvas=800x1088
 
-.PHONY: demo ablation test faults parity hosts accelerators bench lint clean
+.PHONY: demo ablation test faults door parity hosts accelerators bench lint clean
 
 demo: .venv/ready                 ## the whole method on the embedded dataset, then runs/demo/report.html
 	$(BIN)/python -m rkd_jax.demo --root=$(DEMO)
@@ -21,6 +21,9 @@ test: .venv/ready-dev
 
 faults: .venv/ready-dev           ## damaged files, killed runs, full disks, hostile and malformed input
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m faults
+
+door: .venv/ready-dev             ## own data, prediction, pages and exports, from end to end
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m door
 
 parity: .venv/ready-dev           ## all published networks, compiled as in use, against the originals
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --full \

@@ -111,10 +111,10 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
       Path(config.image_counts).write_text(json.dumps(counts))
   task = tasks.make_task(config, str(tmp_path))
   trainer = Trainer(config, task, jax.devices()[:1])
-  state = trainer.abstract_state
+  state = jax.tree.leaves(trainer.abstract_state)
   terms = {}
   for kind in dict.fromkeys(config.data.schedule):
-    step = functools.partial(trainer._step, kind=kind)
+    step = functools.partial(trainer._update, kind=kind)
     batch = _abstract_batch(task.plan.specs[kind], source[0])
     new, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(

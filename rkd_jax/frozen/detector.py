@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pycocotools import mask as pycocotools_mask
 
 from rkd_jax.machine.replicas import Replicas
@@ -53,17 +53,23 @@ class Detector:
     # Several devices take turns, with a program for each.
     return jax.jit(compiled_for(call, self._target))
 
-  def detect(self, batch: Batch, class_embeddings: Float[np.ndarray, "c e"]) -> Detections:
+  def detect(
+    self,
+    batch: Batch,
+    class_embeddings: Float[np.ndarray, "c e"],
+    class_valid: Bool[np.ndarray, "c"] | None = None,
+  ) -> Detections:
     """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid.
 
     Masks stay in the frames of the boxes, as scaled and clipped: `encode_masks` brings those
     that are wanted to the image (as detectron2's `detector_postprocess` does).  Calls from several
-    threads spread over the local devices.
+    threads spread over the local devices.  Rows that are not `class_valid` are padding, so that
+    vocabularies of other lengths need not be compiled for.
     """
     images = self._cropped(np.asarray(batch.images), np.asarray(batch.sizes))
     batch = dataclasses.replace(batch, images=images)
     with self._replicas.lease() as variables:
-      found = jax.device_get(self._detect(variables, batch, class_embeddings))
+      found = jax.device_get(self._detect(variables, batch, class_embeddings, class_valid))
     return _in_original(found, batch)
 
   def propose(self, batch: Batch) -> Proposals:

@@ -174,16 +174,17 @@ def _full_disk(size):
 def test_a_disk_that_is_full_for_a_while_or_to_the_end(
   root, whole, tmp_path, monkeypatch, caplog, until
 ):
-  step_of, full = train_lib.Trainer.step, contextlib.ExitStack()
+  update_of, full = train_lib.Trainer.update, contextlib.ExitStack()
 
-  def step(self, state, batch, kind):
-    if int(state.step) == 10:
+  def update(self, leaves, batch, kind):
+    step = int(self.state(leaves).step)
+    if step == 10:
       full.enter_context(_full_disk(2000))
-    if int(state.step) == until:
+    if step == until:
       full.close()
-    return step_of(self, state, batch, kind)
+    return update_of(self, leaves, batch, kind)
 
-  monkeypatch.setattr(train_lib.Trainer, "step", step)
+  monkeypatch.setattr(train_lib.Trainer, "update", update)
   with full:
     if until > STEPS:
       with pytest.raises((CheckpointError, OSError), match=r"could not be (saved|written)"):

@@ -41,15 +41,15 @@ def root(tmp_path_factory):
 
 @contextlib.contextmanager
 def _compilations_per_step():
-  """Names of the programs that are compiled until each call of Trainer.step, by its step, and after
-  the last one (None).  What is done between steps (metrics, pace, checkpoints) is in it.
+  """Names of the programs that are compiled until each call of Trainer.update, by its step, and
+  after the last one (None).  What is done between steps (metrics, pace, checkpoints) is in it.
   """
-  compiled, names, step = {}, [], train_lib.Trainer.step
+  compiled, names, update = {}, [], train_lib.Trainer.update
 
-  def counted(self, state, batch, kind):
-    compiled[int(state.step)] = names.copy()
+  def counted(self, leaves, batch, kind):
+    compiled[int(self.state(leaves).step)] = names.copy()
     names.clear()
-    return step(self, state, batch, kind)
+    return update(self, leaves, batch, kind)
 
   def listen(event, seconds, fun_name="", **_):
     if event == "/jax/core/compile/backend_compile_duration":
@@ -57,7 +57,7 @@ def _compilations_per_step():
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_lib.Trainer, "step", counted)
+    patch.setattr(train_lib.Trainer, "update", counted)
     yield compiled
   compiled[None] = names
   jax.monitoring.unregister_event_duration_listener(listen)

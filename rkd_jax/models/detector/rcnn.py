@@ -307,13 +307,23 @@ class RCNN(nn.Module):
     features = self.features(batch.images, batch.sizes)
     return self.propose(self.rpn_outputs(features, batch.sizes), features, batch.sizes, train=False)
 
-  def detect(self, batch: Batch, class_embeddings: ClassEmbeddings) -> Detections:
-    """Final detections in network-input pixels, best first, as `rois.detections` chooses them."""
+  def detect(
+    self,
+    batch: Batch,
+    class_embeddings: ClassEmbeddings,
+    class_valid: Bool[Array, "c"] | None = None,
+  ) -> Detections:
+    """Final detections in network-input pixels, best first, as `rois.detections` chooses them.
+
+    Rows of `class_embeddings` that are not `class_valid` are padding.
+    """
     features = self.features(batch.images, batch.sizes)
     rpn = self.rpn_outputs(features, batch.sizes)
     proposals = self.propose(rpn, features, batch.sizes, train=False)
     logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
-    found = rois_lib.detections(proposals, logits, deltas, batch.sizes, self.config.test)
+    found = rois_lib.detections(
+      proposals, logits, deltas, batch.sizes, self.config.test, class_valid
+    )
     if self.config.mask_head.layers:
       masks = self.masks(features, batch.sizes, found.boxes, found.valid)
       found = dataclasses.replace(found, masks=jax.nn.sigmoid(masks))

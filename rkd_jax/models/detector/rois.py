@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rkd_jax.machine.target import over_images
 from rkd_jax.ops import boxes as boxes_lib
@@ -58,14 +58,19 @@ def detections(
   deltas: Float[Array, "b p 4"],
   sizes: Int[Array, "b 2"],
   config: ml_collections.FrozenConfigDict,
+  class_valid: Bool[Array, "c"] | None = None,
 ) -> Detections:
   """Boxes above the score threshold after class-wise NMS, best first, without masks.
 
   Sigmoid scores of the C class columns (background is the last logit); one proposal may yield
   several classes; no objectness, no background competition.  Boxes are clipped to `sizes`;
-  `config` is `config.model.test`.
+  `config` is `config.model.test`.  Classes that are not `class_valid` are never found.
   """
   num_classes = logits.shape[-1] - 1
+  if class_valid is not None:
+    logits = logits.at[..., :num_classes].set(
+      jnp.where(class_valid, logits[..., :num_classes], -jnp.inf)
+    )
 
   def one_image(boxes, valid, logits, deltas, size):
     boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, boxes_lib.ROI_WEIGHTS), size)

@@ -262,3 +262,13 @@ def test_published_detector_has_the_original_heads():
     "classifier/projection/kernel": (2048, 512),
     "classifier/projection/bias": (512,),
   }
+
+
+def test_padding_of_classes_changes_no_detection():
+  expected = detect()
+  rows = np.concatenate([TEXT, np.zeros((5, TEXT.shape[1]), TEXT.dtype), TEXT])
+  valid = np.arange(len(rows)) < len(TEXT)
+  padded = detector()({"params": parameters()}, make_batch(), rows, valid)
+  assert expected.valid.any()
+  for name in ("valid", "boxes", "classes", "scores"):
+    np.testing.assert_allclose(getattr(padded, name), getattr(expected, name), rtol=1e-5)
