@@ -276,7 +276,7 @@ def main(given: flags.FlagValues) -> None:
     else:
       source = training_source(config)
       base = None if source is None else source.base
-    detector, spec = Detector(config, given.checkpoint), detector_specs(config)["eval"]
+    detector, spec = Detector.restore(config, given.checkpoint), detector_specs(config)["eval"]
     wanted = base, given.min_score, config.skip_bad_images, given.max_pixels
     results = predict(detector, spec, files, names, embeddings, given.output, *wanted)
   except (ValueError, OSError) as error:

@@ -163,7 +163,7 @@ def main(root: Path) -> None:
   from tests import tiny_coco
 
   config = tiny_coco.get_config(str(root))
-  spec, detector = detector_specs(config)["eval"], Detector(config, str(root / "run"))
+  spec, detector = detector_specs(config)["eval"], Detector.restore(config, str(root / "run"))
   vocabulary = class_vocabulary(config, None)
   plain = open_source(config.data.dir, config.data.name, "train")[0]
   known = files()

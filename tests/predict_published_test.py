@@ -60,7 +60,7 @@ def detector(name, config, embeddings, tmp_path_factory):
   state["roi_heads.box_predictor.cls_score.zs_weight"] = np.ones((512, classes + 1), np.float32)
   write_pth(folder / "model_final.pth", state)
   to_rkd_jax(config, str(folder / "model_final.pth"), str(folder / "run"))
-  return Detector(config, str(folder / "run"))
+  return Detector.restore(config, str(folder / "run"))
 
 
 def order(boxes, classes, expected_boxes, expected_classes):

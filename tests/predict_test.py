@@ -56,7 +56,7 @@ def config(root):
 
 @pytest.fixture(scope="module")
 def detector(root, config):
-  return Detector(config, str(root / "run"))
+  return Detector.restore(config, str(root / "run"))
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_lying_and_standing_images_take_a_part_of_a_square_canvas(
 ):
   config = config.copy_and_resolve_references()
   config.data.eval.short_sides = (60,)
-  detector = Detector(config, str(root / "run"))
+  detector = Detector.restore(config, str(root / "run"))
   rng = np.random.default_rng(0)
   images = np.zeros((len(sizes), 128, 128, 3), np.uint8)
   for image, (height, width) in zip(images, sizes, strict=True):
@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_config(root, config):
   other = config.copy_and_resolve_references()
   other.model.box_head.width = 24
   with pytest.raises(CheckpointError, match=r"belongs to another config.*box_head"):
-    Detector(other, str(root / "run"))
+    Detector.restore(other, str(root / "run"))
 
 
 def test_no_image_matches(tmp_path):
