@@ -13,7 +13,7 @@ _PUBLIC = {
   "OpenVocabularyDetector": "rkd_jax.detect.detector",
   "Result": "rkd_jax.detect.result",
 }
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["OpenVocabularyDetector", "Result", "__version__", "load", "save_pretrained"]
 
 for _folder in ("configs", "data"):
   if not os.path.isdir(os.path.join(__path__[0], _folder)):

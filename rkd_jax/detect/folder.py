@@ -192,7 +192,9 @@ def save_pretrained(
   if text_tower and detector.words.has_clip:
     save_text_tower(detector.words.clip(), place)
   storage.write(place / CARD_FILE, _card(detector))
-  params = traverse_util.flatten_dict(jax.device_get(detector.network.variables["params"]), sep="/")
+  params: dict[str, Any] = traverse_util.flatten_dict(
+    jax.device_get(detector.network.variables["params"]), sep="/"
+  )
   arrays = {name: np.asarray(array, order="C") for name, array in params.items()}
   storage.write(place / WEIGHTS_FILE, save(arrays, {"format": FORMAT}))
 
@@ -207,7 +209,7 @@ def _pretrained(
       raise ValueError(f"its format is {about['format']!r}, not {FORMAT!r}")
     config = config or ml_collections.ConfigDict(with_tuples(about["config"])).lock()
     base = None if about["base"] is None else texts(about["base"], "base")
-  expected = traverse_util.flatten_dict(abstract_params(config), sep="/")
+  expected: dict[str, Any] = traverse_util.flatten_dict(abstract_params(config), sep="/")
   arrays = open_checkpoint(folder / WEIGHTS_FILE).arrays
   if wrong := sorted(arrays.keys() ^ expected.keys()):
     raise ValueError(

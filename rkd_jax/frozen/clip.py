@@ -227,7 +227,7 @@ def load_text_tower(folder: str | os.PathLike) -> FrozenClip:
     raise ValueError(f"{place}.json describes no text tower: {error}.") from error
   state = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
   del state["params"]["visual"]
-  expected = traverse_util.flatten_dict(state["params"], sep="/")
+  expected: dict[str, Any] = traverse_util.flatten_dict(state["params"], sep="/")
   arrays = open_checkpoint(place.with_suffix(".safetensors")).arrays
   found = {name: array.shape for name, array in arrays.items()}
   if found != {name: leaf.shape for name, leaf in expected.items()}:

@@ -138,8 +138,9 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     if isinstance(stored, np.ndarray):
       result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
+      names, templates = (_texts(stored, key) for key in _TEXT_KEYS)
       clip = _texts(stored, "clip")[0] if "clip" in stored else None
-      result = ClassEmbeddings(stored["embeddings"], *(_texts(stored, k) for k in _TEXT_KEYS), clip)
+      result = ClassEmbeddings(stored["embeddings"], names, templates, clip)
   except FileNotFoundError:
     raise
   except (KeyError, OSError, ValueError) as error:
@@ -156,7 +157,9 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     raise ValueError(
       f"{path}: {len(rows)} rows for {len(names)} class names; make the file again for these"
     )
-  return ClassEmbeddings(rows, None if names is None else tuple(names), *result[2:])
+  return ClassEmbeddings(
+    rows, None if names is None else tuple(names), result.templates, result.clip
+  )
 
 
 def _texts(stored: Mapping[str, np.ndarray], key: str) -> tuple[str, ...]:
