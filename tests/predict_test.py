@@ -26,6 +26,7 @@ from rkd_jax.structures import Batch
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
 from tests import tiny_coco
 
+pytestmark = pytest.mark.door
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -355,3 +356,24 @@ def test_annotations_of_something_else(root, run, tmp_path, names, annotations, 
   with pytest.raises(ValueError, match=message):
     run(files, tmp_path / "out", annotations=str(tmp_path / "other.json"))
   assert not (tmp_path / "out").exists()
+
+
+def test_a_video_among_images(root, run, tmp_path):
+  av = pytest.importorskip("av", reason="PyAV is the extra `video`")
+  with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+    stream = container.add_stream("libx264", rate=5)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+    for number in range(5):
+      pixels = np.full((48, 64, 3), 40 * number, np.uint8)
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+    container.mux(stream.encode())
+  shutil.copy(root / "images" / "0.jpg", tmp_path / "a.jpg")
+  results = run(find_images(str(tmp_path)), tmp_path / "out", every=2)
+  assert [entry.get("frame") for entry in results["images"]] == [None, 0, 2, 4]
+  assert [entry["id"] for entry in results["images"]] == [0, 1, 2, 3]
+  assert {d["image_id"] for d in results["detections"]} == {0, 1, 2, 3}
+  with av.open(str(tmp_path / "out" / "clip.mp4")) as container:
+    assert len(list(container.decode(video=0))) == 3
+  rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
+  assert rows[0] == "file,frame,word,score,x1,y1,x2,y2" and len(rows) > 4
+  assert {row.split(",")[1] for row in rows[1:]} == {"", "0", "2", "4"}
