@@ -101,8 +101,7 @@ def load(
     )
   else:
     network = Detector.restore(config or restore_config(text), text)
-    source = training_source(network.config)
-    known = None if source is None else source.base
+    known = _base_of(network.config, folder)
     if class_embeddings is None:
       file = _near(network.config.class_embeddings, folder)
       missing = "" if file else network.config.class_embeddings
@@ -119,12 +118,20 @@ def load(
 
 
 def _near(path: str, run: Path) -> str:
-  """A file that a run's config names: there, or where the run's folders were moved to, or ''."""
-  if not path or storage.path(path).is_file():
+  """What a run's config names: there, or where the run's folders were moved to, or ''."""
+  if not path or storage.path(path).exists():
     return path
   folders = (run.absolute(), *run.absolute().parents[:3])
   found = (folder / Path(path).name for folder in folders)
-  return next((os.fspath(file) for file in found if file.is_file()), "")
+  return next((os.fspath(place) for place in found if place.exists()), "")
+
+
+def _base_of(config: ml_collections.ConfigDict, run: Path) -> Iterable[str] | None:
+  """The classes with boxes of the records that a run was trained on; None if these are not here."""
+  config = config.copy_and_resolve_references().unlock()
+  config.data.dir = _near(config.data.dir, run)
+  source = training_source(config)
+  return None if source is None else source.base
 
 
 def _read(path: str, config: ml_collections.ConfigDict) -> ClassEmbeddings:

@@ -159,6 +159,7 @@ def test_a_run_whose_folders_were_moved(root):
   try:
     again = rkd_jax.load(moved / "run")
     assert again.words.stored.names == tiny_coco.NAMES and again.words.has_clip
+    assert again.base == set(tiny_coco.NAMES[:-1])
   finally:
     moved.rename(root)
 
