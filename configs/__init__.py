@@ -1,7 +1,10 @@
 """The settings of every row of the paper's tables, and how a command finds one by name."""
 
 import os
+import runpy
 from pathlib import Path
+
+import ml_collections
 
 FOLDER = Path(__file__).parent
 
@@ -31,3 +34,14 @@ def locate(value: str) -> str:
       f"Names: {', '.join(names())}."
     )
   return f"{FOLDER / name}.py{colon}{argument}"
+
+
+def load(value: str) -> ml_collections.ConfigDict:
+  """The config that --config=VALUE would have, locked.
+
+  Raises:
+    ValueError: as `locate`.
+  """
+  file, _, argument = locate(value).partition(":")
+  get_config = runpy.run_path(file)["get_config"]
+  return (get_config(argument) if argument else get_config()).lock()

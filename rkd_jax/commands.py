@@ -23,8 +23,10 @@ _PACKAGE = Path(__file__).parent
 _UNSET = re.compile(r"--config\.[\w.]+=None")
 
 
-def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], None]) -> None:
-  """Runs a command: a function of the flags' values.
+def run(
+  command: Callable[..., None], define_flags: Callable[[], None], with_arguments: bool = False
+) -> None:
+  """Runs a command: a function of the flags' values, and of what is no flag if it takes that.
 
   Flags are defined here rather than on import, since programs that import several commands would
   define some of them twice.  --config may be the name of a config (see `configs.locate`).
@@ -32,7 +34,7 @@ def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], 
   define_flags()
 
   def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not with_arguments:
       raise app.UsageError(
         f"Unexpected argument {argv[1]!r}; settings are given as --config.key=value, and patterns "
         "and names with spaces are quoted."
@@ -47,7 +49,7 @@ def run(command: Callable[[flags.FlagValues], None], define_flags: Callable[[], 
     if config is not None and "skip_bad_images" in flags.FLAGS and flags.FLAGS.skip_bad_images:
       config.skip_bad_images = True
     try:
-      command(flags.FLAGS)
+      command(flags.FLAGS, *([argv[1:]] if with_arguments else []))
     except (ValueError, OSError) as error:
       # What this package says itself is for whoever gave the command; where is of no interest.
       if Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(_PACKAGE):

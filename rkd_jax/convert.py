@@ -20,12 +20,15 @@ Networks of detectron2 read BGR, those here RGB, and the first convolution is ch
 Of a trunk alone that does not say what it reads, --channels must.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from absl import app, flags
 from etils import epath
 from flax import traverse_util
@@ -61,20 +64,14 @@ def to_rkd_jax(
   published.check_there(file)
   if latest_step(workdir) is not None:
     raise ValueError(f"{workdir} holds a checkpoint already; give another --output.")
-  expected = abstract_params(config)
-  state, _, notes = open_checkpoint(file)
-  pixels = config.model.pixel_mean, config.model.pixel_std
-  try:
-    channels = detectron2.channels_of(state, notes, *pixels, channels)
-    params = detectron2.to_params(state, expected, allow, channels)
-  except WeightsError as error:
-    raise WeightsError(f"{file}: {error}") from error
+  params, state = read_params(config, file, allow, channels)
   write_config(workdir, config)
   checkpointer = Checkpointer(workdir)
   # Step 0 and no optimiser: a run does not resume from here, it starts through init.checkpoint.
   checkpointer.save(TrainState(step=jnp.int32(0), params=params, model_state={}, opt_state=()))
   checkpointer.close()
 
+  expected = abstract_params(config)
   entries = detectron2.entries(expected)
   names = {entry.name for entry in entries.values()}
   unused = sorted(detectron2.canonical(state, expected).keys() - names)
@@ -84,6 +81,27 @@ def to_rkd_jax(
   lines += [f"not needed: {', '.join(unused)}"] if unused else []
   lines += [f"left out, for init.allow_missing: {', '.join(missing)}"] if missing else []
   return "\n".join(lines)
+
+
+def read_params(
+  config: ml_collections.ConfigDict,
+  file: str | os.PathLike,
+  allow: Sequence[str] = (),
+  channels: detectron2.Channels | None = None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The parameters of a config's network in a file of detectron2, and all arrays of the file.
+
+  Raises:
+    ReadError, WeightsError: as for `to_rkd_jax`.
+  """
+  expected = abstract_params(config)
+  state, _, notes = open_checkpoint(file)
+  pixels = config.model.pixel_mean, config.model.pixel_std
+  try:
+    channels = detectron2.channels_of(state, notes, *pixels, channels)
+    return detectron2.to_params(state, expected, allow, channels), state
+  except WeightsError as error:
+    raise WeightsError(f"{file}: {error}") from error
 
 
 def to_detectron2(config: ml_collections.ConfigDict, workdir: str, file: str) -> str:

@@ -106,7 +106,8 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
         about = teachers.embedding_dim, teachers.metadata
         writer = TeacherWriter(f"{root}/teachers", split, *about, class_names=names)
         precompute(*teachers[:4], writer, settings.options, pool)
-    class_embeddings.save(f"{root}/class_embeddings.npz", names, class_embeddings.TEMPLATE, rows)
+    file, template = f"{root}/class_embeddings.npz", class_embeddings.TEMPLATE
+    class_embeddings.save(file, names, template, rows, clip="clip")
     results = TeacherReader(f"{root}/teachers", "train_boxes")
     recall = assess(open_source(data_dir, DATA_SET, "train_boxes"), results)["box_recall"]
     print(f"The top-5 proposals cover {recall:.1%} of the annotated (base) boxes.")
@@ -118,7 +119,7 @@ def _opened(root: str, stage: str, seed: int, source: Source, indices: Iterable[
   config = stage_config(root, stage, seed)
   records, spec = [source[i] for i in indices], detector_specs(config)["eval"]
   batch = examples.collate([examples.detector_example(r, decode_image(r), spec) for r in records])
-  return config, Detector(config, demo_config.workdir(root, stage, seed)), batch
+  return config, Detector.restore(config, demo_config.workdir(root, stage, seed)), batch
 
 
 def picture_rows(root: str, seed: int, source: Source) -> list[dict[str, report.Picture]]:

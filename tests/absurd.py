@@ -152,24 +152,23 @@ def _measured(call: Callable[[Path], object], path: Path) -> dict:
 def main(root: Path) -> None:
   """Every command on every image; sizes [height, width], or the text of an error."""
   from rkd_jax.data.coco_json import coco_json
-  from rkd_jax.frozen.detector import Detector
+  from rkd_jax.detect.folder import load
   from rkd_jax.inputs.batching import eval_batches
   from rkd_jax.inputs.plan import detector_specs
   from rkd_jax.predict import predict
   from rkd_jax.records.sources import open_source
   from rkd_jax.teachers.images import Options, prepare
   from rkd_jax.teachers.region_growing import RegionGrowing
-  from rkd_jax.vocabulary.vocabulary import class_vocabulary
   from tests import tiny_coco
 
   config = tiny_coco.get_config(str(root))
-  spec, detector = detector_specs(config)["eval"], Detector(config, str(root / "run"))
-  vocabulary = class_vocabulary(config, None)
+  spec, detector = detector_specs(config)["eval"], load(root / "run", config=config)
+  vocabulary = detector.vocabulary()
   plain = open_source(config.data.dir, config.data.name, "train")[0]
   known = files()
 
   def predicted(path: Path):
-    (image,) = predict(detector, spec, [path], *vocabulary, root / "out", min_score=0.0)["images"]
+    (image,) = predict(detector, [path], vocabulary, root / "out", min_score=0.0)["images"]
     with Image.open(root / "out" / image["picture"]) as picture:
       assert picture.width * picture.height < 2**26 and max(picture.size) <= 2**15, picture.size
       picture.load()

@@ -75,7 +75,7 @@ def _equal(a, b):
 
 
 def test_a_detector_restores_what_was_converted(config, params, run):
-  _equal(Detector(config, run).variables, {"params": params})
+  _equal(Detector.restore(config, run).variables, {"params": params})
 
 
 def test_training_starts_from_what_was_converted(config, params, run):

@@ -15,10 +15,12 @@ from pycocotools import mask as coco_mask
 from rkd_jax.configs.coco import base as coco_base
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis_weight_transfer
 from rkd_jax.convert import to_rkd_jax
+from rkd_jax.detect.detector import OpenVocabularyDetector
+from rkd_jax.detect.words import Words
 from rkd_jax.files.torch_writer import write_pth
 from rkd_jax.frozen.detector import Detector, encode_masks
-from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.predict import predict
+from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
 
 SINGLE_DEVICE = True
 CANVAS = (200, 232)
@@ -60,7 +62,7 @@ def detector(name, config, embeddings, tmp_path_factory):
   state["roi_heads.box_predictor.cls_score.zs_weight"] = np.ones((512, classes + 1), np.float32)
   write_pth(folder / "model_final.pth", state)
   to_rkd_jax(config, str(folder / "model_final.pth"), str(folder / "run"))
-  return Detector(config, str(folder / "run"))
+  return Detector.restore(config, str(folder / "run"))
 
 
 def order(boxes, classes, expected_boxes, expected_classes):
@@ -76,14 +78,16 @@ def test_predictions_for_a_file_are_the_originals_detections(
   golden, config, embeddings, detector, tmp_path
 ):
   Image.fromarray(golden["image0"][..., ::-1]).save(tmp_path / "image.png")
-  spec = detector_specs(config)["eval"]
   files, output = [tmp_path / "image.png"], tmp_path / "out"
-  names = [f"class {i}" for i in range(len(embeddings))]
-  predict(detector, spec, files, names, embeddings, output, min_score=0.0)
-  found = json.loads((output / "predictions.json").read_text())["detections"]
-  boxes = np.array([detection["bbox_xyxy"] for detection in found])
+  names = tuple(f"class {i}" for i in range(len(embeddings)))
+  own = ClassEmbeddings(embeddings, names, None)
+  whole = OpenVocabularyDetector(detector, Words(embeddings.shape[1], own))
+  predict(whole, files, whole.vocabulary(), output, min_score=0.0)
+  found = json.loads((output / "predictions.json").read_text())
+  boxes = np.array([detection["bbox"] for detection in found])
+  boxes[:, 2:] += boxes[:, :2]
   scores = np.array([detection["score"] for detection in found])
-  classes = np.array([detection["category_id"] for detection in found])
+  classes = np.array([detection["category_id"] - 1 for detection in found])
   assert np.all(np.diff(scores) <= 1e-5)
   ours = order(boxes, classes, golden["det_boxes0"], golden["det_classes0"])
   np.testing.assert_allclose(boxes[ours], golden["det_boxes0"], atol=0.01)

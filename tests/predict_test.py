@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from rkd_jax.detect.folder import load
 from rkd_jax.evaluation.evaluate import detections_of, evaluate
 from rkd_jax.frozen.detector import Detector
-from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.pictures.draw import BASE_COLOUR, NOVEL_COLOUR
 from rkd_jax.predict import find_images, predict
 from rkd_jax.records.decoding import BadImageError
 from rkd_jax.records.sources import open_source
 from rkd_jax.runs.checkpoint import CheckpointError
 from rkd_jax.structures import Batch
-from rkd_jax.vocabulary import class_embeddings
-from rkd_jax.vocabulary.vocabulary import class_vocabulary, load_vocabulary
+from rkd_jax.vocabulary.vocabulary import load_vocabulary
 from tests import tiny_coco
 
 REPOSITORY = Path(__file__).parents[1]
@@ -56,19 +57,25 @@ def config(root):
 
 @pytest.fixture(scope="module")
 def detector(root, config):
-  return Detector(config, str(root / "run"))
+  return load(root / "run", config=config)
 
 
 @pytest.fixture
-def run(detector, config):
-  """`predict` with the classes of the data set."""
+def run(root, config, detector):
+  """`predict` with the classes of the data set: images.json, and the boxes as 'detections'."""
 
-  def call(files, output, **settings):
-    names, embeddings = class_vocabulary(config, None)
-    spec = detector_specs(config)["eval"]
-    return predict(detector, spec, files, names, embeddings, output, min_score=0.0, **settings)
+  def call(files, output, base=None, **settings):
+    own = detector if base is None else load(root / "run", config=config, base=base)
+    results = predict(own, files, own.vocabulary(), output, min_score=0.0, **settings)
+    return results | {"detections": json.loads((Path(output) / "predictions.json").read_text())}
 
   return call
+
+
+def corners(detections):
+  """Boxes of COCO results as [x1, y1, x2, y2]."""
+  boxes = np.array([d["bbox"] for d in detections]).reshape(-1, 4)
+  return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def test_training_leaves_a_run_that_evaluates(root, config):
@@ -81,25 +88,26 @@ def test_training_leaves_a_run_that_evaluates(root, config):
 def test_predictions_are_those_of_the_evaluation(root, config, detector, run, tmp_path, capsys):
   files = find_images(f"{root}/images/*.jpg")
   results = run(files, tmp_path / "out")
-  assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == results
-  assert results["classes"] == list(tiny_coco.NAMES) and results["skipped"] == []
+  stored = json.loads((tmp_path / "out" / "images.json").read_text())
+  assert stored == {name: results[name] for name in stored} and stored["skipped"] == []
+  assert [entry["name"] for entry in stored["categories"]] == list(tiny_coco.NAMES)
   assert "[3/3]" in capsys.readouterr().out
 
   source = open_source(config.data.dir, config.data.name, "validation")
   vocabulary = load_vocabulary(config, source)
-  for index, expected in detections_of(detector, source, vocabulary, config):
+  for index, expected in detections_of(detector.network, source, vocabulary, config):
     entry = results["images"][index]
     height, width = tiny_coco.SIZES[index]
     assert (entry["height"], entry["width"]) == (height, width)
     assert Path(entry["file_name"]).name == f"{index}.jpg"
     found = [d for d in results["detections"] if d["image_id"] == entry["id"]]
     assert len(found) > 0
-    boxes = np.array([d["bbox_xyxy"] for d in found])
-    np.testing.assert_allclose(boxes, expected["boxes"], atol=0.01)
-    assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all()
+    boxes = corners(found)
+    np.testing.assert_allclose(boxes, expected["boxes"], atol=1e-3)
+    assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width + 1e-3).all()
     np.testing.assert_allclose([d["score"] for d in found], expected["scores"], atol=1e-4)
-    assert [d["category_id"] for d in found] == expected["classes"].tolist()
-    assert all(d["category"] == tiny_coco.NAMES[d["category_id"]] for d in found)
+    assert [d["category_id"] - 1 for d in found] == expected["classes"].tolist()
+    assert all(d["category"] == tiny_coco.NAMES[d["category_id"] - 1] for d in found)
     with Image.open(tmp_path / "out" / entry["picture"]) as picture:
       assert picture.width * height == picture.height * width
 
@@ -117,14 +125,15 @@ def test_lying_and_standing_images_take_a_part_of_a_square_canvas(
 ):
   config = config.copy_and_resolve_references()
   config.data.eval.short_sides = (60,)
-  detector = Detector(config, str(root / "run"))
+  detector = Detector.restore(config, str(root / "run"))
   rng = np.random.default_rng(0)
   images = np.zeros((len(sizes), 128, 128, 3), np.uint8)
   for image, (height, width) in zip(images, sizes, strict=True):
     image[:height, :width] = rng.integers(0, 256, (height, width, 3))
   shape = np.array(sizes, np.int32)
   batch = Batch(images, shape, shape, np.arange(len(sizes)), np.ones(len(sizes), bool))
-  _, embeddings = class_vocabulary(config, None)
+  source = open_source(config.data.dir, config.data.name, "validation")
+  embeddings = load_vocabulary(config, source).embeddings
 
   seen, detect = [], detector._detect
   monkeypatch.setattr(detector, "_detect", lambda *args: seen.append(args[1]) or detect(*args))
@@ -145,7 +154,8 @@ def test_classes_outside_the_base_list_have_another_colour(root, run, tmp_path):
     drawn = (BASE_COLOUR, NOVEL_COLOUR)
     return [bool((pixels == ImageColor.getrgb(c)).all(axis=1).any()) for c in drawn]
 
-  assert colours("unknown", None) == [True, False]
+  assert colours("of_the_records", None) == [True, True]
+  assert colours("all", tiny_coco.NAMES) == [True, False]
   assert colours("none", ()) == [False, True]
 
 
@@ -157,14 +167,15 @@ def test_a_bad_image_is_named_or_skipped(root, run, tmp_path, caplog):
   with pytest.raises(BadImageError, match=r"b\.jpg"):
     run(files, tmp_path / "out")
   # What was done before it stays, though a batch has two images.
-  stored = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  stored = json.loads((tmp_path / "out" / "images.json").read_text())
   assert not stored["complete"] and [entry["id"] for entry in stored["images"]] == [0]
-  assert {d["image_id"] for d in stored["detections"]} == {0}
+  found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  assert {d["image_id"] for d in found} == {0}
   assert (tmp_path / "out" / "a.png").is_file()
   results = run(files, tmp_path / "out", skip_bad_images=True)
   assert [Path(entry["file_name"]).name for entry in results["images"]] == ["a.jpg", "c.jpg"]
   assert results["skipped"] == [str(tmp_path / "b.jpg")] and results["complete"]
-  assert {d["image_id"] for d in results["detections"]} == {0, 2}
+  assert {d["image_id"] for d in results["detections"]} == {0, 1}
   with pytest.raises(ValueError, match="None of the 1 images"):
     run([tmp_path / "b.jpg"], tmp_path / "out", skip_bad_images=True)
 
@@ -215,8 +226,8 @@ def test_the_picture_of_any_image_can_be_opened(run, tmp_path, size):
   results = run([tmp_path / "strip.png"], tmp_path / "out")
   (entry,) = results["images"]
   assert (entry["width"], entry["height"]) == size
-  boxes = np.array([d["bbox_xyxy"] for d in results["detections"]]).reshape(-1, 4)
-  assert (boxes >= 0).all() and (boxes <= size * 2).all()
+  boxes = corners(results["detections"])
+  assert (boxes >= 0).all() and (boxes <= np.array(size * 2) + 1e-3).all()
   with Image.open(tmp_path / "out" / "strip.png") as picture:
     picture.load()
     assert max(picture.size) <= 2**14
@@ -232,53 +243,11 @@ def test_large_images_are_drawn_smaller(root, run, tmp_path, monkeypatch):
   assert run(files, tmp_path / "whole")["detections"] == smaller["detections"]
 
 
-def test_names_are_looked_up_in_the_file_of_the_config(root, config):
-  stored = class_embeddings.load(root / "class_embeddings.npz").embeddings
-  names, embeddings = class_vocabulary(config, ["red fox", "cat"])
-  assert names == ("red fox", "cat")
-  np.testing.assert_array_equal(embeddings, stored[[2, 0]])
-
-
-def test_a_bare_matrix_has_the_classes_of_the_data_set(root, config, tmp_path):
-  stored = class_embeddings.load(root / "class_embeddings.npz").embeddings
-  path = str(tmp_path / "bare.npy")
-  np.save(path, stored)
-  np.testing.assert_array_equal(class_vocabulary(config, ["dog"], path)[1], stored[[1]])
-  elsewhere = config.copy_and_resolve_references()
-  elsewhere.data.dir = str(tmp_path / "not_built")
-  with pytest.raises(ValueError, match=r"no class names.*--annotations=COCO\.json"):
-    class_vocabulary(elsewhere, ["dog"], path)
-
-
-@pytest.mark.parametrize(
-  "classes, settings, message",
-  [
-    ([], {}, "--classes is empty"),
-    (["cat", "dog", "cat"], {}, "'cat' more than once"),
-    (["dgo"], {}, r"no class 'dgo'.*the nearest are 'dog'"),
-    (["cat"], {"class_embeddings": "missing.npz"}, "no file 'missing.npz'"),
-    (["cat"], {"class_embeddings": "F.npz", "clip": "DIR"}, "keep one of them"),
-    (None, {"clip": "DIR"}, "say which"),
-    (["cat"], {"clip": "missing"}, "missing has no config.json"),
-  ],
-)
-def test_bad_class_lists(config, classes, settings, message):
-  with pytest.raises(ValueError, match=message):
-    class_vocabulary(config, classes, **settings)
-
-
-def test_embeddings_of_another_width(config, tmp_path):
-  path = tmp_path / "wide.npz"
-  class_embeddings.save(path, ["cat"], "a {}", np.ones((1, 9), np.float32))
-  with pytest.raises(ValueError, match="9 wide"):
-    class_vocabulary(config, ["cat"], str(path))
-
-
 def test_a_checkpoint_of_another_config(root, config):
   other = config.copy_and_resolve_references()
   other.model.box_head.width = 24
   with pytest.raises(CheckpointError, match=r"belongs to another config.*box_head"):
-    Detector(other, str(root / "run"))
+    Detector.restore(other, str(root / "run"))
 
 
 def test_no_image_matches(tmp_path):
@@ -294,8 +263,8 @@ def test_a_stopped_run_keeps_what_it_has(root, tmp_path, number, code):
     (tmp_path / "images" / f"{i:03d}.jpg").symlink_to(root / "images" / "0.jpg")
   process = subprocess.Popen(
     [
-      *(sys.executable, "-m", "rkd_jax.predict", f"--config=tests/tiny_coco.py:{root}"),
-      *(f"--checkpoint={root}/run", f"--images={tmp_path}/images", f"--output={tmp_path}/out"),
+      *(sys.executable, "-m", "rkd_jax.predict", f"{root}/run", f"{tmp_path}/images"),
+      f"--output={tmp_path}/out",
     ],
     cwd=REPOSITORY,
     env={**os.environ, "XLA_FLAGS": ""},
@@ -309,7 +278,7 @@ def test_a_stopped_run_keeps_what_it_has(root, tmp_path, number, code):
       break
   out, err = process.communicate(timeout=60)
   assert process.returncode == code, err
-  stored = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  stored = json.loads((tmp_path / "out" / "images.json").read_text())
   done = [entry["picture"] for entry in stored["images"]]
   assert 3 <= len(done) < 300 and not stored["complete"]
   assert done == sorted(picture.name for picture in (tmp_path / "out").glob("*.png"))
@@ -321,11 +290,11 @@ def test_names_that_are_not_utf8(root, tmp_path, monkeypatch):
   name = os.fsdecode(b"caf\xe9.jpg")
   for file in (name, "z.jpg"):
     shutil.copy(root / "images" / "0.jpg", tmp_path / file)
-  arguments = f"--checkpoint={root}/run", f"--images={tmp_path}/*.jpg", f"--output={tmp_path}/out"
+  arguments = f"{root}/run", f"{tmp_path}/*.jpg", f"--output={tmp_path}/out"
   done = command("rkd_jax.predict", root, *arguments)
   assert done.returncode == 0, done.stderr
   assert r"caf\udce9.jpg" in done.stdout
-  stored = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="ascii"))
+  stored = json.loads((tmp_path / "out" / "images.json").read_text(encoding="ascii"))
   assert {entry["file_name"] for entry in stored["images"]} == {
     str(tmp_path / name),
     str(tmp_path / "z.jpg"),
@@ -333,17 +302,56 @@ def test_names_that_are_not_utf8(root, tmp_path, monkeypatch):
   assert all((tmp_path / "out" / entry["picture"]).is_file() for entry in stored["images"])
 
 
-def test_the_command(root, tmp_path):
-  arguments = [
-    f"--checkpoint={root}/run",
-    f"--images={root}/images/*.jpg",
-    f"--output={tmp_path}/out",
-    "--min_score=0",
-  ]
+def test_the_command(root, config, tmp_path):
+  arguments = [f"{root}/run", f"{root}/images/*.jpg", f"--output={tmp_path}/out"]
   done = command("rkd_jax.predict", root, *arguments, "--classes=cat, red fox")
   assert done.returncode == 0, done.stderr
-  content = json.loads((tmp_path / "out" / "predictions.json").read_text())
-  assert content["classes"] == ["cat", "red fox"] and len(content["images"]) == 3
+  stored = json.loads((tmp_path / "out" / "images.json").read_text())
+  assert [entry["name"] for entry in stored["categories"]] == ["cat", "red fox"]
+  assert len(stored["images"]) == 3
   done = command("rkd_jax.predict", root, *arguments, "--classes=cat, unicorn")
   assert done.returncode == 1
-  assert "no class 'unicorn'" in done.stderr and "Traceback" not in done.stderr
+  assert "'unicorn' is none of" in done.stderr and "Traceback" not in done.stderr
+
+
+def average_precision(truth, results):
+  """AP50 by pycocotools, percent."""
+  coco = COCO(str(truth))
+  evaluation = COCOeval(coco, coco.loadRes(str(results)), "bbox")
+  for stage in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+    stage()
+  return 100 * evaluation.stats[1]
+
+
+def test_the_ap_of_what_is_written_is_that_of_the_evaluation(root, config, run, tmp_path):
+  content = json.loads((root / "coco.json").read_text())
+  for entry in content["annotations"]:  # what pycocotools cannot do without
+    entry |= {"iscrowd": 0, "area": 1.0}
+  truth = tmp_path / "coco.json"
+  truth.write_text(json.dumps(content))
+  run(find_images(f"{root}/images"), tmp_path / "out", annotations=str(truth))
+  expected = evaluate(config, str(root / "run"))["AP50_all"]
+  assert average_precision(truth, tmp_path / "out" / "predictions.json") == pytest.approx(
+    expected, abs=1e-9
+  )
+  # Without annotations the files belong to each other.
+  run(find_images(f"{root}/images"), tmp_path / "alone")
+  COCO(str(tmp_path / "alone" / "images.json")).loadRes(
+    str(tmp_path / "alone" / "predictions.json")
+  )
+
+
+@pytest.mark.parametrize(
+  "names, annotations, message",
+  [
+    (["0.jpg"], {"images": []}, r"has no image '0\.jpg'"),
+    (["0.jpg"], {"categories": [{"id": 1, "name": "cat"}]}, r"has no category 'dog', nor 1 more"),
+  ],
+)
+def test_annotations_of_something_else(root, run, tmp_path, names, annotations, message):
+  content = json.loads((root / "coco.json").read_text()) | {"annotations": []} | annotations
+  (tmp_path / "other.json").write_text(json.dumps(content))
+  files = [root / "images" / name for name in names]
+  with pytest.raises(ValueError, match=message):
+    run(files, tmp_path / "out", annotations=str(tmp_path / "other.json"))
+  assert not (tmp_path / "out").exists()

@@ -87,7 +87,7 @@ def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dic
     source = open_source(config.data.dir, config.data.name, config.data.eval.split)
     evaluator = _EVALUATORS[protocol](config, source)
     vocabulary = load_vocabulary(config, source)
-    detector = Detector(config, checkpoint)
+    detector = Detector.restore(config, checkpoint)
   for index, found in detections_of(detector, source, vocabulary, config):
     evaluator.add(source[index], found)
   # Some 30 bytes a detection on COCO, 40 for each that counts on LVIS, masks and all: these were

@@ -1,9 +1,10 @@
 """A trained CLIP, frozen: what the offline step and prediction need of it."""
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
+from safetensors.numpy import save
 
+from rkd_jax.files import storage
 from rkd_jax.files.untrusted.hugging_face import is_published, published_file
 from rkd_jax.files.untrusted.reading import reading
 from rkd_jax.files.untrusted.torch_reader import open_checkpoint
@@ -28,8 +32,9 @@ from rkd_jax.runs.restore import restore_step
 from rkd_jax.weights import clip as weights
 from rkd_jax.weights.clip_settings import MAX_WIDTH_OF_USUAL_HEADS, Settings, read_settings
 
-TOKENIZER_FILE = "tokenizer.json"
-_TEXT_BATCH = 128
+TOKENIZER_FILE, TEXT_TOWER = "tokenizer.json", "text_tower"
+# Texts that the text tower takes at once, and tokens that their lengths are multiples of.
+_TEXT_BATCHES, _TEXT_LENGTHS = (8, 128), 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +71,20 @@ class FrozenClip:
       )
     tokens = self.tokenizer(texts)
     # Attention is causal and the row is read at its end mark: what comes after it is not needed.
-    tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1]
+    # Few lengths and few batches: words that are typed later find a compiled tower.
+    length = -(-(int(tokens.argmax(-1).max()) + 1) // _TEXT_LENGTHS) * _TEXT_LENGTHS
+    batch_size = next((size for size in _TEXT_BATCHES if size >= len(texts)), _TEXT_BATCHES[-1])
+    return map_batches(
+      lambda batch: self._encode_text(self.variables, batch), tokens[:, :length], batch_size
+    )
 
-    @jax.jit
+  @functools.cached_property
+  def _encode_text(self) -> Callable[..., jax.Array]:
     def encode(variables, tokens):
       embeddings = self.model.apply(variables, tokens, method=Clip.encode_text)
       return jnp.asarray(embeddings, "float32")
 
-    batch_size = min(len(texts), _TEXT_BATCH)
-    return map_batches(lambda batch: encode(self.variables, batch), tokens, batch_size)
+    return jax.jit(encode)
 
 
 class RegionEncoder:
@@ -190,6 +200,39 @@ def _check_undescribed(
     " pixels normalised as by OpenAI.",
     *(path, name, config.activation),
   )
+
+
+def save_text_tower(clip: FrozenClip, folder: str | os.PathLike) -> None:
+  """Writes what embedding words needs to `text_tower.safetensors` and `text_tower.json` there."""
+  params = {name: own for name, own in clip.variables["params"].items() if name != "visual"}
+  arrays = traverse_util.flatten_dict(jax.device_get(params), sep="/")
+  arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+  about = {"config": dataclasses.asdict(clip.model.config), "tokenizer": clip.tokenizer.to_dict()}
+  for name, content in (("safetensors", save(arrays)), ("json", json.dumps(about))):
+    storage.write(epath.Path(folder) / f"{TEXT_TOWER}.{name}", content)
+
+
+def load_text_tower(folder: str | os.PathLike) -> FrozenClip:
+  """What `save_text_tower` wrote: a CLIP that embeds texts, and no images.
+
+  Raises:
+    ReadError, ValueError: a file is damaged, or the two do not belong together.
+  """
+  place = Path(folder) / TEXT_TOWER
+  about = _object(epath.Path(place.with_suffix(".json")))
+  try:
+    model = Clip(ClipConfig.from_dict(about["config"]))
+    tokenizer = Tokenizer(**about["tokenizer"])
+  except (KeyError, TypeError, ValueError, OverflowError) as error:
+    raise ValueError(f"{place}.json describes no text tower: {error}.") from error
+  state = jax.eval_shape(lambda key: init_clip(model, key), jax.random.key(0))
+  del state["params"]["visual"]
+  expected: dict[str, Any] = traverse_util.flatten_dict(state["params"], sep="/")
+  arrays = open_checkpoint(place.with_suffix(".safetensors")).arrays
+  found = {name: array.shape for name, array in arrays.items()}
+  if found != {name: leaf.shape for name, leaf in expected.items()}:
+    raise ValueError(f"{place}.safetensors and {place}.json are not of the same text tower.")
+  return FrozenClip(model, {"params": traverse_util.unflatten_dict(arrays, sep="/")}, tokenizer)
 
 
 def _load_run(folder: epath.Path) -> FrozenClip:

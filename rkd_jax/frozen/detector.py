@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import ml_collections
@@ -27,16 +27,13 @@ class Detector:
   The vocabulary comes with each call: one compiled detector serves all class lists of a length.
 
   Attributes:
-    step: that of the checkpoint which was read.
+    variables: {'params': ...}, as `rcnn.abstract_params` describes them.
+    step: that of the checkpoint which was read, None of parameters that were given.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, checkpoint: str):
-    expected = {"params": rcnn.abstract_params(config), "model_state": {}}
-    check_model(checkpoint, config)
+  def __init__(self, config: ml_collections.ConfigDict, params: Any, step: int | None = None):
+    self.config, self.step, self.variables = config, step, {"params": params}
     self.model = rcnn.build(config)
-    verify = config.get("checkpoint", {}).get("verify", True)
-    self.step, variables = restore_step(checkpoint, expected, verify=verify)
-    self.variables = {"params": variables["params"]}
     self._replicas = Replicas(self.variables)
     precision = config.model.get("precision", "default")
     self._target = Target(jax.local_devices()[0].platform, precision=precision)
@@ -45,6 +42,19 @@ class Detector:
     self._detect = self._jit(self.model.detect)
     self._propose = self._jit(self.model.propose_boxes)
     self._embed = self._jit(self.model.embed_regions)
+
+  @classmethod
+  def restore(cls, config: ml_collections.ConfigDict, checkpoint: str) -> Self:
+    """The detector of a run's newest checkpoint that can be read, or of `.../checkpoints/<step>`.
+
+    Raises:
+      CheckpointError: there is none, or it belongs to another config.
+    """
+    expected = {"params": rcnn.abstract_params(config), "model_state": {}}
+    check_model(checkpoint, config)
+    verify = config.get("checkpoint", {}).get("verify", True)
+    step, variables = restore_step(checkpoint, expected, verify=verify)
+    return cls(config, variables["params"], step)
 
   def _jit(self, method: Callable) -> Callable:
     def call(variables, *args):

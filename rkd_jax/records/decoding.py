@@ -87,6 +87,24 @@ def open_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Im
     raise BadImageError(f"Cannot read {name}: {error.strerror}. {_REMEDY}") from error
 
 
+def in_rgb(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+  """An opened picture as `open_image` gives it: RGB, turned upright.
+
+  Raises:
+    BadImageError: as there.
+  """
+  try:
+    _check_size(image, name, max_pixels, None)
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image) or 1)
+    picture = _in_rgb(image)
+  except BadImageError:
+    raise
+  except Exception as error:  # as in `_decode`
+    raise BadImageError(f"Cannot decode {name}: {error}. {_REMEDY}") from error
+  return picture if turn is None else picture.transpose(turn)
+
+
 def pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
   """The picture as an array, in strips, since Pillow holds what it converts twice."""
   width, height = picture.size

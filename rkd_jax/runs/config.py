@@ -216,14 +216,14 @@ def restore_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
     raise CheckpointError(
       f"{file} is missing: expected the --workdir of a run, or the --output of rkd_jax.convert."
     )
-  return ml_collections.ConfigDict(_with_tuples(_read(file))).lock()
+  return ml_collections.ConfigDict(with_tuples(_read(file))).lock()
 
 
-def _with_tuples(value: Any) -> Any:
+def with_tuples(value: Any) -> Any:
   """JSON with tuples in place of lists, as configs are written."""
   if isinstance(value, dict):
-    return {key: _with_tuples(inner) for key, inner in value.items()}
-  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+    return {key: with_tuples(inner) for key, inner in value.items()}
+  return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def check_model(path: str, config: ml_collections.ConfigDict) -> None:

@@ -36,7 +36,7 @@ class DetectorProposer:
 
   def __init__(self, workdir: str | os.PathLike, top: int = 50, nms_threshold: float = 0.5):
     config = restore_config(workdir)
-    self._detector = Detector(config, os.fspath(workdir))
+    self._detector = Detector.restore(config, os.fspath(workdir))
     self._spec = detector_specs(config)["eval"]
     self._top, self._nms_threshold = top, nms_threshold
 

@@ -1,6 +1,7 @@
 """Text embeddings of class names: the rows of the zero-shot classifier, and their file format.
 
-An .npz holds `names`, `template` (one or several) and `embeddings` [C, d].  A .npy holds the
+An .npz holds `names`, `template` (one or several) and `embeddings` [C, d], and may say in `clip`
+which CLIP they are of: its place, from the file's folder if it is relative.  A .npy holds the
 embeddings, as the published RKD code ships them, with names and templates in a .json of the same
 name beside it; without that file it loads too.  Embeddings are as the text tower gives them, like
 the published matrices (norms about 10), unless they were averaged or normalised when made.
@@ -35,6 +36,7 @@ class ClassEmbeddings(NamedTuple):
   embeddings: Float[np.ndarray, "c d"]
   names: tuple[str, ...] | None
   templates: tuple[str, ...] | None
+  clip: str | None = None
 
 
 def embed_classes(
@@ -90,6 +92,7 @@ def save(
   names: Sequence[str],
   template: str | Sequence[str],
   embeddings: Float[np.ndarray, "c d"],
+  clip: str | None = None,
 ) -> None:
   """Writes an .npz, or a .npy with its .json beside it; each file whole or not at all.
 
@@ -114,6 +117,7 @@ def save(
     np.save(buffer, embeddings)
   else:
     arrays = {"names": np.array(names, np.str_), "template": np.array(templates, np.str_)}
+    arrays |= {} if clip is None else {"clip": np.array(clip, np.str_)}
     np.savez(buffer, **arrays, embeddings=embeddings)
   storage.write(path, buffer.getvalue())
 
@@ -134,7 +138,9 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     if isinstance(stored, np.ndarray):
       result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
-      result = ClassEmbeddings(stored["embeddings"], *(_texts(stored, k) for k in _TEXT_KEYS))
+      names, templates = (_texts(stored, key) for key in _TEXT_KEYS)
+      clip = _texts(stored, "clip")[0] if "clip" in stored else None
+      result = ClassEmbeddings(stored["embeddings"], names, templates, clip)
   except FileNotFoundError:
     raise
   except (KeyError, OSError, ValueError) as error:
@@ -151,7 +157,9 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     raise ValueError(
       f"{path}: {len(rows)} rows for {len(names)} class names; make the file again for these"
     )
-  return ClassEmbeddings(rows, None if names is None else tuple(names), result.templates)
+  return ClassEmbeddings(
+    rows, None if names is None else tuple(names), result.templates, result.clip
+  )
 
 
 def _texts(stored: Mapping[str, np.ndarray], key: str) -> tuple[str, ...]:

@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rkd_jax.files import storage
-from rkd_jax.frozen.clip import load_clip
 from rkd_jax.inputs.plan import place
-from rkd_jax.records.class_names import check_chosen, clean_name
+from rkd_jax.records.class_names import clean_name
 from rkd_jax.records.sources import Source, open_source
 from rkd_jax.structures import Vocabulary
 from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
@@ -92,46 +91,6 @@ def training_source(config: ml_collections.ConfigDict) -> Source | None:
   if not (storage.path(folder) / name).is_dir():
     return None
   return open_source(folder, name, split)
-
-
-def class_vocabulary(
-  config: ml_collections.ConfigDict,
-  classes: Sequence[str] | None,
-  class_embeddings: str | None = None,
-  clip: str | None = None,
-  template: str = class_embeddings_lib.TEMPLATE,
-) -> tuple[tuple[str, ...], Float[np.ndarray, "c e"]]:
-  """Names to look for with the detector of a config, and their embeddings.
-
-  Those of the file `class_embeddings` (None: the config's), for every class of it where `classes`
-  is None; or those that the CLIP of the workdir `clip` gives with the prompt `template`.
-
-  Raises:
-    ValueError: no names, a name twice, a name that has no embedding, a file without names,
-      embeddings of another width than the detector's.
-  """
-  if classes is not None:
-    check_chosen(classes, "--classes")
-  if clip:
-    if class_embeddings:
-      raise ValueError("--clip and --class_embeddings both give embeddings: keep one of them.")
-    if classes is None:
-      raise ValueError("--clip can embed any name: say which with --classes='cat, dog'.")
-    rows = class_embeddings_lib.embed_classes(load_clip(clip), classes, template)
-    return tuple(classes), _check_width(config, rows, f"CLIP of {clip}")
-  path, key = class_embeddings or config.class_embeddings, "--class_embeddings (or --clip)"
-  stored = _load(path, key)
-  if stored.names is None and (source := training_source(config)) is not None:
-    stored = _load(path, key, source.class_names)
-  if stored.names is None:
-    raise ValueError(
-      f"{path} has no class names, and the data set of the config is not built here. Add them: "
-      f"python -m rkd_jax.embed_classes --embeddings={path} --annotations=COCO.json "
-      "--output=FILE.npz, then give --class_embeddings=FILE.npz."
-    )
-  names = stored.names if classes is None else tuple(classes)
-  rows = class_embeddings_lib.select(stored, names, path)
-  return names, _check_width(config, rows, path)  # pyright: ignore[reportReturnType]
 
 
 def _source_rows(

@@ -72,7 +72,10 @@ def _of_two_processes(root, *settings):
 
 def test_detections_of_eight_devices_are_those_of_one(root, config, monkeypatch):
   source = open_source(config.data.dir, config.data.name, "validation")
-  vocabulary, detector = load_vocabulary(config, source), Detector(config, str(root / "run"))
+  vocabulary, detector = (
+    load_vocabulary(config, source),
+    Detector.restore(config, str(root / "run")),
+  )
   used, detect = set(), detector._detect
 
   def spied(variables, *args):

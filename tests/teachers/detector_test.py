@@ -49,7 +49,7 @@ def test_proposals_are_those_of_the_rpn_suppressed(workdir):
   proposer = DetectorProposer(workdir, top=6, nms_threshold=0.5)
   config = restore_config(workdir)
   spec = detector_specs(config)["eval"]
-  detector = Detector(config, str(workdir))
+  detector = Detector.restore(config, str(workdir))
   for image in IMAGES:
     boxes, scores = proposer.propose(image)
     found = detector.propose(collate([picture_example(image, spec, "image")]))
