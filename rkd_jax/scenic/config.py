@@ -5,8 +5,6 @@ python -m rkd_jax.scenic.main --config=rkd_jax/scenic/config.py:demo:rkd --workd
 python -m rkd_jax.scenic.main --config=rkd_jax/scenic/config.py:my_config.py --workdir=DIR
 """
 
-import runpy
-
 import ml_collections
 
 from rkd_jax import configs
@@ -14,8 +12,7 @@ from rkd_jax import configs
 
 def get_config(name: str = "demo:base") -> ml_collections.ConfigDict:
   """The config with Scenic's `rng_seed`, which is its `seed`; ValueError if there is none."""
-  file, colon, argument = configs.locate(name).partition(":")
-  config = runpy.run_path(file)["get_config"](*[argument] if colon else [])
+  config = configs.load(name)
   with config.unlocked():
     config.rng_seed = config.get_ref("seed")
   return config
@@ -24,5 +21,5 @@ def get_config(name: str = "demo:base") -> ml_collections.ConfigDict:
 def own_settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The config without what Scenic has added, as every other command knows it."""
   own = ml_collections.ConfigDict(config.to_dict())
-  del own.rng_seed
+  del own["rng_seed"]
   return own

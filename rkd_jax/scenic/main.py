@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import ml_collections
-from scenic import app
+import scenic.app
 
 from rkd_jax.runs.checkpoint import Checkpointer
 from rkd_jax.runs.config import check_config, write_config
@@ -88,4 +88,4 @@ def main(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  scenic.app.run(main)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 STAND_IN = Path(__file__).parents[1] / "scenic_stand_in"
 
@@ -28,3 +29,11 @@ def nothing_imported(monkeypatch):
 def scenic(nothing_imported, monkeypatch):
   """`rkd_jax.scenic` can be imported, with the stand-in."""
   monkeypatch.setenv("SCENIC_PATH", str(STAND_IN))
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+  """Where the records and results of `tiny` are."""
+  root = tmp_path_factory.mktemp("tiny")
+  tiny.build_data(root)
+  return root

@@ -57,21 +57,36 @@ def test_a_name_that_is_not_there_gets_the_nearest():
 @pytest.mark.parametrize("entry", published.TABLE, ids=lambda entry: entry.name)
 def test_the_command_that_reads_an_entry_is_one(entry):
   """The verb and its flags exist, so does the config, and the files are the table's."""
-  program, verb, *arguments = shlex.split(entry.reader)
+  _check(entry.reader)
+  read = set(re.findall(r"weights/([^\s']+)", entry.reader))
+  own, others = ({part for f in files for part in _ways(f)} for files in (entry.files, FILES))
+  assert read & own and read <= others
+
+
+@pytest.mark.parametrize("document", ["weights.md", "scenic.md"])
+def test_commands_of_the_documents_are_ours(document):
+  blocks = re.findall("```\n(.*?)```", (REPOSITORY / "docs" / document).read_text(), re.DOTALL)
+  lines = "".join(blocks).replace("\\\n", " ").splitlines()
+  commands = [line for line in lines if line.startswith("rkd-jax")]
+  assert commands
+  for command in commands:
+    _check(command.partition("  #")[0])
+
+
+def _check(command: str) -> None:
+  """Fails unless the verb, its flags and the config of a command are there."""
+  program, verb, *arguments = shlex.split(command)
   assert program == "rkd-jax"
   if verb == "precompute":
     precompute.make_parser("").parse_args(arguments)
-  code = (REPOSITORY / "rkd_jax" / f"{cli.VERBS[verb][0]}.py").read_text()
+  code = (REPOSITORY / "rkd_jax" / f"{cli.VERBS[verb][0].replace('.', '/')}.py").read_text()
   for argument in arguments:
     flag, _, value = argument.partition("=")
-    if verb != "precompute":
+    if verb != "precompute" and flag.startswith("--"):
       name = flag.removeprefix("--")
       assert f'"{flag}"' in code or re.search(rf'DEFINE_\w+\(\s*"{name}"', code), flag
     if flag == "--config":
       configs.locate(value)
-  read = set(re.findall(r"weights/([^\s']+)", entry.reader))
-  own, others = ({part for f in files for part in _ways(f)} for files in (entry.files, FILES))
-  assert read & own and read <= others
 
 
 def _ways(file: published.File) -> set[str]:
