@@ -99,7 +99,7 @@ def fetch(
       _forget(target)
       raise FetchError(
         f"{address} has the SHA-256 {found}, and is published with {sha256}: it is another file, "
-        f"or was changed on the way. It was not kept. {_by_hand(address, target)}"
+        f"or was changed on the way. It was not kept. Get the published one, as {target}."
       )
     os.replace(_part(target), target)
     _said(target).unlink(missing_ok=True)

@@ -20,6 +20,6 @@ def get_config(name: str = "demo:base") -> ml_collections.ConfigDict:
 
 def own_settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The config without what Scenic has added, as every other command knows it."""
-  own = ml_collections.ConfigDict(config.to_dict())
+  own = config.to_dict()
   del own["rng_seed"]
-  return own
+  return ml_collections.ConfigDict(own)

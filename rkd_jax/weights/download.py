@@ -38,8 +38,10 @@ def download(entry: published.Published, folder: Path, mirror: str | None = None
         f"{target.name} is behind a page that only a browser gets through. Open {address}, choose "
         f"{target.name} there, and save it as {target}; the same command then checks it."
       )
+    before = target.with_name(f"{target.name}.sha256").exists()
     sha256 = fetch(address, target, file.sha256)
-    against = "as published" if file.sha256 else "none is published; remembered beside it"
+    against = "none is published; kept beside it" if not before else "as it was before"
+    against = "as published" if file.sha256 else against
     lines.append(f"{target}: {target.stat().st_size:,} bytes, SHA-256 {sha256} ({against})")
   return lines
 

@@ -60,10 +60,12 @@ def test_a_mirror_gives_the_files_and_the_command_that_reads_them(command, mirro
   assert code == 0 and (tmp_path / "weights" / "coco_ovd_rkd.pth").read_bytes() == CONTENT
   first, licence, reader, second = printed.out.splitlines()[:4]
   assert first.startswith("weights/coco_ovd_rkd.pth: 200,000 bytes, SHA-256 " + SUM)
-  assert "none is published; remembered beside it" in first
+  assert "(none is published; kept beside it)" in first
   assert licence == "  licence: Apache-2.0 (its repository)"
   assert reader.endswith("--input=weights/coco_ovd_rkd.pth --output=runs/coco/rkd")
   assert second.startswith("weights/R-50.pkl: ")
+  _, printed = command("r-50")
+  assert printed.out.splitlines()[0].endswith(f"SHA-256 {SUM} (as it was before)")
 
 
 def test_files_of_one_name_lie_in_their_folder(command, mirror):
