@@ -60,7 +60,9 @@ def table() -> str:
 def main() -> None:
   """Command line of the module's docstring."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    "rkd-jax download",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("names", nargs="*", metavar="NAME", help="of the list, or of a file in it")
   parser.add_argument("--list", action="store_true", help="print the names and what they are")
