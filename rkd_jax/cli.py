@@ -10,6 +10,7 @@ VERBS = {
   "predict": ("predict", [], "draw what a detector finds on any images, for any class names"),
   "precompute": ("precompute", [], "store what the frozen teachers say about every image"),
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
+  "download": ("weights.download", [], "fetch published weights by name, and check them"),
   "convert": ("convert", [], "read and write checkpoints of detectron2"),
   "plan": (
     "plan.__main__",
