@@ -139,6 +139,8 @@ def test_a_damaged_folder(detector, image, tmp_path, damage, message):
 def test_places_without_a_detector(root, tmp_path):
   with pytest.raises(CheckpointError, match=r"config\.json is missing"):
     rkd_jax.load(tmp_path)
+  with pytest.raises(FileNotFoundError, match="`rkd-jax download coco-ovd-rkd` fetches it"):
+    rkd_jax.load(tmp_path / "coco_ovd_rkd.pth")
   (tmp_path / "weights.pth").write_bytes(b"")
   with pytest.raises(ValueError, match="give its config"):
     rkd_jax.load(tmp_path / "weights.pth")
