@@ -3,7 +3,8 @@
 An .npz holds `names`, `template` (one or several) and `embeddings` [C, d].  A .npy holds the
 embeddings, as the published RKD code ships them, with names and templates in a .json of the same
 name beside it; without that file it loads too.  Embeddings are as the text tower gives them, like
-the published matrices (norms about 10), unless they were averaged or normalised when made.
+the published matrices (norms about 10), unless they were averaged or normalised when made.  Rows of
+a closed vocabulary (`closed_rows`) are no texts' embeddings: their file knows its own names alone.
 """
 
 import io
@@ -26,15 +27,25 @@ from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import prompts
 
 TEMPLATE = prompts.SINGLE
-_TEXT_KEYS = ("names", "template")
+# In place of the template: the rows are those of `closed_rows`.
+CLOSED = "closed vocabulary, no CLIP"
 
 
 class ClassEmbeddings(NamedTuple):
-  """Embeddings and what they were made from, which a bare .npy does not say."""
+  """Embeddings and what they were made from, which a bare .npy does not say.
+
+  `source` is the CLIP or the file that an .npz had its rows from, where it says so.
+  """
 
   embeddings: Float[np.ndarray, "c d"]
   names: tuple[str, ...] | None
   templates: tuple[str, ...] | None
+  source: str | None = None
+
+  @property
+  def is_closed(self) -> bool:
+    """Whether there can be no row for any other name, since no CLIP made these."""
+    return self.templates == (CLOSED,)
 
 
 def embed_classes(
@@ -74,6 +85,21 @@ def embed_classes(
   return unit(embeddings) if normalize else embeddings
 
 
+def closed_rows(count: int, width: int) -> Float[np.ndarray, "c d"]:
+  """Unit rows for classes that no CLIP embeds, always the same for a count and a width.
+
+  They are orthogonal where there are at most as many as dimensions.  More are drawn at random, and
+  nearly so: 1,203 in 512 dimensions have cosines below 0.25.
+  Raises ValueError: no class or no dimension.
+  """
+  if count < 1 or width < 1:
+    raise ValueError(f"{count} classes in {width} dimensions: expected at least 1 of both.")
+  if count <= width:
+    return np.eye(count, width, dtype=np.float32)
+  rows = np.random.Generator(np.random.PCG64(0)).standard_normal((count, width))
+  return unit(rows.astype(np.float32))
+
+
 def _check_array(embeddings: np.ndarray, where: str) -> Float[np.ndarray, "c d"]:
   if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
     raise ValueError(
@@ -90,8 +116,11 @@ def save(
   names: Sequence[str],
   template: str | Sequence[str],
   embeddings: Float[np.ndarray, "c d"],
+  source: str | None = None,
 ) -> None:
   """Writes an .npz, or a .npy with its .json beside it; each file whole or not at all.
+
+  An .npz also says the `source` of the rows.
 
   Raises ValueError: the path ends in neither, or names and embeddings do not fit.
   """
@@ -114,6 +143,8 @@ def save(
     np.save(buffer, embeddings)
   else:
     arrays = {"names": np.array(names, np.str_), "template": np.array(templates, np.str_)}
+    if source is not None:
+      arrays["source"] = np.array(source, np.str_)
     np.savez(buffer, **arrays, embeddings=embeddings)
   storage.write(path, buffer.getvalue())
 
@@ -134,7 +165,9 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     if isinstance(stored, np.ndarray):
       result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
-      result = ClassEmbeddings(stored["embeddings"], *(_texts(stored, k) for k in _TEXT_KEYS))
+      source = _texts(stored, "source")[0] if "source" in stored else None
+      texts = _texts(stored, "names"), _texts(stored, "template")
+      result = ClassEmbeddings(stored["embeddings"], *texts, source=source)
   except FileNotFoundError:
     raise
   except (KeyError, OSError, ValueError) as error:
@@ -151,7 +184,7 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     raise ValueError(
       f"{path}: {len(rows)} rows for {len(names)} class names; make the file again for these"
     )
-  return ClassEmbeddings(rows, None if names is None else tuple(names), result.templates)
+  return result._replace(embeddings=rows, names=None if names is None else tuple(names))
 
 
 def _texts(stored: Mapping[str, np.ndarray], key: str) -> tuple[str, ...]:
