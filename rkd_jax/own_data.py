@@ -42,9 +42,7 @@ from rkd_jax.files.terminal import print_any_name
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import class_embeddings
-from rkd_jax.vocabulary.class_embeddings import CLOSED, ClassEmbeddings
-
-EMBEDDINGS_FILE = "class_embeddings.npz"
+from rkd_jax.vocabulary.class_embeddings import CLOSED, FILE, ClassEmbeddings
 
 
 def open_data(args: argparse.Namespace) -> CocoJson:
@@ -167,7 +165,7 @@ def main(arguments: Sequence[str] | None = None):
   parser = make_parser()
   args = parser.parse_args(arguments)
   print_any_name()
-  file = Path(args.output) / EMBEDDINGS_FILE
+  file = Path(args.output) / FILE
   try:
     data = open_data(args)
     names = next(iter(data.splits.values())).class_names

@@ -27,6 +27,8 @@ from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import prompts
 
 TEMPLATE = prompts.SINGLE
+# In the folder of an own project.
+FILE = "class_embeddings.npz"
 # In place of the template: the rows are those of `closed_rows`.
 CLOSED = "closed vocabulary, no CLIP"
 
