@@ -33,11 +33,13 @@ records.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from rkd_jax.data import builder
 from rkd_jax.data.coco_json.coco_json import CocoJson
 from rkd_jax.data.own import found as own
+from rkd_jax.files import storage
 from rkd_jax.files.terminal import print_any_name
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.records import class_names as category_names
@@ -124,7 +126,7 @@ def make_rows(names: Sequence[str], args: argparse.Namespace) -> ClassEmbeddings
   return ClassEmbeddings(rows, tuple(names), templates, f"{args.class_embeddings}")
 
 
-def _what_is_missing(file: Path, names: Sequence[str]) -> str:
+def _what_is_missing(file: epath.Path, names: Sequence[str]) -> str:
   """What training needs where no rows were asked for."""
   if file.exists():
     stored = class_embeddings.load(file)
@@ -165,8 +167,8 @@ def main(arguments: Sequence[str] | None = None):
   parser = make_parser()
   args = parser.parse_args(arguments)
   print_any_name()
-  file = Path(args.output) / FILE
   try:
+    file = storage.path(args.output) / FILE
     data = open_data(args)
     names = next(iter(data.splits.values())).class_names
     # Before the records, which take longer.

@@ -70,13 +70,14 @@ def _images(file: Path, role: str, source: Path) -> Path:
   """The folder that the names of images are relative to."""
   names = [name.replace("\\", "/") for name in load_filenames(file).values()]
   top = file.parent if source.is_file() else source
-  near = [file.parent, *places.folders(top, 3)]
-  beside = [file.parent.parent, *places.folders(file.parent.parent, 2)]
-  for candidates in (near, beside):
-    found = places.choose_folder(candidates, names, lambda own, name: (own / name).is_file(), role)
-    if found is not None or not names:
-      return found or file.parent
-  looked = list(dict.fromkeys((*near, *beside)))
+  if not names:
+    return file.parent
+  looked = [file.parent]
+  for folder, depth in ((top, 3), (file.parent.parent, 2)):
+    looked += [own for own in places.folders(folder, depth) if own not in looked]
+    found = places.choose_folder(looked, names, lambda own, name: (own / name).is_file(), role)
+    if found is not None:
+      return found
   raise ValueError(
     f"{file}: none of its images, such as {names[0]!r}, was found. Looked in "
     f"{places.listed(looked)}. Move or link the folder of the images beside the JSON; names are "

@@ -1,6 +1,7 @@
 """Where things are in a folder that somebody brings: the folders in it, images, split names."""
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ def folders(top: Path, depth: int) -> list[Path]:
 
   def below(folder: Path) -> Iterator[Path]:
     try:
-      inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+      inner = sorted(name for name in os.listdir(folder) if os.path.isdir(folder / name))
     except PermissionError:
       inner = []
     return (folder / name for name in inner if not name.startswith("."))
@@ -71,13 +72,10 @@ def choose_folder(
   """
   names = names[:: -(-len(names) // _SAMPLE) or 1]
   counts = [sum(has(folder, name) for name in names) for folder in candidates]
-  most = max(counts, default=0)
-  best = [folder for folder, count in zip(candidates, counts) if count == most and most]
-  return (
-    next((folder for folder in best if wanted and role(folder) == wanted), best[0])
-    if (best)
-    else None
-  )
+  most = max(counts, default=0) or math.inf
+  best = [folder for folder, count in zip(candidates, counts) if count == most]
+  named = [folder for folder in best if wanted is not None and role(folder) == wanted]
+  return next(iter((*named, *best)), None)
 
 
 def listed(paths: Sequence[Path]) -> str:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from tqdm import tqdm
+
 from rkd_jax.data.coco_json.coco_json import Files
 from rkd_jax.data.coco_json.made import Maker
 from rkd_jax.data.own import places
@@ -80,10 +82,10 @@ def read(
   What is wrong with a file is among the problems of its split's content.
   """
   makers = {role: Maker(roots[role], roots[role], skip_bad_images, max_pixels) for role in splits}
-  read = {
-    role: [(file, _read_file(file, makers[role].problems)) for file in part.files]
-    for role, part in splits.items()
-  }
+  read = {}
+  for role, part in splits.items():
+    bar = tqdm(part.files, f"reading {roots[role]}", unit=" files", disable=None)
+    read[role] = [(file, _read_file(file, makers[role].problems)) for file in bar]
   objects = [own for files in read.values() for _, found in files if found for own in found.objects]
   from_zero = any(value < 1 for own in objects for value in own.corners[:2])
   names = sorted({own.name for own in objects})

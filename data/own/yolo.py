@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from tqdm import tqdm
 
 from rkd_jax.data.coco_json.coco_json import Files
 from rkd_jax.data.coco_json.made import Maker
@@ -73,7 +74,7 @@ def read(
     root = roots[role] if roots[role].is_dir() else roots[role].parent
     maker = Maker(part.file, root, skip_bad_images, max_pixels)
     labels, seen = {}, set()
-    for image in part.images:
+    for image in tqdm(part.images, f"reading {part.file}", unit=" images", disable=None):
       label = label_file(image)
       if image in seen:
         maker.notes["images that are listed more than once, taken once"] += 1

@@ -127,3 +127,11 @@ def test_a_share_is_chosen_by_names_alone_and_stays(tmp_path):
     divide(images[:1], 0.1)
   with pytest.raises(ValueError, match=r"share to evaluate on is 1\.5"):
     divide(images, 1.5)
+
+
+def test_links_that_lead_nowhere_are_passed_over(tmp_path):
+  (tmp_path / "loop").symlink_to("loop")
+  (tmp_path / ".hidden").mkdir()
+  (tmp_path / "a" / "b").mkdir(parents=True)
+  assert places.folders(tmp_path, 1) == [tmp_path, tmp_path / "a"]
+  assert places.folders(tmp_path, 2)[-1] == tmp_path / "a" / "b"
