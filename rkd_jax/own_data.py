@@ -23,7 +23,7 @@ classifier:
   --clip              embeds 'a photo of a NAME' with a CLIP, '_' in names read as a space; new
                       names can be embedded later, and RKD can be trained
   --class_embeddings  takes the rows of a file, by name; a .npy without names has a row for every
-                      category, in the order of ids (VOC: of names, YOLO: of numbers)
+                      class, in the order of COCO's ids or YOLO's numbers
   --closed            makes orthogonal rows, without any CLIP: to try the data before there are
                       weights; such a detector finds these classes and never any other
 
@@ -38,6 +38,7 @@ from etils import epath
 
 from rkd_jax.data import builder
 from rkd_jax.data.coco_json.coco_json import CocoJson
+from rkd_jax.data.own import coco, voc
 from rkd_jax.data.own import found as own
 from rkd_jax.files import storage
 from rkd_jax.files.terminal import print_any_name
@@ -47,20 +48,18 @@ from rkd_jax.vocabulary import class_embeddings
 from rkd_jax.vocabulary.class_embeddings import CLOSED, FILE, ClassEmbeddings
 
 
-def open_data(args: argparse.Namespace) -> CocoJson:
+def open_data(found: own.Found, args: argparse.Namespace) -> CocoJson:
   """Reads and checks the annotations; says what was found.
 
-  Raises:
-    ValueError: the source is not recognised, or something is wrong with it.
-    FileNotFoundError: it is not there.
+  Raises ValueError: something is wrong with them.
   """
-  found = own.recognise(args.source, args.validation)
   print(f"{args.source}: {found.format}, with {', '.join(found.splits)}")
   if "test" in found.splits:
     print("The images of 'test' are not used.")
   files = own.read(found, args.skip_bad_images, args.max_pixels)
   for role, split in files.items():
-    print(f"{role}: images in {split.images}")
+    if found.format == coco.NAME:
+      print(f"{role}: {split.json}, images in {split.images}")
   share = 0.0 if "validation" in files else args.validation_share
   if share:
     print(f"No validation was found: {share:.0%} of the images, by the names of files, become it.")
@@ -91,8 +90,12 @@ def shared_images(data: CocoJson) -> list[str]:
   return sorted(map(str, set.intersection(*files))) if len(files) > 1 else []
 
 
-def make_rows(names: Sequence[str], args: argparse.Namespace) -> ClassEmbeddings | None:
+def make_rows(
+  names: Sequence[str], args: argparse.Namespace, ordered: bool = True
+) -> ClassEmbeddings | None:
   """The rows of the names that the flags ask for; None where they ask for none.
+
+  `ordered` says that the annotations number their classes, so that rows without names may follow.
 
   Raises:
     ValueError: a name that the CLIP's tokenizer refuses or the file has no row for, or another
@@ -112,14 +115,18 @@ def make_rows(names: Sequence[str], args: argparse.Namespace) -> ClassEmbeddings
   stored = class_embeddings.load(args.class_embeddings)
   if stored.names is None:
     count = len(stored.embeddings)
-    if count != len(names):
+    if not ordered or count != len(names):
+      order = "" if ordered else ", which their format does not number"
       raise ValueError(
         f"{args.class_embeddings} has {count} rows without names, the annotations have "
-        f"{len(names)} classes. Give its rows their names, and then the file that has them: "
+        f"{len(names)} classes{order}. Give its rows their names, and then the file that has them: "
         f"rkd-jax embed-classes --embeddings={args.class_embeddings} --names=@NAMES.txt "
         f"--output=NAMED.npz, with {count} names, one per line."
       )
-    print(f"{args.class_embeddings} has no names: its rows are taken in the order of the classes.")
+    print(
+      f"{args.class_embeddings} has no names: its rows are taken in the order of the classes, the "
+      f"first for {names[0]!r}, the last for {names[-1]!r}."
+    )
     stored = stored._replace(names=tuple(names))
   rows = class_embeddings.select(stored, names, args.class_embeddings)
   templates = stored.templates or ("unknown",)
@@ -169,10 +176,11 @@ def main(arguments: Sequence[str] | None = None):
   print_any_name()
   try:
     file = storage.path(args.output) / FILE
-    data = open_data(args)
+    found = own.recognise(args.source, args.validation)
+    data = open_data(found, args)
     names = next(iter(data.splits.values())).class_names
     # Before the records, which take longer.
-    made = make_rows(names, args)
+    made = make_rows(names, args, ordered=found.format != voc.NAME)
     builder.build(data, args.dry_run)
     if args.dry_run:
       return

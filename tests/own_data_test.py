@@ -61,7 +61,8 @@ def test_rows_without_names_are_those_of_the_classes_in_their_order(command, tmp
   np.testing.assert_array_equal(stored.embeddings, rows)
   assert stored.names == own_folders.NAMES and stored.source == str(tmp_path / "rows.npy")
   assert not stored.is_closed
-  assert "has no names: its rows are taken in the order of the classes" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "rows are taken in the order of the classes, the first for 'cat', the last for" in out
 
 
 def test_another_number_of_rows_without_names_says_how_they_get_some(command, tmp_path, capsys):
@@ -70,6 +71,13 @@ def test_another_number_of_rows_without_names_says_how_they_get_some(command, tm
   assert "has 5 rows without names, the annotations have 3 classes" in error
   assert "rkd-jax embed-classes --embeddings=" in error
   assert not (tmp_path / "project").exists()
+
+
+def test_voc_numbers_no_classes_that_rows_could_follow(command, tmp_path, capsys):
+  np.save(tmp_path / "rows.npy", np.ones((3, 4), np.float32))
+  folder = own_folders.write_voc(tmp_path / "voc")
+  error = _error(capsys, command, f"--class_embeddings={tmp_path / 'rows.npy'}", source=folder)
+  assert "has 3 rows without names, the annotations have 3 classes, which their format" in error
 
 
 def test_rows_with_names_are_chosen_by_name(command, tmp_path, capsys):
