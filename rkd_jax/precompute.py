@@ -234,7 +234,7 @@ def write_report(teachers: Teachers, args: argparse.Namespace, split: str) -> No
   storage.write(epath.Path(args.output) / split / "report.json", report + "\n")
   print(f"{split}: {report}")
   of = f"{assessed['assessed']} images"
-  print(told(assessed["box_recall"], split, teachers.metadata["regions"], of))
+  print(told(assessed["box_recall"], split, teachers.metadata, of))
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None):
         writer = open_writer(teachers, args, split, index, count)
         if args.root is not None:
           check_clip(teachers, args.root)
-        first = FirstLook(teachers.source, split, settings.options.regions, tqdm.write)
+        first = FirstLook(teachers.source, split, teachers.metadata, tqdm.write)
         skip = settings.skip_bad_images
         precompute(*teachers[:4], writer, settings.options, executor, skip, first)
         if writer.complete:

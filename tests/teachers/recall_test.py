@@ -8,6 +8,7 @@ from rkd_jax.teachers import recall
 
 BOXES = np.array([[0, 0, 10, 10], [20, 20, 40, 40]], np.float32)
 REGIONS = np.array([[0, 0, 10, 5], [0, 0, 10, 4.9], [25, 20, 45, 40]], np.float32)
+GROWN = {"regions": 5, "proposer": {"name": "RegionGrowing"}}
 
 
 def test_a_box_is_held_from_an_iou_of_one_half_on():
@@ -24,19 +25,22 @@ def test_a_box_is_held_from_an_iou_of_one_half_on():
 
 
 def test_less_than_thirty_percent_is_a_warning_with_the_remedies():
-  line = recall.told(0.3, "train", 5, "9 images")
+  line = recall.told(0.3, "train", GROWN, "9 images")
   assert "train: the regions, at most 5 an image, hold 30.0% of" in line
   assert "WARNING" not in line
-  line = recall.told(0.29, "train", 5, "9 images")
-  assert "WARNING: that is less than 30%" in line and "--proposals=mvit" in line
-  assert "no annotated boxes" in recall.told(None, "train", 5, "9 images")
+  line = recall.told(0.29, "train", GROWN, "9 images")
+  assert "WARNING: that is less than 30%" in line and "--proposals=rpn" in line
+  rpn = {**GROWN, "proposer": {"name": "DetectorProposer"}}
+  line = recall.told(0.29, "train", rpn, "9 images")
+  assert "longer training" in line and "--proposals=mvit" in line and "=rpn" not in line
+  assert "no annotated boxes" in recall.told(None, "train", GROWN, "9 images")
 
 
 def test_the_first_images_are_told_of_once(monkeypatch):
   monkeypatch.setattr(recall, "FIRST", 3)
   record = SimpleNamespace(boxes=BOXES, is_crowd=np.array([False, True]))
   said = []
-  look = recall.FirstLook([record] * 6, "train", 1, said.append)
+  look = recall.FirstLook([record] * 6, "train", {**GROWN, "regions": 1}, said.append)
   # Of two regions only the first is kept.
   image = SimpleNamespace(boxes=REGIONS[[2, 0]])
   look([0, 1], [image, image])
