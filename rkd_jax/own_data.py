@@ -41,6 +41,7 @@ from rkd_jax.data.coco_json.coco_json import CocoJson
 from rkd_jax.data.own import coco, voc
 from rkd_jax.data.own import found as own
 from rkd_jax.files import storage
+from rkd_jax.files.json_lists import Problems
 from rkd_jax.files.terminal import print_any_name
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.records import class_names as category_names
@@ -76,12 +77,27 @@ def open_data(found: own.Found, args: argparse.Namespace) -> CocoJson:
     max_pixels=args.max_pixels,
     workers=args.workers,
   )
+  check_images(data)
   if both := shared_images(data):
     print(
       f"WARNING: {len(both)} images are in train and in validation, such as {both[0]}: evaluations "
       "will be better than on new images."
     )
   return data
+
+
+def check_images(data: CocoJson) -> None:
+  """Raises ValueError: images are not there; it has all of them."""
+  problems = Problems(data.splits["train"].source)
+  for split in data.splits.values():
+    for image in split.images:
+      if not image.path.is_file():
+        problems.add(
+          "image",
+          f"{image.path} (image id {image.image_id} of {split.source}) is not there: add it, or "
+          "remove it from the annotations.",
+        )
+  problems.check()
 
 
 def shared_images(data: CocoJson) -> list[str]:

@@ -125,9 +125,12 @@ def test_an_image_in_both_splits_is_warned_of(command, source, capsys):
   assert "WARNING: 8 images are in train and in validation, such as" in capsys.readouterr().out
 
 
-def test_a_missing_image_and_an_unknown_folder_end_with_a_sentence(command, source, capsys):
-  (source / "images" / "7.png").unlink()
-  assert "Cannot read" in _error(capsys, command, "--closed", "--validation_share=0")
+def test_missing_images_and_an_unknown_folder_end_with_sentences(command, source, capsys):
+  for number in (5, 7):
+    (source / "images" / f"{number}.png").unlink()
+  error = _error(capsys, command, "--closed")
+  assert "train.json has 2 problems" in error
+  assert all(f"{n}.png (image id {n + 1} of" in error for n in (5, 7))
   assert "no annotations were recognised" in _error(
     capsys, command, source=own_folders.write_images(source / "pictures") or source / "pictures"
   )
