@@ -8,6 +8,7 @@ VERBS = {
   "train": ("main", ["--mode=train"], "train what a config describes, or go on with it"),
   "eval": ("main", ["--mode=eval"], "evaluate a run's newest checkpoint"),
   "predict": ("predict", [], "draw what a detector finds on any images, for any class names"),
+  "data": ("own_data", [], "make records of your own annotated photographs: COCO, VOC or YOLO"),
   "precompute": ("precompute", [], "store what the frozen teachers say about every image"),
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
   "download": ("weights.download", [], "fetch published weights by name, and check them"),
