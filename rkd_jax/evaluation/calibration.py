@@ -72,8 +72,9 @@ def curve(scores: Float[np.ndarray, "n"], hits: Bool[np.ndarray, "n"], objects: 
 
 
 def operating_points(own: Curve) -> dict[str, Any]:
-  """{'objects', 'detections', 'hits', 'points'}: the evidence, and a point for each of '0.5', '0.7',
-  '0.9' and 'f1': {'score', 'precision', 'recall', 'detections'}, None where it is never reached.
+  """The evidence, 'objects', 'detections' and 'hits', and 'points' for '0.5', '0.7', '0.9', 'f1'.
+
+  A point has 'score', 'precision', 'recall' and 'detections'; it is None where never reached.
   """
   points = {}
   for wanted in PRECISIONS:

@@ -85,30 +85,44 @@ def evaluate_detector(
     ValueError: another protocol, or the data set does not hold what the protocol asks for; one
       that has no operating points.
   """
-  protocol = config.evaluation.protocol
   with cluster.together():
-    if protocol not in _EVALUATORS:
-      raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(_EVALUATORS)}.")
+    _check_protocol(config)
     source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-    evaluators: list[Any] = [_EVALUATORS[protocol](config, source)]
+    evaluators: list[Any] = [evaluator(config, source)]
     if calibrate:
       evaluators.append(calibrator(config, source))
     vocabulary = load_vocabulary(config, source)
     detector = Detector(config, checkpoint)
   for index, found in detections_of(detector, source, vocabulary, config):
-    for evaluator in evaluators:
-      evaluator.add(source[index], found)
+    for own in evaluators:
+      own.add(source[index], found)
   # Some 30 bytes a detection on COCO, 40 for each that counts on LVIS, masks and all: these were
   # compared where they were found.
   others = cluster.sent_to_first(evaluators)
   with cluster.together():
-    for evaluator, *same in zip(evaluators, *others):
+    for own, *same in zip(evaluators, *others):
       for other in same:
-        evaluator.merge(other)
+        own.merge(other)
     if not cluster.is_first():
       return {}
     points = {"points": {"split": source.name, **evaluators[1].compute()}} if calibrate else {}
     return {"step": detector.step, **evaluators[0].compute(), **points}
+
+
+def evaluator(config: ml_collections.ConfigDict, source: Source, masks: bool = True) -> Any:
+  """A new evaluator of the config's protocol; without `masks` LVIS' is of boxes alone.
+
+  Raises ValueError: an unknown protocol, or the split does not hold what it asks for.
+  """
+  _check_protocol(config)
+  return _EVALUATORS[config.evaluation.protocol](config, source, masks)
+
+
+def _check_protocol(config: ml_collections.ConfigDict) -> None:
+  if config.evaluation.protocol not in _EVALUATORS:
+    raise ValueError(
+      f"evaluation.protocol is {config.evaluation.protocol!r}; expected one of {list(_EVALUATORS)}."
+    )
 
 
 def calibrator(config: ml_collections.ConfigDict, source: Source) -> calibration.Calibrator:
@@ -123,22 +137,24 @@ def calibrator(config: ml_collections.ConfigDict, source: Source) -> calibration
   return calibration.Calibrator(source.class_names, evaluated)
 
 
-def _coco(config: ml_collections.ConfigDict, source: Source) -> CocoEvaluator:
+def _coco(config: ml_collections.ConfigDict, source: Source, masks: bool) -> CocoEvaluator:
   limit, engine = config.model.test.detections, config.evaluation.engine
   return CocoEvaluator(source.class_names, source.base, source.novel, engine, limit)
 
 
-def _lvis(config: ml_collections.ConfigDict, source: Source) -> LvisEvaluator:
+def _lvis(config: ml_collections.ConfigDict, source: Source, masks: bool) -> LvisEvaluator:
   if source.frequencies is None:
     raise ValueError(
       f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
       "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
     )
-  masks = config.model.mask_head.layers > 0
+  masks = masks and config.model.mask_head.layers > 0
   return LvisEvaluator(source.class_names, source.frequencies, masks, config.model.test.detections)
 
 
-def _open_images(config: ml_collections.ConfigDict, source: Source) -> OpenImagesEvaluator:
+def _open_images(
+  config: ml_collections.ConfigDict, source: Source, masks: bool
+) -> OpenImagesEvaluator:
   if source.ancestors is None:
     raise ValueError(
       f"evaluation.protocol is 'open_images', but {source.name} does not say which classes stand "

@@ -139,8 +139,9 @@ def draw_boxes(
   Small pictures are enlarged by a whole factor until the short side has at least `min_side` pixels,
   so that labels are legible, but no longer than 4,096 pixels.  Lines and text grow with the short
   side.  Labels stay inside the picture, where they hide as little of each other as can be; those
-  that are larger than it, empty, or mostly on others wherever they are put are left out.  `segmentations` has the mask of each box
-  as COCO run lengths (`frozen.detector.encode_masks`), `dashed` which boxes are.
+  that are larger than it, empty, or mostly on others wherever they are put are left out.
+  `segmentations` has the mask of each box as COCO run lengths (`frozen.detector.encode_masks`),
+  `dashed` says which boxes are.
 
   Raises:
     ValueError: not an RGB uint8 image, lengths differ, a box not finite, a mask of another size
@@ -202,7 +203,7 @@ def _text_size(short: int, labels: int = 1) -> int:
 def _outline(
   draw: ImageDraw.ImageDraw, box: Sequence[float], colour: str, line: int, dashed: bool
 ) -> None:
-  """A rectangle `line` pixels wide that begins at the box; a shade inside keeps it from the image."""
+  """A rectangle that begins at the box; a shade inside keeps its line from the image."""
   x1, y1, x2, y2 = map(round, box)
   if line > 1 and min(x2 - x1, y2 - y1) > 4 * line:
     inner = (x1 + line, y1 + line, x2 - line, y2 - line)

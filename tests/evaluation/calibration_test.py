@@ -147,7 +147,7 @@ def test_a_class_with_little_evidence_takes_the_threshold_over_all(thresholds, p
 
 
 def test_other_precisions_and_runs_without_a_hit_are_refused(thresholds, tmp_path):
-  with pytest.raises(ValueError, match="precision 0.5, 0.7, 0.9 and 'f1', not 0.6"):
+  with pytest.raises(ValueError, match=r"precision 0\.5, 0\.7, 0\.9 and 'f1', not 0.6"):
     thresholds.threshold_for(["cat"], 0.6)
   nothing = content()
   nothing["all"]["points"] = dict.fromkeys(nothing["all"]["points"])
@@ -161,5 +161,5 @@ def test_a_missing_or_damaged_file_says_what_to_do(tmp_path):
     load_thresholds(tmp_path)
   for text in ("{", "[]", json.dumps({"step": 1, "split": "s", "all": {}, "classes": {}})):
     (tmp_path / "thresholds.json").write_text(text)
-    with pytest.raises(ValueError, match="is damaged .* again with --calibrate"):
+    with pytest.raises(ValueError, match=r"is damaged .* again with --calibrate"):
       load_thresholds(tmp_path)

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
+from rkd_jax.pictures.report import Row
 
 from rkd_jax.pictures import report
 from rkd_jax.pictures.draw import BASE_COLOUR
-from rkd_jax.pictures.report import Row
 
 
 def result(novel, base, whole):
