@@ -39,7 +39,7 @@ class Confusion:
   """Parts of the objects of each class (row) that are found as each class, or not at all.
 
   `counts` has a row and a column for each of `names`, and last the background: objects that were
-  missed, and detections of nothing.
+  missed, and detections of nothing or of a crowd.
   """
 
   names: tuple[str, ...]

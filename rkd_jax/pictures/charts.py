@@ -183,7 +183,8 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
   """Three to seven round numbers from at most `low` on, the last of them near `high`."""
-  span = high - low if high > low else max(abs(high), 1.0)
+  high = high if high > low else low + max(abs(low), 1.0)
+  span = high - low
   power = 10 ** math.floor(math.log10(span / 4))
   step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(span / s - 4.5))
   first = math.floor(low / step + 1e-9)

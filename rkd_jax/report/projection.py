@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from rkd_jax.ops.host import unit
 
-_STEPS, _EXAGGERATED, _RATE = 500, 120, 100.0
+_STEPS, _EXAGGERATED, _RATE = 500, 120, 50.0
 
 
 def tsne(
@@ -29,7 +29,7 @@ def tsne(
   left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
   y = np.pad(left[:, :2] * sizes[:2], [(0, 0), (0, max(0, 2 - left.shape[1]))])
   y *= 1e-2 / max(y[:, 0].std(), 1e-12)
-  velocity = np.zeros_like(y)
+  velocity, gains = np.zeros_like(y), np.ones_like(y)
   for step in range(_STEPS):
     early = step < _EXAGGERATED
     kernel = 1 / (1 + ((y[:, None] - y[None]) ** 2).sum(axis=-1))
@@ -37,7 +37,9 @@ def tsne(
     q = np.maximum(kernel / kernel.sum(), 1e-12)
     weights = (p * (12 if early else 1) - q) * kernel
     gradient = 4 * (weights.sum(axis=1)[:, None] * y - weights @ y)
-    velocity = (0.5 if early else 0.8) * velocity - _RATE * gradient
+    # Faster along a coordinate for as long as it keeps its direction.
+    gains = np.maximum(np.where(gradient * velocity > 0, gains * 0.8, gains + 0.2), 0.01)
+    velocity = (0.5 if early else 0.8) * velocity - _RATE * gains * gradient
     y = y + velocity
     y -= y.mean(axis=0)
   return y.astype(np.float32)
@@ -46,14 +48,13 @@ def tsne(
 def _affinities(distances: Float[np.ndarray, "n n"], perplexity: float) -> Float[np.ndarray, "n n"]:
   """Of each row a normal density over the others, as wide as its perplexity asks (bisection)."""
   count = len(distances)
-  others = ~np.eye(count, dtype=bool)
+  # None with itself; the nearest at 0, so that not all densities vanish.
+  distances = np.where(np.eye(count, dtype=bool), np.inf, distances)
+  distances = distances - distances.min(axis=1, keepdims=True)
   low, high, beta = np.zeros(count), np.full(count, np.inf), np.ones(count)
   p = np.zeros_like(distances)
   for _ in range(60):
-    p = np.exp(
-      -beta[:, None] * (distances - distances.min(axis=1, where=others, initial=np.inf)[:, None])
-    )
-    p = np.where(others, p, 0)
+    p = np.exp(-beta[:, None] * distances)
     p /= p.sum(axis=1, keepdims=True)
     entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
     flat = entropy > np.log(perplexity)
