@@ -133,7 +133,10 @@ def test_two_runs_side_by_side_and_again(runs, tmp_path, capsys, monkeypatch):
 @pytest.mark.door
 def test_one_run_of_some_images_by_the_command(runs):
   command = [sys.executable, "-m", "rkd_jax.cli", "report", str(runs / "second"), "--limit=5"]
-  done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+  environment = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}
+  done = subprocess.run(
+    command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+  )
   assert done.returncode == 0, done.stderr
   text = (runs / "second" / "report.html").read_text()
   Page(text)
