@@ -81,17 +81,18 @@ def outcome(own: Examined, number: int) -> draw.Picture:
     return f"{mark}{names[number]}" + ("" if score is None else f" {score:.2f}")
 
   boxes, labels, colours, dashed = [], [], [], []
-  for kind, colour in (("hits", HIT), ("false", FALSE)):
-    for row in rows[kind][:_MOST_BOXES]:
-      boxes.append(found["boxes"][row])
-      labels.append(label(int(found["classes"][row]), float(found["scores"][row])))
-      colours.append(colour)
-      dashed.append(False)
+  # The first is on top: through the gaps of its line a detection of another class is seen.
   for row in rows["missed"][:_MOST_BOXES]:
     boxes.append(record.boxes[row])
     labels.append(label(int(record.classes[row])))
     colours.append(MISSED)
     dashed.append(True)
+  for kind, colour in (("false", FALSE), ("hits", HIT)):
+    for row in rows[kind][:_MOST_BOXES]:
+      boxes.append(found["boxes"][row])
+      labels.append(label(int(found["classes"][row]), float(found["scores"][row])))
+      colours.append(colour)
+      dashed.append(False)
   picture, scale = _reduced(record)
   corners = np.array(boxes, np.float32).reshape(-1, 4) * scale
   return draw.draw_boxes(picture, corners, labels, colours, dashed=dashed)
