@@ -40,7 +40,9 @@ def images(runs: Sequence[Examined]) -> str:
       continue
     parts.append(f"<h3>{heading}</h3>")
     for number in chosen:
-      pictures = [figure(outcome(own, int(number)), _caption(own, int(number))) for own in runs]
+      pictures = [
+        figure(outcome(own, int(number)), _caption(own, int(number), len(runs) > 1)) for own in runs
+      ]
       # One run: the images themselves stand side by side.
       parts.append("".join(pictures) if len(runs) == 1 else _grid(pictures, len(runs)))
     if len(runs) == 1:
@@ -64,10 +66,10 @@ def _grid(pictures: Sequence[str], columns: int) -> str:
   return f'<div class="grid" style="--columns:{columns}">{"".join(pictures)}</div>'
 
 
-def _caption(own: Examined, number: int) -> str:
+def _caption(own: Examined, number: int, named: bool) -> str:
   found = own.diagnosis.of_image(number, own.min_score)
   counts = f"{len(found['hits'])} hit, {len(found['missed'])} missed, {len(found['false'])} false"
-  return f"{own.name}: {counts}"
+  return f"{own.name}: {counts}" if named else counts
 
 
 def outcome(own: Examined, number: int) -> draw.Picture:
