@@ -19,6 +19,7 @@ VERBS = {
     "compile for accelerators that are not there, and say what it costs",
   ),
   "show": ("show", [], "draw the batches that training reads"),
+  "report": ("report.__main__", [], "one page about a run, or about several side by side"),
   "benchmark": ("benchmark.__main__", [], "measure a detector, its input or a CLIP here"),
   "demo": ("demo", [], "run the whole method on the embedded data set"),
 }

@@ -32,6 +32,7 @@ records.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from etils import epath
