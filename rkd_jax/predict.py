@@ -30,8 +30,8 @@ Ctrl-C or SIGTERM (exit codes 130 and 143), leaves the pictures and the files ab
 that were done, with "complete": false.  The same command then begins anew.
 
 Boxes and masks are in pixels of the upright image.  Words that are not among the base classes (of
---base, or else of the records that the detector was trained on, if they are there) are drawn as
-novel ones.
+--base, or else of the records that the detector was trained on, if they are there) are drawn with a
+star.
 """
 
 import functools
@@ -49,6 +49,7 @@ from rkd_jax import commands
 from rkd_jax.detect import outputs, video
 from rkd_jax.detect.detector import MIN_SCORE, OpenVocabularyDetector
 from rkd_jax.detect.folder import load
+from rkd_jax.evaluation.calibration import load_thresholds
 from rkd_jax.files import patterns
 from rkd_jax.records import decoding
 from rkd_jax.records.class_names import check_chosen, parse_names
@@ -128,6 +129,24 @@ def _stop(number: int, frame: Any) -> None:
   raise SystemExit(128 + number)
 
 
+def _limits(given: str, place: str, names: Sequence[str]) -> float | dict[str, float]:
+  """What --min_score says: a number, or one for each word.
+
+  Raises ValueError: neither, or the run has no thresholds.
+  """
+  auto, _, precision = given.partition(":")
+  if auto == "auto":
+    limits = load_thresholds(place).threshold_for(names, precision or "f1")
+    return dict(zip(names, limits.tolist()))
+  try:
+    value = float(given)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value <= 1:
+    raise ValueError(f"--min_score is {given}: expected a number from 0 to 1, auto or auto:0.9.")
+  return value
+
+
 def main(given: flags.FlagValues, arguments: Sequence[str]) -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, _stop)
@@ -148,7 +167,8 @@ def main(given: flags.FlagValues, arguments: Sequence[str]) -> None:
     )
     vocabulary = detector.vocabulary(chosen, given.template)
     skip = given.skip_bad_images or detector.config.skip_bad_images
-    wanted = given.min_score, skip, given.max_pixels, given.every, given.annotations
+    limits = _limits(given.min_score, place, vocabulary.names or ())
+    wanted = limits, skip, given.max_pixels, given.every, given.annotations
     results = predict(detector, files, vocabulary, given.output, *wanted)
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f"{error}")
@@ -164,7 +184,12 @@ def define_flags() -> None:
   flags.DEFINE_string("class_embeddings", None, "The detector's own vocabulary, .npz or .npy.")
   flags.DEFINE_string("template", None, "Prompt for CLIP, such as 'a photo of a {}'.")
   flags.DEFINE_string("base", None, "Classes that were trained on, as --classes.")
-  flags.DEFINE_float("min_score", MIN_SCORE, "Boxes below it are not drawn.", 0, 1)
+  flags.DEFINE_string(
+    "min_score",
+    f"{MIN_SCORE}",
+    "Boxes below it are not drawn; auto, or auto:0.9, takes that of each word from the run's "
+    "thresholds.json, for the best F1 or a precision (0.5, 0.7, 0.9).",
+  )
   flags.DEFINE_string("annotations", None, "COCO JSON with the ids for predictions.json.")
   flags.DEFINE_integer("every", 1, "Of a video, each so many frames.", lower_bound=1)
   commands.define_skip_flag()

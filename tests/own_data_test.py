@@ -103,7 +103,7 @@ def test_a_clip_embeds_the_names_with_spaces(command, source, monkeypatch):
   assert asked == ["a photo of a cat", "a photo of a dog", "a photo of a red kite"]
   assert stored.names == ("cat", "dog", "red_kite")
   np.testing.assert_array_equal(stored.embeddings, rows)
-  assert stored.templates == ("a photo of a {}",) and stored.source == "CLIP W.pt"
+  assert stored.templates == ("a photo of a {}",) and stored.clip == "CLIP W.pt"
 
 
 def test_without_rows_it_says_what_training_needs_and_keeps_the_records(command, capsys):

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from rkd_jax.detect.folder import load
 from rkd_jax.evaluation.evaluate import detections_of, evaluate
 from rkd_jax.frozen.detector import Detector
-from rkd_jax.predict import find_images, predict
+from rkd_jax.predict import _limits, find_images, predict
 from rkd_jax.records.decoding import BadImageError
 from rkd_jax.records.sources import open_source
 from rkd_jax.runs.checkpoint import CheckpointError
@@ -336,6 +336,28 @@ def test_the_ap_of_what_is_written_is_that_of_the_evaluation(root, config, run, 
   COCO(str(tmp_path / "alone" / "images.json")).loadRes(
     str(tmp_path / "alone" / "predictions.json")
   )
+
+
+def test_limits_of_the_run(root, tmp_path):
+  """As `rkd-jax eval --calibrate` writes them."""
+  shutil.copytree(root / "run", tmp_path / "run")
+  assert _limits("0.25", str(tmp_path / "run"), ("cat",)) == 0.25
+  with pytest.raises(ValueError, match=r"thresholds\.json is missing"):
+    _limits("auto", str(tmp_path / "run"), ("cat",))
+  points = {key: {"score": 0.125} for key in ("0.5", "0.7", "0.9", "f1")}
+  own = {key: {"score": 0.5} for key in points}
+  content = {
+    "step": 2,
+    "split": "validation",
+    "all": {"objects": 99, "hits": 99, "points": points},
+    "classes": {"cat": {"objects": 50, "hits": 50, "points": own}},
+  }
+  (tmp_path / "run" / "thresholds.json").write_text(json.dumps(content))
+  for given in ("auto", "auto:0.9"):
+    assert _limits(given, str(tmp_path / "run"), ("cat", "kite")) == {"cat": 0.5, "kite": 0.125}
+  for given in ("auto:0.8", "1.5", "some"):
+    with pytest.raises(ValueError, match=r"0\.9"):
+      _limits(given, str(tmp_path / "run"), ("cat",))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     if isinstance(stored, np.ndarray):
       result = ClassEmbeddings(stored, *_read_sidecar(path))
     else:
-      names, templates = (_texts(stored, key) for key in _TEXT_KEYS)
+      names, templates = (_texts(stored, key) for key in ("names", "template"))
       clip = _texts(stored, "clip")[0] if "clip" in stored else None
       result = ClassEmbeddings(stored["embeddings"], names, templates, clip)
   except FileNotFoundError:
