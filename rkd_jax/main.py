@@ -25,6 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rkd_jax import commands
+from rkd_jax.evaluation.during import TrainingEvaluator
 from rkd_jax.evaluation.evaluate import evaluate
 from rkd_jax.machine import cluster
 from rkd_jax.runs.config import restore_config
@@ -44,7 +45,7 @@ def main(given: flags.FlagValues) -> None:
     flag_values = {"mode": given.mode, "workdir": given.workdir}
     cluster.check_same({"config": given.config.to_dict(), **flag_values})
     if given.mode == "train":
-      train(given.config, given.workdir)
+      train(given.config, given.workdir, TrainingEvaluator)
     else:
       results = evaluate(given.config, given.workdir)
       if cluster.is_first():

@@ -1,7 +1,8 @@
 """Runs a trained detector (or CLIP) over a split and measures it."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import tqdm
 from absl import logging
 
+from rkd_jax.evaluation import retention
 from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
@@ -70,26 +72,45 @@ def detections_of(
       bar.update(len(rows))
 
 
-def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, Any]:
+def measured(
+  config: ml_collections.ConfigDict,
+) -> tuple[Source, Vocabulary, CocoEvaluator | LvisEvaluator | OpenImagesEvaluator]:
+  """What `evaluate_detector` measures with: records, their classes and what counts.
+
+  Raises:
+    ValueError: an unknown protocol, records or class embeddings that are not there, or the data set
+      does not hold what the protocol asks for.
+  """
+  protocol = config.evaluation.protocol
+  if protocol not in _EVALUATORS:
+    raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(_EVALUATORS)}.")
+  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  evaluator = _EVALUATORS[protocol](config, source)
+  return source, load_vocabulary(config, source), evaluator
+
+
+def evaluate_detector(
+  config: ml_collections.ConfigDict,
+  checkpoint: str | Detector,
+  stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
   """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names, and
-  the 'step' of the checkpoint.
+  the 'step' of the checkpoint; None if `stop` said so after an image.
 
   What each gives is said in the module of its name beside this one.  Each process counts its own
   images; the first is sent what the others counted, and has the results, where those have {}.
 
   Raises:
-    ValueError: another protocol, or the data set does not hold what the protocol asks for.
+    ValueError: see `measured`.
   """
-  protocol = config.evaluation.protocol
   with cluster.together():
-    if protocol not in _EVALUATORS:
-      raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(_EVALUATORS)}.")
-    source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-    evaluator = _EVALUATORS[protocol](config, source)
-    vocabulary = load_vocabulary(config, source)
-    detector = Detector.restore(config, checkpoint)
+    source, vocabulary, evaluator = measured(config)
+    of_run = isinstance(checkpoint, str)
+    detector = Detector.restore(config, checkpoint) if of_run else checkpoint
   for index, found in detections_of(detector, source, vocabulary, config):
     evaluator.add(source[index], found)
+    if stop():
+      return None
   # Some 30 bytes a detection on COCO, 40 for each that counts on LVIS, masks and all: these were
   # compared where they were found.
   others = cluster.sent_to_first(evaluator)
@@ -97,6 +118,24 @@ def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dic
     for other in others:
       evaluator.merge(other)
     return {"step": detector.step, **evaluator.compute()} if cluster.is_first() else {}
+
+
+def evaluate_with_retention(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  checkpoint: str | Detector,
+  stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+  """`evaluate_detector`, with 'retention' of the old classes if the config names some."""
+  results, old = evaluate_detector(config, checkpoint, stop), retention.config_of(config)
+  if results is None or old is None:
+    return results
+  found = evaluate_detector(old, checkpoint, stop)
+  with cluster.together():
+    if found:
+      step = results["step"]
+      results["retention"] = retention.compared(config, workdir, step, found)
+  return None if found is None else results
 
 
 def _coco(config: ml_collections.ConfigDict, source: Source) -> CocoEvaluator:
@@ -169,16 +208,20 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   Writes `evaluation.json`, and adds to `evaluations.json`, in the run's folder; where that cannot
   be written, this is said.  Of several processes the first does so, and has the results.
   """
-  clip = config.task == "clip"
-  results = {} if clip else evaluate_detector(config, workdir)
+  clip, (folder, _) = config.task == "clip", run_and_step(workdir)
+  results = {} if clip else evaluate_with_retention(config, os.fspath(folder), workdir) or {}
   with cluster.together():
     if clip:
       results = evaluate_clip(config, workdir)
     if cluster.is_first():
-      folder, _ = run_and_step(workdir)
-      try:
-        storage.write(folder / "evaluation.json", json.dumps(results, indent=2))
-        evaluations.record(folder, results["step"], results)
-      except OSError as error:
-        logging.error("The results could not be written to %s: %s.", folder, error)
+      store(folder, results)
   return results
+
+
+def store(folder: str | os.PathLike, results: Mapping[str, Any]) -> None:
+  """Writes the results of a step in the run's folder; where that cannot be, it is said."""
+  try:
+    storage.write(storage.path(folder) / "evaluation.json", json.dumps(results, indent=2))
+    evaluations.record(folder, results["step"], results)
+  except OSError as error:
+    logging.error("The results could not be written to %s: %s.", folder, error)

@@ -207,7 +207,8 @@ def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
   """A run's folder and, if the path is that of `.../checkpoints/<step>` in it, the step.
 
   `.../checkpoints/latest` is the run's folder itself; `.../checkpoints/best` has the step that
-  scored best by the metric `checkpoint.best` of the run's config (see `evaluations`).
+  scored best, of those that are there, by the metric `checkpoint.best` of the run's config (see
+  `evaluations`).
 
   Raises:
     CheckpointError: there is no best one.
@@ -229,7 +230,7 @@ def _best_step(run: epath.Path) -> int:
     metric = json.loads(file.read_text())["checkpoint"].get("best") if file.exists() else None
   except (ValueError, KeyError) as error:
     raise CheckpointError(f"{file} is damaged: {error!r}.") from error
-  step = best_step(run, metric) if metric else None
+  step = best_step(run, metric, steps_of(run)) if metric else None
   if step is None:
     raise CheckpointError(
       f"{run}: which checkpoint is the best is not known: train with --config.checkpoint.best="
@@ -246,8 +247,9 @@ class _Best:
   metric: str
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-    best = best_step(self.run, self.metric)
-    return [info.step == best for info in checkpoints]
+    steps = [info.step for info in checkpoints]
+    best = best_step(self.run, self.metric, steps)
+    return [step == best for step in steps]
 
 
 def manager(directory: epath.Path, options) -> ocp.CheckpointManager:
