@@ -30,8 +30,8 @@ class TrainingEvaluator:
           measured(own)
       except ValueError as error:
         raise ValueError(
-          f"Training is to be evaluated every {config.evaluation.every} steps, but {error}. Mend "
-          f"config.{key}, such as --config.data.eval.split=train, or set --config.evaluation.every=0."
+          f"Training is to be evaluated every {config.evaluation.every} steps, but {error}. Change "
+          f"config.{key} (--config.data.eval.split=train, say), or set --config.evaluation.every=0."
         ) from error
     self._detector = Detector(config, {})
 

@@ -1,20 +1,10 @@
-"""When a run is evaluated, with an evaluator that measures nothing; and for real, killed and resumed."""
+"""When a run is evaluated, by one that measures nothing; and for real, killed and resumed."""
 
 import functools
-import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-
-import numpy as np
-import pytest
-import tiny_coco
 
 from rkd_jax.configs import common
 from rkd_jax.runs import evaluations
-from rkd_jax.runs.checkpoint import latest_step, run_and_step, steps_of
 from rkd_jax.runs.metrics import METRICS_FILE, MetricWriter, read_metrics
 from rkd_jax.train import evaluating
 
