@@ -41,7 +41,9 @@ def main(given: flags.FlagValues) -> None:
     return
   config = given.config
   if given.mode == "eval":
-    config = config or restore_config(given.workdir)
+    if config is None:
+      config = restore_config(given.workdir)
+      commands.use(config, given)
     # Only training stops at a step of its own choice.
     jax.config.update("jax_enable_preemption_service", False)
   with cluster.joined(config.hosts, given.coordinator, given.process_id, given.process_count):

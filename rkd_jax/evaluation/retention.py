@@ -49,7 +49,7 @@ def compared(
       f"evaluation.retention.metric is {own.metric!r}; the protocol {own.protocol!r} gives "
       f"{', '.join(metrics)}."
     )
-  results = {"records": f"{own.name} {own.split}", **metrics}
+  results = {"records": f"{own.name}/{own.split}", **metrics}
   start = evaluations.read(workdir).get(0, {}).get("retention", {}) if step else {}
   if start.get("records") != results["records"]:
     return results

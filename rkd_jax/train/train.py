@@ -43,6 +43,7 @@ from rkd_jax.train.sharding import (
   split,
 )
 from rkd_jax.train.step import Metrics, make_step
+from rkd_jax.train.summary import summary
 from rkd_jax.train.tasks import Task, initialize, make_task
 
 
@@ -50,6 +51,7 @@ class Trainer:
   """The compiled steps of a task on a mesh, and its initial state.
 
   Attributes:
+    frozen: see `optimizer.frozen_mask`.
     flops: of a step on a batch of each kind that there was, on all devices together, see
       `costs.matmul_flops`.
   """
@@ -63,7 +65,7 @@ class Trainer:
     self.mesh = make_mesh(devices)
     self.parts_of = functools.partial(parts_of, config, self.mesh)
     abstract_params, _ = jax.eval_shape(task.init, jax.random.key(0))
-    frozen = frozen_mask(abstract_params, config.frozen)
+    self.frozen = frozen = frozen_mask(abstract_params, config.frozen)
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
     create = functools.partial(create_state, task.init, optimizer)
     abstract = jax.eval_shape(create, jax.random.key(0))
@@ -277,6 +279,9 @@ def _train(
     start = int(state.step)
     logging.info("%s goes on at step %d.", workdir, start)
   cluster.check_same({"the newest checkpoint that can be read": start})
+  if first:
+    params = trainer.abstract_state.params
+    print(summary(config, task.plan, params, trainer.frozen, start), flush=True)
   checkpointer = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.best)
   with cluster.together():
     if first:

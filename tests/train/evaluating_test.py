@@ -108,8 +108,8 @@ def test_a_stopped_evaluation_leaves_nothing(tmp_path, capsys):
 
 
 def test_the_line_has_the_change_of_old_classes():
-  old = {"records": "coco_ovd/plain validation", "AP50_all": 40.0, "AP50_all_change": -2.25}
+  old = {"records": "coco_ovd/plain/validation", "AP50_all": 40.0, "AP50_all_change": -2.25}
   results = {"step": 3, "AP50_all": 7.0, "per_class": {}, "retention": old}
   assert evaluating.line_of(_config(), 3, results, False) == (
-    "step 3 of 8: AP50_all 7.0; old classes, coco_ovd/plain validation: AP50_all 40.0 (-2.2)"
+    "step 3 of 8: AP50_all 7.0; old classes, coco_ovd/plain/validation: AP50_all 40.0 (-2.2)"
   )
