@@ -278,8 +278,11 @@ def test_own_data_on_clips_own_tower(layers, width, tmp_path):
   assert backbone.width == width
 
 
-@pytest.mark.parametrize("init", ["R-50.pkl", "RN50.pt", "runs/converted"])
-@pytest.mark.parametrize("stage", ["base", "rkd_ils_weight_transfer"])
+@pytest.mark.door
+@pytest.mark.parametrize(
+  "stage, init",
+  [("base", "R-50.pkl"), ("rkd_ils_weight_transfer", "RN50.pt"), ("rkd", "runs/converted")],
+)
 def test_a_step_on_own_data_from_each_start(stage, init, tmp_path, monkeypatch):
   config = OWN.get_config(f"{stage},root={tmp_path},init={init}")
   config.lock()
