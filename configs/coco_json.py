@@ -29,7 +29,8 @@ What follows from the number N of training images (1,000 while the records are n
 
   images a step   small network: 2 below N = 200, 4 below 2,000, else 8; others: 4 below 1,000, else
                   16.  Image steps (ILS) take four times as many, of half the size
-  steps           24 epochs from nothing, else 12, but at least 400 steps; twice that with ILS
+  steps           100 epochs from nothing, but at most 20,000 steps; else 12 epochs; at least 400
+                  steps, and with ILS twice as many
   learning rate   AdamW with a cosine: 1e-3 for the small network, 3e-4 on CLIP's tower; from
                   ImageNet SGD, 0.02 for 16 images and less for fewer, stepped at 2/3 and 8/9; from
                   a detector a tenth of what it was trained with per image
@@ -125,8 +126,9 @@ def get_config(argument: str | None = None):
     width = c.model.classifier.embedding_dim
     common.add_weight_transfer(c, hidden=(width, 2 * width))
 
-  epoch = -(-count // box.batch_size) * len(c.data.schedule)
-  usual = max((12 if init else 24) * epoch, 400 * len(c.data.schedule))
+  kinds = len(c.data.schedule)
+  epoch = -(-count // box.batch_size) * kinds
+  usual = max(12 * epoch if init else min(100 * epoch, 20_000), 400 * kinds)
   c.num_steps = args.steps or args.epochs * epoch or usual
   c.optimizer.warmup_steps = min(1000, c.num_steps // 10)
   if c.optimizer.schedule == "steps":

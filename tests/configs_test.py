@@ -201,7 +201,7 @@ def _store(config, run: Path) -> str:
 
 @pytest.mark.parametrize(
   "count, batch_size, steps, every",
-  [(6, 2, 400, 20), (126, 2, 1512, 76), (300, 4, 1800, 90), (5000, 8, 15000, 750)],
+  [(6, 2, 400, 20), (126, 2, 6300, 315), (300, 4, 7500, 375), (5000, 8, 20000, 1000)],
 )
 def test_own_data_is_trained_by_the_number_of_its_images(count, batch_size, steps, every, tmp_path):
   config = OWN.get_config(f"root={_own_project(tmp_path, count)}")
@@ -221,7 +221,7 @@ def test_epochs_of_own_data_count_box_images(tmp_path):
 
 
 def test_own_data_whose_records_are_not_built_can_be_described():
-  assert OWN.get_config("root=nowhere").num_steps == 24 * 1000 // 4
+  assert OWN.get_config("root=nowhere").num_steps == 20_000
 
 
 @pytest.mark.parametrize("stage, parent", OWN.PARENTS.items())

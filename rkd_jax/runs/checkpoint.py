@@ -55,7 +55,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         f"{workdir}: checkpoints cannot be read again from a folder with [ ] in its path; give it "
         "another name."
       )
-    self._keep = keep
+    self._most = keep + bool(best)
     policies: list[Any] = [preservation_policy.LatestN(keep)]
     if best:
       policies.append(_Best(self._directory.parent, best))
@@ -73,7 +73,7 @@ class Checkpointer(contextlib.AbstractContextManager):
     needed = sum(x.size * x.dtype.itemsize for x in leaves_of(items_of(state)).values())
     self._directory.mkdir(parents=True, exist_ok=True)
     # The oldest goes only after the next one is there.
-    needed *= max(self._keep + 1 - len(steps_of(self._directory.parent)), 1)
+    needed *= max(self._most + 1 - len(steps_of(self._directory.parent)), 1)
     free = _free_bytes(self._directory)
     if free is not None and free < needed:
       raise CheckpointError(
