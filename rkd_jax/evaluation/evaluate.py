@@ -208,7 +208,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   Writes `evaluation.json`, and adds to `evaluations.json`, in the run's folder; where that cannot
   be written, this is said.  Of several processes the first does so, and has the results.
   """
-  clip, (folder, _) = config.task == "clip", run_and_step(workdir)
+  clip = config.task == "clip"
+  with cluster.together():
+    folder, _ = run_and_step(workdir)
   results = {} if clip else evaluate_with_retention(config, os.fspath(folder), workdir) or {}
   with cluster.together():
     if clip:

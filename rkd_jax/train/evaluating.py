@@ -52,13 +52,15 @@ class Evaluations:
 
     What is known of it, since the run was killed later, is not measured again.
     """
-    if not self.due(start):
+    if self._evaluate is None:
       return True
     known = {}
     with cluster.together():
       if cluster.is_first():
         evaluations.forget_after(self._workdir, start)
         known = evaluations.read(self._workdir).get(start, {})
+    if not self.due(start):
+      return True
     if not cluster.of_first(int(bool(known))):
       return self.measure(start, params, stop)
     self._write(start, known)

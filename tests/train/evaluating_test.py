@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import tiny_coco
 
@@ -263,6 +264,19 @@ def test_training_on_says_whether_old_classes_survive(root, whole, tmp_path):
   assert [line["step"] for line in lines] == [0, 2, 4]
   printed = _run("eval", f"--workdir={tmp_path}/on")
   assert json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])["retention"] == end
+
+
+@pytest.mark.door
+def test_two_processes_share_the_evaluation(root, whole, tmp_path):
+  flags = [f"--config=coco_json:base,root={root},size=32", f"--workdir={tmp_path}/run"]
+  flags += [f"--config.{key}={value}" for key, value in {**NARROW, **SHORT}.items()]
+  first, second = processes.run(tmp_path / "logs", "-m", "rkd_jax.main", *flags)
+  assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+  assert re.findall(r"step (\d+) of 12: AP50_novel", first.stdout) == ["4", "8", "12"]
+  assert "of 12: AP50" not in second.stdout and "records" not in second.stdout
+  expected = evaluations.read(whole[0])
+  for step, own in evaluations.read(tmp_path / "run").items():
+    assert own == pytest.approx(expected[step], abs=0.01)
 
 
 def _write_teachers(root):
