@@ -42,6 +42,11 @@ Arguments (`coco_json:rkd,root=ROOT,epochs=50`): stage, root, init, epochs, step
 epochs), size (short side in pixels), seed, data_dir, class_embeddings, and embedding_dim (that of
 the file of class embeddings, or 512).  All else is a flag: --config.data.box.max_boxes=300 for
 crowded images, --config.data.eval.split=train where there is no validation split.
+
+Measured: 64 photographs of COCO (47 classes, 439 boxes), size=192, steps=1200 (37 epochs), trained
+and evaluated on the same reach AP50 3.4, 13.6, 17.8 and 20.4 after 600, 750, 900 and 1,200 steps:
+1.2 GB and some 8 minutes of CPU time (38 by the clock on 2 CPU cores with much else to do).  It
+shows that the path works.  Random weights want many epochs; for accuracy, start from trained ones.
 """
 
 import json
