@@ -36,8 +36,7 @@ def detector() -> ml_collections.ConfigDict:
   c.checkpoint = ml_collections.ConfigDict(dict(every=1000, keep=2, best="", verify=True))
   # checkpoint: an earlier run.  backbone: a CLIP run whose ResNet tower the backbone starts from.
   c.init = ml_collections.ConfigDict(dict(checkpoint="", backbone="", allow_missing=()))
-  # protocol: coco, lvis or open_images; engine: hotcoco, or pycocotools for coco.
-  c.evaluation = ml_collections.ConfigDict(dict(protocol="coco", engine="hotcoco"))
+  c.evaluation = evaluation()
   c.model = model()
   c.loss = loss()
   c.optimizer = sgd()
@@ -48,6 +47,24 @@ def detector() -> ml_collections.ConfigDict:
 def hosts() -> ml_collections.ConfigDict:
   """Seconds that all processes of a run have to start, and that one may give no sign of life."""
   return ml_collections.ConfigDict(dict(start_seconds=300, timeout_seconds=100))
+
+
+def evaluation() -> ml_collections.ConfigDict:
+  """How a detector is measured, and when.
+
+  protocol: coco, lvis or open_images; engine: hotcoco, or pycocotools for coco.  every: steps
+  between evaluations during training, each of which saves a checkpoint; 0 is none.
+
+  retention: records that show whether old classes survive, measured before the first step and at
+  every evaluation; without a name there are none.  dir and class_embeddings are by default the
+  run's own.  When metric has fallen by more than the part `share` of it, this is said.
+  """
+  retention = dict(
+    dir="", name="", split="validation", class_embeddings="", protocol="coco", metric="AP50_all"
+  )
+  return ml_collections.ConfigDict(
+    dict(protocol="coco", engine="hotcoco", every=0, retention=dict(**retention, share=0.1))
+  )
 
 
 def model() -> ml_collections.ConfigDict:

@@ -44,10 +44,8 @@ def run(
     return_memory_after_compiling()
     print_any_name()
     config = flags.FLAGS.config if "config" in flags.FLAGS else None
-    if config is not None and config.compilation_cache:
-      jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
-    if config is not None and "skip_bad_images" in flags.FLAGS and flags.FLAGS.skip_bad_images:
-      config.skip_bad_images = True
+    if config is not None:
+      use(config, flags.FLAGS)
     try:
       command(flags.FLAGS, *([argv[1:]] if with_arguments else []))
     except (ValueError, OSError) as error:
@@ -57,6 +55,14 @@ def run(
       raise
 
   app.run(main, flags_parser=_parse)
+
+
+def use(config: ml_collections.ConfigDict, given: flags.FlagValues) -> None:
+  """Takes a config for this process: its cache of compiled programs, and what flags say beside."""
+  if config.compilation_cache:
+    jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
+  if "skip_bad_images" in given and given.skip_bad_images:
+    config.skip_bad_images = True
 
 
 def define_skip_flag() -> None:

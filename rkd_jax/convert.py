@@ -21,6 +21,7 @@ Of a trunk alone that does not say what it reads, --channels must.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -102,6 +103,22 @@ def read_params(
     return detectron2.to_params(state, expected, allow, channels), state
   except WeightsError as error:
     raise WeightsError(f"{file}: {error}") from error
+
+
+def read_start(config: ml_collections.ConfigDict, file: str) -> dict[str, Any]:
+  """The parameters that a checkpoint file has for a run to start from, such as ImageNet weights.
+
+  Those that `config.init.allow_missing` names, by their paths here, may be missing, and what the
+  network has no use for is left out.  Raises what `to_rkd_jax` does.
+  """
+  entries = detectron2.entries(abstract_params(config))
+  allow = [
+    re.escape(entry.name)
+    for path, entry in entries.items()
+    if any(re.fullmatch(pattern, f"params/{path}") for pattern in config.init.allow_missing)
+  ]
+  needed = "|".join(re.escape(entry.name) for entry in entries.values())
+  return read_params(config, file, [*allow, rf"(?!({needed})$).*"])[0]
 
 
 def to_detectron2(config: ml_collections.ConfigDict, workdir: str, file: str) -> str:

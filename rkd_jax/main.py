@@ -1,11 +1,12 @@
 """Trains or evaluates what a config describes.
 
   python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR
-  python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR --mode=eval [--calibrate]
+  python -m rkd_jax.main --workdir=DIR --mode=eval [--calibrate]
   python -m rkd_jax.main --config=my_config.py --workdir=DIR --config.num_steps=100
 
 --config is a file, or the name of a config of rkd_jax; settings of it are changed as in the last
-line.  Training resumes from the newest checkpoint in the workdir by itself.
+line.  Training resumes from the newest checkpoint in the workdir by itself.  What is evaluated has
+by default the config that it was trained with, and may be DIR/checkpoints/best, or a step there.
 
   python -m rkd_jax.main --replay=DIR/nonfinite/STEP
 
@@ -25,6 +26,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rkd_jax import commands
+from rkd_jax.evaluation.during import TrainingEvaluator
 from rkd_jax.evaluation.evaluate import evaluate
 from rkd_jax.machine import cluster
 from rkd_jax.runs.config import restore_config
@@ -37,16 +39,20 @@ def main(given: flags.FlagValues) -> None:
     for line in replay(given.replay, given.config or restore_config(given.replay)):
       print(line, flush=True)
     return
+  config = given.config
   if given.mode == "eval":
+    if config is None:
+      config = restore_config(given.workdir)
+      commands.use(config, given)
     # Only training stops at a step of its own choice.
     jax.config.update("jax_enable_preemption_service", False)
-  with cluster.joined(given.config.hosts, given.coordinator, given.process_id, given.process_count):
+  with cluster.joined(config.hosts, given.coordinator, given.process_id, given.process_count):
     flag_values = {"mode": given.mode, "workdir": given.workdir}
-    cluster.check_same({"config": given.config.to_dict(), **flag_values})
+    cluster.check_same({"config": config.to_dict(), **flag_values})
     if given.mode == "train":
-      train(given.config, given.workdir)
+      train(config, given.workdir, TrainingEvaluator)
     else:
-      results = evaluate(given.config, given.workdir, given.calibrate)
+      results = evaluate(config, given.workdir, given.calibrate)
       if cluster.is_first():
         print(json.dumps(results, indent=2))
 
@@ -66,9 +72,11 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("replay", None, "A dump or checkpoint whose next step is to be run again.")
   flags.register_multi_flags_validator(
-    ["config", "workdir", "replay"],
-    lambda given: given["replay"] or (given["config"] and given["workdir"]),
-    "Flags --config and --workdir must have a value other than None.",
+    ["config", "workdir", "mode", "replay"],
+    lambda given: (
+      given["replay"] or (given["workdir"] and (given["config"] or given["mode"] == "eval"))
+    ),
+    "Flags --config (but to evaluate) and --workdir must have a value other than None.",
   )
 
 

@@ -156,6 +156,8 @@ def test_one_step(file, stage, tmp_path, monkeypatch):
   assert terms.keys() == set(config.data.schedule)
   if file == "demo.py":
     assert terms == DEMO_TERMS[stage]
+  if file == "coco_json.py":
+    assert terms == PUBLISHED_TERMS[stage]
   if file.startswith(("coco/", "lvis/")):
     expected = {kind: set(names) for kind, names in PUBLISHED_TERMS[Path(file).stem].items()}
     expected["box"] |= {"mask"} if file.startswith("lvis/") else set()
@@ -176,6 +178,123 @@ def test_published_rows_start_where_the_originals_do(dataset):
     "rkd_ils_weight_transfer": "r/rkd",
     "rkd_ils_weight_transfer_8x": "r/rkd",
   }
+
+
+OWN = _load("coco_json.py")
+
+
+def _own_project(root: Path, count: int) -> Path:
+  """A project with so many training records, as far as a config reads them."""
+  folder = root / "data" / "coco_json" / "plain"
+  for version, images in (("1.9.0", 1), ("1.10.0", count)):
+    (folder / version).mkdir(parents=True)
+    splits = [{"name": "train", "shardLengths": [str(images - 1), "1"]}]
+    (folder / version / "dataset_info.json").write_text(json.dumps({"splits": splits}))
+  return root
+
+
+def _store(config, run: Path) -> str:
+  run.mkdir(parents=True)
+  (run / "config.json").write_text(json.dumps(config.to_dict()))
+  return str(run)
+
+
+@pytest.mark.parametrize(
+  "count, batch_size, steps, every",
+  [(6, 2, 400, 20), (126, 2, 6300, 315), (300, 4, 7500, 375), (5000, 8, 20000, 1000)],
+)
+def test_own_data_is_trained_by_the_number_of_its_images(count, batch_size, steps, every, tmp_path):
+  config = OWN.get_config(f"root={_own_project(tmp_path, count)}")
+  assert (config.data.box.batch_size, config.num_steps) == (batch_size, steps)
+  assert config.evaluation.every == config.checkpoint.every == every
+  assert config.optimizer.warmup_steps == min(1000, steps // 10)
+  assert OWN.get_config(f"root={tmp_path},steps=30").num_steps == 30
+
+
+def test_epochs_of_own_data_count_box_images(tmp_path):
+  root = _own_project(tmp_path, 126)
+  assert OWN.get_config(f"root={root},epochs=2").num_steps == 126
+  config = OWN.get_config(f"ils,root={root},epochs=2")
+  assert config.num_steps == 252 and config.data.schedule == ("box", "image")
+  assert config.data.image.batch_size == 8
+  assert 4 <= config.num_steps // config.evaluation.every <= 20
+
+
+def test_own_data_whose_records_are_not_built_can_be_described():
+  assert OWN.get_config("root=nowhere").num_steps == 20_000
+
+
+@pytest.mark.parametrize("stage, parent", OWN.PARENTS.items())
+def test_stages_on_own_data_start_from_the_one_before(stage, parent):
+  config = OWN.get_config(f"{stage},root=r")
+  assert config.init.checkpoint == (parent and f"r/{parent}")
+
+
+def test_a_later_stage_has_the_network_sizes_and_pace_of_the_run_before(tmp_path):
+  root = _own_project(tmp_path, 126)
+  base = OWN.get_config(f"root={root},init=R-50.pkl,size=400")
+  base.model.rpn.channels = 77
+  _store(base, root / "base")
+  later = OWN.get_config(f"rkd,root={root}")
+  assert later.model.to_dict() == base.model.to_dict() and later.frozen == base.frozen
+  assert later.data.eval == base.data.eval and later.data.box.canvas == (416, 672)
+  assert later.optimizer.learning_rate == base.optimizer.learning_rate
+  assert later.init.checkpoint == f"{root}/base" and later.init.allow_missing == ()
+  assert OWN.get_config(f"rkd,root={root},size=320").data.box.short_sides == (320,)
+
+
+def test_own_data_starts_from_imagenet_as_the_published_rows(tmp_path):
+  config = OWN.get_config(f"root={_own_project(tmp_path, 5000)},init=R-50.pkl")
+  published = _load("coco/base.py").get_config()
+  assert config.model.to_dict() == published.model.to_dict()
+  assert config.frozen == published.frozen
+  for kind in ("box", "eval"):
+    for key in ("canvas", "short_sides", "max_side"):
+      assert config.data[kind][key] == published.data[kind][key]
+  assert config.init.allow_missing == published.init.allow_missing
+  assert config.optimizer.learning_rate == published.optimizer.learning_rate
+  assert config.optimizer.boundaries == (config.num_steps * 2 // 3, config.num_steps * 8 // 9)
+
+
+def test_a_published_detector_is_trained_on_with_a_tenth_of_its_learning_rate(tmp_path):
+  published = _load("coco/rkd_ils_weight_transfer.py").get_config()
+  run = _store(published, tmp_path / "converted")
+  config = OWN.get_config(f"root={_own_project(tmp_path / 'own', 126)},init={run}")
+  assert config.model.to_dict() == published.model.to_dict()
+  assert config.frozen == published.frozen and config.data.box.batch_size == 4
+  assert config.optimizer.learning_rate == pytest.approx(0.02 * 4 / 16 / 10)
+  assert config.init.checkpoint == run and not config.init.backbone
+
+
+@pytest.mark.parametrize("layers, width", [((3, 4, 6, 3), 64), ((1, 1, 1), 32)])
+def test_own_data_on_clips_own_tower(layers, width, tmp_path):
+  clip = common.clip()
+  clip.clip.vision_layers, clip.clip.vision_width = layers, width
+  init = "RN50.pt" if width == 64 else _store(clip, tmp_path / "clip")
+  config = OWN.get_config(f"root={_own_project(tmp_path / 'own', 126)},init={init}")
+  assert config.init.backbone == init and not config.init.checkpoint
+  backbone = config.model.backbone
+  assert (backbone.kind, backbone.stage_blocks) == ("clip_resnet", layers[:-1])
+  assert backbone.width == width
+
+
+@pytest.mark.door
+@pytest.mark.parametrize(
+  "stage, init",
+  [("base", "R-50.pkl"), ("rkd_ils_weight_transfer", "RN50.pt"), ("rkd", "runs/converted")],
+)
+def test_a_step_on_own_data_from_each_start(stage, init, tmp_path, monkeypatch):
+  config = OWN.get_config(f"{stage},root={tmp_path},init={init}")
+  config.lock()
+  terms = _step_shapes(config, tmp_path, monkeypatch)
+  assert terms == PUBLISHED_TERMS[stage]
+
+
+def test_the_width_of_class_embeddings_is_that_of_the_file(tmp_path):
+  assert OWN.get_config(f"root={tmp_path}").model.classifier.embedding_dim == 512
+  rows = np.ones((2, 24), np.float32)
+  class_embeddings.save(tmp_path / "class_embeddings.npz", ["a", "b"], "{}", rows)
+  assert OWN.get_config(f"root={tmp_path}").model.classifier.embedding_dim == 24
 
 
 @pytest.mark.parametrize("make", [common.detector, common.clip])

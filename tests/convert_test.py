@@ -108,6 +108,21 @@ def test_a_part_is_left_out_and_starts_afresh(config, params, file, tmp_path):
   _equal(started.params, {**fresh, "backbone": params["backbone"]})
 
 
+def test_training_starts_from_a_file_that_has_a_part(params, file, tmp_path):
+  state = {k: v for k, v in read_checkpoint(file).items() if k.startswith("backbone.")}
+  state["fc1000.weight"] = np.ones((3, 2), np.float32)
+  write_pth(tmp_path / "part.pth", state)
+  config = _config()
+  config.init.checkpoint = str(tmp_path / "part.pth")
+  config.init.allow_missing = (r"params/(rpn|box_head|box_predictor|classifier)/.*",)
+  fresh = jax.tree.map(jnp.zeros_like, params)
+  start = TrainState(step=jnp.int32(0), params=fresh, model_state={}, opt_state=())
+  _equal(initialize(config, start).params, {**fresh, "backbone": params["backbone"]})
+  config.init.allow_missing = (r"params/(box_head|box_predictor|classifier)/.*",)
+  with pytest.raises(WeightsError, match=r"part\.pth: .*\n *missing proposal_generator"):
+    initialize(config, start)
+
+
 def test_training_in_a_converted_folder_says_how_to_start(config, run):
   with pytest.raises(CheckpointError, match=r"converted parameters.*--config\.init\.checkpoint="):
     train(config, run)

@@ -56,6 +56,14 @@ def test_data_that_is_not_built_names_the_command(tmp_path):
   )
 
 
+def test_training_needs_a_config_and_evaluation_does_not(tmp_path):
+  done = _main(f"--workdir={tmp_path}")
+  assert done.returncode != 0 and "Flags --config (but to evaluate) and --workdir" in done.stderr
+  done = _main(f"--workdir={tmp_path}", "--mode=eval")
+  assert done.returncode != 0
+  assert "config.json is missing: expected the --workdir of a run" in done.stderr.splitlines()[-1]
+
+
 def test_evaluation_without_a_checkpoint_says_so(tmp_path):
   tiny.build_data(tmp_path)
   with pytest.raises(CheckpointError, match=r"No checkpoint at .*/run: .*Train first"):

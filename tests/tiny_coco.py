@@ -23,6 +23,7 @@ def get_config(root: str):
   """configs/coco_json.py for 32-pixel images and a network of a few thousand weights."""
   c = config_file.get_config(f"root={root},embedding_dim=8,size=32,steps=2")
   c.checkpoint.every = 2
+  c.evaluation.every = 0
   m = c.model
   m.backbone.update(stage_blocks=(1, 1), width=16, stem_width=16, expansion=1)
   m.rpn.channels = 8

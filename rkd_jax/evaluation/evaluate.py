@@ -1,7 +1,8 @@
 """Runs a trained detector (or CLIP) over a split and measures it."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from rkd_jax.evaluation import calibration
+from rkd_jax.evaluation import calibration, retention
 from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
@@ -71,31 +72,47 @@ def detections_of(
       bar.update(len(rows))
 
 
+def measured(
+  config: ml_collections.ConfigDict,
+) -> tuple[Source, Vocabulary, CocoEvaluator | LvisEvaluator | OpenImagesEvaluator]:
+  """What `evaluate_detector` measures with: records, their classes and what counts.
+
+  Raises:
+    ValueError: an unknown protocol, records or class embeddings that are not there, or the data set
+      does not hold what the protocol asks for.
+  """
+  _check_protocol(config)
+  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  counted = evaluator(config, source)
+  return source, load_vocabulary(config, source), counted
+
+
 def evaluate_detector(
-  config: ml_collections.ConfigDict, checkpoint: str, calibrate: bool = False
-) -> dict[str, Any]:
+  config: ml_collections.ConfigDict,
+  checkpoint: str | Detector,
+  stop: Callable[[], bool] = lambda: False,
+  calibrate: bool = False,
+) -> dict[str, Any] | None:
   """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names, and
-  the 'step' of the checkpoint.
+  the 'step' of the checkpoint; None if `stop` said so after an image.
 
   What each gives is said in the module of its name beside this one.  Each process counts its own
   images; the first is sent what the others counted, and has the results, where those have {}.
   With `calibrate` 'points' has the 'split' and its operating points; see `calibration`.
 
   Raises:
-    ValueError: another protocol, or the data set does not hold what the protocol asks for; one
-      that has no operating points.
+    ValueError: see `measured`; a protocol that has no operating points.
   """
   with cluster.together():
-    _check_protocol(config)
-    source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-    evaluators: list[Any] = [evaluator(config, source)]
-    if calibrate:
-      evaluators.append(calibrator(config, source))
-    vocabulary = load_vocabulary(config, source)
-    detector = Detector.restore(config, checkpoint)
+    source, vocabulary, first = measured(config)
+    evaluators: list[Any] = [first, *([calibrator(config, source)] if calibrate else [])]
+    of_run = isinstance(checkpoint, str)
+    detector = Detector.restore(config, checkpoint) if of_run else checkpoint
   for index, found in detections_of(detector, source, vocabulary, config):
     for own in evaluators:
       own.add(source[index], found)
+    if stop():
+      return None
   # Some 30 bytes a detection on COCO, 40 for each that counts on LVIS, masks and all: these were
   # compared where they were found.
   others = cluster.sent_to_first(evaluators)
@@ -135,6 +152,26 @@ def calibrator(config: ml_collections.ConfigDict, source: Source) -> calibration
     )
   evaluated = source.class_names if protocol == "lvis" else (*source.base, *source.novel)
   return calibration.Calibrator(source.class_names, evaluated)
+
+
+def evaluate_with_retention(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  checkpoint: str | Detector,
+  stop: Callable[[], bool] = lambda: False,
+  calibrate: bool = False,
+) -> dict[str, Any] | None:
+  """`evaluate_detector`, with 'retention' of the old classes if the config names some."""
+  results = evaluate_detector(config, checkpoint, stop, calibrate)
+  old = retention.config_of(config)
+  if results is None or old is None:
+    return results
+  found = evaluate_detector(old, checkpoint, stop)
+  with cluster.together():
+    if found:
+      step = results["step"]
+      results["retention"] = retention.compared(config, workdir, step, found)
+  return None if found is None else results
 
 
 def _coco(config: ml_collections.ConfigDict, source: Source, masks: bool) -> CocoEvaluator:
@@ -213,18 +250,29 @@ def evaluate(
   `calibrate` the operating points of a detector go to `thresholds.json` there.
   """
   clip = config.task == "clip"
-  results = {} if clip else evaluate_detector(config, workdir, calibrate)
+  with cluster.together():
+    folder, _ = run_and_step(workdir)
+  results = {}
+  if not clip:
+    results = evaluate_with_retention(config, os.fspath(folder), workdir, calibrate=calibrate) or {}
   with cluster.together():
     if clip:
       results = evaluate_clip(config, workdir)
     if cluster.is_first():
-      folder, _ = run_and_step(workdir)
       points = results.pop("points", None)
+      store(folder, results)
       try:
         if points is not None:
           calibration.save_thresholds(folder, results["step"], points)
-        storage.write(folder / "evaluation.json", json.dumps(results, indent=2))
-        evaluations.record(folder, results["step"], results)
       except OSError as error:
-        logging.error("The results could not be written to %s: %s.", folder, error)
+        logging.error("The thresholds could not be written to %s: %s.", folder, error)
   return results
+
+
+def store(folder: str | os.PathLike, results: Mapping[str, Any]) -> None:
+  """Writes the results of a step in the run's folder; where that cannot be, it is said."""
+  try:
+    storage.write(storage.path(folder) / "evaluation.json", json.dumps(results, indent=2))
+    evaluations.record(folder, results["step"], results)
+  except OSError as error:
+    logging.error("The results could not be written to %s: %s.", folder, error)

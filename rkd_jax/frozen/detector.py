@@ -1,5 +1,6 @@
 """A trained detector, frozen: what evaluation, prediction and the offline step need of it."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
@@ -32,9 +33,8 @@ class Detector:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, params: Any, step: int | None = None):
-    self.config, self.step, self.variables = config, step, {"params": params}
-    self.model = rcnn.build(config)
-    self._replicas = Replicas(self.variables)
+    self.config, self.model = config, rcnn.build(config)
+    self._take(params, step)
     precision = config.model.get("precision", "default")
     self._target = Target(jax.local_devices()[0].platform, precision=precision)
     # A multiple of the strides of all configs.
@@ -55,6 +55,19 @@ class Detector:
     verify = config.get("checkpoint", {}).get("verify", True)
     step, variables = restore_step(checkpoint, expected, verify=verify)
     return cls(config, variables["params"], step)
+
+  def _take(self, params: Any, step: int | None) -> None:
+    self.step, self.variables = step, {"params": params}
+    self._replicas = Replicas(self.variables)
+
+  def with_params(self, params: Any, step: int | None = None) -> Self:
+    """The same programs, compiled once for both, on other parameters.
+
+    Those that are replicated on a mesh are used where they are.
+    """
+    other = copy.copy(self)
+    other._take(params, step)
+    return other
 
   def _jit(self, method: Callable) -> Callable:
     def call(variables, *args):

@@ -55,7 +55,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         f"{workdir}: checkpoints cannot be read again from a folder with [ ] in its path; give it "
         "another name."
       )
-    self._keep = keep
+    self._most = keep + bool(best)
     policies: list[Any] = [preservation_policy.LatestN(keep)]
     if best:
       policies.append(_Best(self._directory.parent, best))
@@ -73,7 +73,7 @@ class Checkpointer(contextlib.AbstractContextManager):
     needed = sum(x.size * x.dtype.itemsize for x in leaves_of(items_of(state)).values())
     self._directory.mkdir(parents=True, exist_ok=True)
     # The oldest goes only after the next one is there.
-    needed *= max(self._keep + 1 - len(steps_of(self._directory.parent)), 1)
+    needed *= max(self._most + 1 - len(steps_of(self._directory.parent)), 1)
     free = _free_bytes(self._directory)
     if free is not None and free < needed:
       raise CheckpointError(
@@ -207,7 +207,8 @@ def run_and_step(path: str | os.PathLike) -> tuple[epath.Path, int | None]:
   """A run's folder and, if the path is that of `.../checkpoints/<step>` in it, the step.
 
   `.../checkpoints/latest` is the run's folder itself; `.../checkpoints/best` has the step that
-  scored best by the metric `checkpoint.best` of the run's config (see `evaluations`).
+  scored best, of those that are there, by the metric `checkpoint.best` of the run's config (see
+  `evaluations`).
 
   Raises:
     CheckpointError: there is no best one.
@@ -229,7 +230,7 @@ def _best_step(run: epath.Path) -> int:
     metric = json.loads(file.read_text())["checkpoint"].get("best") if file.exists() else None
   except (ValueError, KeyError) as error:
     raise CheckpointError(f"{file} is damaged: {error!r}.") from error
-  step = best_step(run, metric) if metric else None
+  step = best_step(run, metric, steps_of(run)) if metric else None
   if step is None:
     raise CheckpointError(
       f"{run}: which checkpoint is the best is not known: train with --config.checkpoint.best="
@@ -246,8 +247,9 @@ class _Best:
   metric: str
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-    best = best_step(self.run, self.metric)
-    return [info.step == best for info in checkpoints]
+    steps = [info.step for info in checkpoints]
+    best = best_step(self.run, self.metric, steps)
+    return [step == best for step in steps]
 
 
 def manager(directory: epath.Path, options) -> ocp.CheckpointManager:

@@ -44,6 +44,14 @@ class Pace:
         self._waited += time.monotonic() - before
       yield batch
 
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """A block that is no part of the loop: the time that it takes is not counted."""
+    before, thread_before = time.monotonic(), time.thread_time()
+    yield
+    self._start += time.monotonic() - before
+    self._thread_start += time.thread_time() - thread_before
+
   def count(self, images: int, flops: int = 0) -> None:
     self._steps += 1
     self._images += images

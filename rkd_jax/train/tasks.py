@@ -14,7 +14,10 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
+from flax import traverse_util
 
+from rkd_jax.convert import read_start
+from rkd_jax.files import storage
 from rkd_jax.frozen.clip import TOKENIZER_FILE, load_clip
 from rkd_jax.inputs.examples import BatchSpec
 from rkd_jax.inputs.plan import Plan, make_plan, open_sources
@@ -120,9 +123,9 @@ def caption_tokenizer(source: Source, context_length: int) -> Tokenizer:
 def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
   """A fresh state with what `config.init` names put in its place.
 
-  `init.checkpoint`: all parameters of an earlier run's newest checkpoint, but those of
-  `init.allow_missing`.  `init.backbone`: the backbone of a detector from the image tower of a
-  CLIP run.
+  `init.checkpoint`: all parameters of an earlier run's newest checkpoint, or of a file that
+  `rkd_jax.convert` reads, but those of `init.allow_missing`.  `init.backbone`: the backbone of a
+  detector from the image tower of a CLIP run.
 
   Raises:
     CheckpointError: nothing there, or it belongs to another model.
@@ -133,6 +136,11 @@ def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainSta
     raise ValueError(
       f"init.checkpoint {checkpoint!r} holds a backbone already; leave init.backbone empty."
     )
+  if checkpoint and storage.path(checkpoint).is_file():
+    flat = traverse_util.flatten_dict(state.params, sep="/")
+    found = traverse_util.flatten_dict(read_start(config, checkpoint), sep="/")
+    flat |= {path: _placed(value, flat[path]) for path, value in found.items()}
+    return dataclasses.replace(state, params=traverse_util.unflatten_dict(flat, sep="/"))
   if checkpoint:
     fresh = {"params": state.params, "model_state": state.model_state}
     loaded = restore_variables(checkpoint, fresh, config.init.allow_missing)
@@ -147,11 +155,11 @@ def initialize(config: ml_collections.ConfigDict, state: TrainState) -> TrainSta
         f"init.backbone: model.backbone.kind={kind!r} cannot start from a CLIP, but {able} can."
       )
     params = from_clip(config.model, clip.model.config, clip.variables, backbone)
-    # From NumPy: arrays of this process cannot be moved to the devices of others.
-    placed = jax.tree.map(
-      lambda value, like: jax.device_put(np.asarray(value), like.sharding),
-      params,
-      state.params["backbone"],
-    )
+    placed = jax.tree.map(_placed, params, state.params["backbone"])
     return dataclasses.replace(state, params={**state.params, "backbone": placed})
   return state
+
+
+def _placed(value: Any, like: jax.Array) -> jax.Array:
+  # From NumPy: arrays of this process cannot be moved to the devices of others.
+  return jax.device_put(np.asarray(value), like.sharding)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import gc
 import itertools
 import math
 import signal
@@ -16,12 +15,12 @@ import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.inputs.plan import Plan
 from rkd_jax.inputs.sampler import Sampler
 from rkd_jax.machine import chips, cluster, costs
+from rkd_jax.machine.interruptions import short_collections, stop_signal
 from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.runs.checkpoint import Checkpointer, CheckpointError, latest_step
 from rkd_jax.runs.config import check_config, write_config
@@ -31,6 +30,7 @@ from rkd_jax.runs.pace import Pace, traced
 from rkd_jax.runs.restore import restore_state, set_aside
 from rkd_jax.runs.state import TrainState, create_state
 from rkd_jax.train.accumulation import parts_of
+from rkd_jax.train.evaluating import Evaluations, MakeEvaluate
 from rkd_jax.train.identity import identities
 from rkd_jax.train.nonfinite import BadStep, NonFiniteLossError, allowed_in_a_row, dump
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
@@ -43,6 +43,7 @@ from rkd_jax.train.sharding import (
   split,
 )
 from rkd_jax.train.step import Metrics, make_step
+from rkd_jax.train.summary import summary
 from rkd_jax.train.tasks import Task, initialize, make_task
 
 
@@ -50,6 +51,7 @@ class Trainer:
   """The compiled steps of a task on a mesh, and its initial state.
 
   Attributes:
+    frozen: see `optimizer.frozen_mask`.
     flops: of a step on a batch of each kind that there was, on all devices together, see
       `costs.matmul_flops`.
   """
@@ -63,7 +65,7 @@ class Trainer:
     self.mesh = make_mesh(devices)
     self.parts_of = functools.partial(parts_of, config, self.mesh)
     abstract_params, _ = jax.eval_shape(task.init, jax.random.key(0))
-    frozen = frozen_mask(abstract_params, config.frozen)
+    self.frozen = frozen = frozen_mask(abstract_params, config.frozen)
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
     create = functools.partial(create_state, task.init, optimizer)
     abstract = jax.eval_shape(create, jax.random.key(0))
@@ -194,11 +196,14 @@ def _compiled(trainer: Trainer, plan: Plan, batches: Iterator) -> Iterator:
   return itertools.chain(first, batches)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
+def train(
+  config: ml_collections.ConfigDict, workdir: str, evaluator: MakeEvaluate | None = None
+) -> TrainState:
   """Trains to `config.num_steps`, from the newest checkpoint in `workdir` that can be read.
 
   The batch and the random numbers of step t depend on (seed, t) only, so a run that was killed and
   started again repeats its steps to the last bit.  SIGTERM saves and exits with code 143.
+  `evaluator` measures the parameters every `config.evaluation.every` steps, if it is given.
 
   Raises:
     WorkdirInUseError: another process trains there.
@@ -214,7 +219,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> TrainState:
       if cluster.is_first():
         check = stack.enter_context(locked(workdir))
     try:
-      return _train(config, workdir, check or (lambda: None))
+      return _train(config, workdir, evaluator, check or (lambda: None))
     except _BadStepError as error:
       bad, state = error.bad, error.state
     try:
@@ -238,7 +243,10 @@ class _BadStepError(Exception):
 
 
 def _train(
-  config: ml_collections.ConfigDict, workdir: str, check_lock: Callable[[], None]
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  evaluator: MakeEvaluate | None,
+  check_lock: Callable[[], None],
 ) -> TrainState:
   first = cluster.is_first()
   with cluster.together():
@@ -258,6 +266,8 @@ def _train(
       check_batch(trainer.mesh, task.plan.specs[kind].batch_size)
       trainer.parts_of(kind, task.plan.specs[kind].batch_size)
   with cluster.together():
+    every = config.get("evaluation", {}).get("every", 0)
+    evaluate = evaluator(config, workdir) if evaluator and every else None
     if not (epath.Path(workdir) / "config.json").exists():
       raise CheckpointError(
         f"Process {jax.process_index()} does not see in --workdir={workdir} what process 0 wrote "
@@ -269,6 +279,9 @@ def _train(
     start = int(state.step)
     logging.info("%s goes on at step %d.", workdir, start)
   cluster.check_same({"the newest checkpoint that can be read": start})
+  if first:
+    params = trainer.abstract_state.params
+    print(summary(config, task.plan, params, trainer.frozen, start), flush=True)
   checkpointer = Checkpointer(workdir, config.checkpoint.keep, config.checkpoint.best)
   with cluster.together():
     if first:
@@ -294,14 +307,17 @@ def _train(
     stopping = False
     with (
       contextlib.closing(batches),
-      _short_collections(),
-      _stop_signal() as stop,
+      short_collections(),
+      stop_signal() as stop,
       MetricWriter(workdir, start) if first else contextlib.nullcontext() as writer,
       Progress(config.num_steps, start, description=config.name)
       if first
       else contextlib.nullcontext() as progress,
     ):
       results = _Results(config, task.plan.sampler, trainer.state, writer, progress)
+      evaluations = Evaluations(config, workdir, evaluate, writer)
+      if not evaluations.begin(start, state.params, functools.partial(stop, start)):
+        raise SystemExit(128 + signal.SIGTERM)
       leaves = jax.tree.leaves(state)
       del state  # its buffers are given to the first step
       for step, kind, batch in batches:
@@ -314,7 +330,8 @@ def _train(
           writer.write(step, "pace", pace.figures())
         done = step + 1
         stopping = stop(done)
-        saving = done % config.checkpoint.every == 0 or done == config.num_steps or stopping
+        due = evaluations.due(done)
+        saving = due or stopping or done % config.checkpoint.every == 0 or done == config.num_steps
         if saving or results.bad_in_a_row:
           # A state is saved only after its own loss and update were seen to be finite.
           results.read(leaves)
@@ -324,6 +341,11 @@ def _train(
           with cluster.together():
             check_lock()
           checkpointer.save(trainer.state(leaves))
+        if due and not stopping:
+          # Its checkpoint is written meanwhile, so that the best one can be kept.
+          with pace.paused():
+            params = trainer.state(leaves).params
+            stopping = not evaluations.measure(done, params, functools.partial(stop, done))
         if stopping:
           break
     if stopping or stop(config.num_steps):
@@ -374,35 +396,3 @@ class _Results:
     if self.progress:
       shown = {name: value for name, value in values.items() if value is not None}
       self.progress.update(self.sampler.sizes[kind][1], shown)
-
-
-@contextlib.contextmanager
-def _short_collections() -> Iterator[None]:
-  """A block in which garbage collection leaves alone what there is at its beginning.
-
-  Traced and compiled programs are some million objects, and a full collection of them stops the
-  loop for 0.2 s.
-  """
-  gc.collect()
-  gc.freeze()
-  try:
-    yield
-  finally:
-    gc.unfreeze()
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[Callable[[int], bool]]:
-  """Says after a step, given their number, whether to stop: SIGTERM came to a process of the run.
-
-  In a cluster JAX receives it, and all processes are to stop after the same step.
-  """
-  if jax.distributed.is_initialized():
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  received = []
-  previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-  try:
-    yield lambda step: bool(received)
-  finally:
-    signal.signal(signal.SIGTERM, previous)

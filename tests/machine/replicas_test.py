@@ -45,3 +45,15 @@ def test_an_error_gives_the_device_back():
       with pytest.raises(ValueError, match="no image"), replicas.lease() as variables:
         assert device_of(variables) == DEVICES[1]
         raise ValueError("no image")
+
+
+def test_what_is_on_all_devices_is_not_copied():
+  mesh = jax.sharding.Mesh(np.array(DEVICES), ("data",))
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  array = jax.device_put(VARIABLES["w"], everywhere)
+  replicas = Replicas({"w": array}, DEVICES)
+  with replicas.lease() as first, replicas.lease() as second:
+    for device, own in zip(DEVICES, (first, second)):
+      [there] = [shard.data for shard in array.addressable_shards if shard.device == device]
+      assert device_of(own) == device
+      assert own["w"].unsafe_buffer_pointer() == there.unsafe_buffer_pointer()

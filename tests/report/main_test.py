@@ -116,7 +116,7 @@ def test_two_runs_side_by_side_and_again(runs, tmp_path, capsys, monkeypatch):
   def refuse(*arguments):
     raise AssertionError("computed again")
 
-  monkeypatch.setattr(examination, "Detector", refuse)
+  monkeypatch.setattr(examination.Detector, "restore", refuse)
   main([*folders, f"--output={output}"])
   assert output.read_text() == text
   # For another number of images, damaged, or of another config it is made anew.

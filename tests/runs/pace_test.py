@@ -91,3 +91,13 @@ def test_a_loop_that_ends_early_has_its_trace(tmp_path):
 def test_steps_that_are_no_range_are_refused(tmp_path, steps):
   with pytest.raises(ValueError, match=r"profile_steps is \(.*as \(100, 103\)"):
     traced(range(9), 0, steps, tmp_path)
+
+
+def test_a_pause_is_no_time(clock):
+  pace = Pace()
+  clock[0] += 1.0
+  pace.count(8)
+  with pace.paused():
+    clock[0] += 50.0
+  clock[0] += 1.0
+  assert pace.figures() == {"images_per_second": 4.0, "data_wait": 0.0, "host_seconds": 0.5}

@@ -6,6 +6,7 @@ here too, so that one persistent cache of compiled steps serves all of them.
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,8 @@ import tiny
 from rkd_jax.inputs.batching import train_batches
 from rkd_jax.machine import costs
 from rkd_jax.machine.target import current
-from rkd_jax.runs.checkpoint import CheckpointError, latest_step
+from rkd_jax.runs import evaluations
+from rkd_jax.runs.checkpoint import CheckpointError, latest_step, steps_of
 from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.train import train as train_lib
 from rkd_jax.train.tasks import Task, initialize, make_task
@@ -265,6 +267,66 @@ def test_a_step_that_the_compiler_refuses_for_its_size_is_said_alike():
     train_lib._compile(Lowered("RESOURCE_EXHAUSTED: Used 42.26G of 15.75G hbm."), "box", 8)
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
     train_lib._compile(Lowered("INTERNAL: no"), "box", 8)
+
+
+def _evaluator(do):
+  """An evaluator for `train`, of a function of the step and whether to stop."""
+
+  def make(config, workdir):
+    def evaluate(step, params, stop):
+      results = do(step, params, stop)
+      if results is not None:
+        evaluations.record(workdir, step, results)
+      return results
+
+    return evaluate
+
+  return make
+
+
+def test_a_run_is_evaluated_when_it_is_due_and_trains_as_without(root, tmp_path, monkeypatch):
+  config = tiny.get_config(str(root))
+  _use_loss(monkeypatch, lambda w, batch: w * w)
+  expected = train_lib.train(config, str(tmp_path / "without"))
+  config.checkpoint.every, config.checkpoint.keep = 100, 1
+  config.evaluation.every, config.checkpoint.best = 5, "AP"
+
+  def do(step, params, stop):
+    assert not stop()
+    return {"step": step, "AP": float(params["w"])}
+
+  with _compilations_per_step() as compilations:
+    state = train_lib.train(config, str(tmp_path / "with"), _evaluator(do))
+  assert all(names == [] for step, names in compilations.items() if step != 0)
+  assert float(state.params["w"]) == float(expected.params["w"])
+  found = {step: own["AP"] for step, own in evaluations.read(tmp_path / "with").items()}
+  assert list(found) == [5, 10, 12]
+  assert found[5] > found[10] > found[12] == float(state.params["w"])
+  assert steps_of(tmp_path / "with") == [5, 12]
+  metrics = read_metrics(tmp_path / "with" / METRICS_FILE)
+  assert [m["step"] for m in metrics if m["kind"] == "eval"] == [5, 10, 12]
+  trained = [m for m in metrics if m["kind"] != "eval"]
+  assert trained == read_metrics(tmp_path / "without" / METRICS_FILE)
+
+
+def test_sigterm_during_an_evaluation_leaves_its_checkpoint(root, tmp_path, monkeypatch):
+  config = tiny.get_config(str(root))
+  config.checkpoint.every, config.evaluation.every = 100, 5
+  _use_loss(monkeypatch, lambda w, batch: w * w)
+  asked = []
+
+  def do(step, params, stop):
+    asked.append(step)
+    if len(asked) == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return None if stop() else {"step": step, "AP": float(params["w"])}
+
+  with pytest.raises(SystemExit) as ended:
+    train_lib.train(config, str(tmp_path), _evaluator(do))
+  assert ended.value.code == 143
+  assert latest_step(tmp_path) == 5 and evaluations.read(tmp_path) == {}
+  train_lib.train(config, str(tmp_path), _evaluator(do))
+  assert asked == [5, 5, 10, 12] == [5, *evaluations.read(tmp_path)]
 
 
 def test_an_infinite_update_is_not_saved_though_its_loss_is_finite(root, tmp_path, monkeypatch):
