@@ -1,6 +1,7 @@
 """The command `rkd-jax data`: records and class embeddings from a stranger's folder."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_a_clip_embeds_the_names_with_spaces(command, source, monkeypatch):
   assert asked == ["a photo of a cat", "a photo of a dog", "a photo of a red kite"]
   assert stored.names == ("cat", "dog", "red_kite")
   np.testing.assert_array_equal(stored.embeddings, rows)
-  assert stored.templates == ("a photo of a {}",) and stored.clip == "CLIP W.pt"
+  assert stored.templates == ("a photo of a {}",) and stored.clip == os.path.abspath("W.pt")
 
 
 def test_without_rows_it_says_what_training_needs_and_keeps_the_records(command, capsys):
