@@ -1,0 +1,178 @@
+"""The page, in Gradio: an image and words on the left, what each run finds on the right."""
+
+import html
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from rkd_jax.detect.detector import MIN_SCORE
+from rkd_jax.web.look import Looker, TooManyError, answer
+
+# Seconds between removals of files, and after which what was uploaded or drawn is removed.
+_REMOVAL = (60, 600)
+_COLUMNS = ("word", "score", "x1", "y1", "x2", "y2")
+# Fonts of the visitor's machine: the theme's own come from the internet.
+THEME = gr.themes.Default(
+  font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
+)
+CSS = """
+.gradio-container { max-width: 1500px !important; margin: auto; }
+.found { min-height: 1.5em; padding: 0.2em 0.1em; }
+"""
+
+
+def build(looker: Looker, folder: Path, examples: Sequence[Path] = ()) -> gr.Blocks:
+  """The page; files that it makes lie in `folder`."""
+  runs, choices = list(looker.detectors), looker.closed_words()
+  with gr.Blocks(
+    title="rkd-jax", analytics_enabled=False, delete_cache=_REMOVAL, fill_width=True
+  ) as page:
+    gr.Markdown("# What is where?\nDrop an image, and say what to look for.")
+    with gr.Row():
+      with gr.Column(scale=1, min_width=320):
+        image = _image_input()
+        words = _words_input(looker, choices)
+        score = gr.Slider(0, 1, MIN_SCORE, step=0.01, label="Least score", elem_id="score")
+        button = gr.Button("Look", variant="primary", elem_id="look")
+        if examples:
+          gr.Examples([os.fspath(file) for file in examples], image, label="Images of validation")
+      shown: list[Any] = []
+      with gr.Column(scale=2 * len(runs), min_width=320), gr.Row():
+        for number, run in enumerate(runs):
+          with gr.Column(min_width=320):
+            shown += _outputs(run, number)
+
+    def see(path: str | None, typed: Any, least: float) -> list[Any]:
+      seen: list[Any] = []
+      for run in runs:
+        seen += _seen(looker, run, path, typed or None, least, folder)
+      return seen
+
+    asked = words.input if choices is not None else words.submit
+    # The newest wish counts where somebody slides on while it is drawn.
+    gr.on(
+      [image.change, asked, button.click, score.release],
+      see,
+      [image, words, score],
+      shown,
+      show_progress="minimal",
+      trigger_mode="always_last",
+      concurrency_limit=1,
+      api_visibility="private",
+    )
+  return page
+
+
+def _image_input() -> gr.Image:
+  """Where images are dropped.
+
+  Gradio would decode the file with all that Pillow has, and fetch addresses that somebody sends in
+  place of a file: here the path is handed on, and files that were uploaded are all there is.
+  """
+  image = gr.Image(
+    type="filepath", sources=["upload", "clipboard"], label="Image", height=300, elem_id="image"
+  )
+  moved = image.async_move_resource_to_block_cache
+
+  async def uploaded_only(path: Any) -> str | None:
+    if path is not None and "://" in str(path):
+      raise gr.Error("Addresses are not fetched: upload the file.")
+    return await moved(path)
+
+  image.async_move_resource_to_block_cache = uploaded_only
+  image.preprocess = lambda payload: payload.path if payload else None
+  return image
+
+
+def _words_input(looker: Looker, choices: Sequence[str] | None) -> Any:
+  if choices is not None:
+    return gr.Dropdown(
+      list(choices),
+      multiselect=True,
+      label="Words",
+      info=f"None of them looks for all {len(choices)}. For any word, start with --clip.",
+      elem_id="words",
+    )
+  stored = [own.words.stored for own in looker.detectors.values()]
+  own = next((one.names for one in stored if one is not None and one.names), ())
+  return gr.Textbox(
+    label="Words",
+    info="Commas between them; Enter looks."
+    + (f" None looks for the run's own {len(own)}." if own else ""),
+    placeholder=", ".join(own[:3]) or "red car, dog",
+    max_lines=3,
+    elem_id="words",
+  )
+
+
+def _outputs(run: str, number: int) -> list[Any]:
+  """A run's column: picture, what was found or went wrong, the boxes, and the file of them."""
+  picture = gr.Image(
+    label=run,
+    interactive=False,
+    format="png",
+    buttons=["download", "fullscreen"],
+    elem_id=f"picture{number}",
+  )
+  said = gr.HTML(_said("Nothing was looked for yet."), elem_id=f"said{number}")
+  table = gr.Dataframe(
+    headers=list(_COLUMNS),
+    interactive=False,
+    label="Boxes, in pixels",
+    max_height=320,
+    elem_id=f"table{number}",
+  )
+  file = gr.DownloadButton("Boxes as COCO JSON", interactive=False, elem_id=f"file{number}")
+  return [picture, said, table, file]
+
+
+def _seen(
+  looker: Looker, run: str, path: str | None, words: Any, least: float, folder: Path
+) -> list[Any]:
+  """The content of a run's column."""
+  nothing = gr.DownloadButton(value=None, interactive=False)
+  if path is None:
+    return [None, _said("There is no image yet: drop one, or choose one."), [], nothing]
+  name = Path(path).name
+  try:
+    every = looker.look(run, _content(path, looker), name, words)
+  except (ValueError, TooManyError) as error:
+    return [None, _said(str(error), "alert"), [], nothing]
+  found = every.above(least)
+  result = found.result
+  rows = [
+    [label, round(float(score), 3), *(round(float(value), 1) for value in box)]
+    for label, score, box in zip(result.labels, result.scores, result.boxes)
+  ]
+  # Each in a folder of its own, so that visitors get what they see.
+  file = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(name).stem}.json"
+  text = json.dumps(answer(run, result).model_dump(exclude_none=True), indent=1)
+  file.write_text(text, encoding="utf-8")
+  ranked = Counter(result.labels).most_common()
+  summary = ", ".join(f"{count} {label}" for label, count in ranked)
+  if not summary:
+    best = f" The best has {every.result.scores[0]:.2f}." if len(every.result) else ""
+    summary = f"Nothing has a score of {least:g}.{best}"
+  download = gr.DownloadButton(value=os.fspath(file), interactive=True)
+  return [found.draw(), _said(summary), rows, download]
+
+
+def _content(path: str, looker: Looker) -> bytes:
+  """An uploaded file; ValueError where it is too large or no longer kept."""
+  file = Path(path)
+  try:
+    if file.stat().st_size > looker.max_bytes:
+      raise ValueError(looker.too_large(file.name))
+    return file.read_bytes()
+  except FileNotFoundError as error:
+    raise ValueError(f"{file.name} is not kept any more: choose it again.") from error
+
+
+def _said(sentence: str, role: str = "status") -> str:
+  return f'<div class="found" role="{role}">{html.escape(sentence)}</div>'
