@@ -9,22 +9,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# What it would tell its makers is settled when it is imported.
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
 import gradio as gr
+from fastapi import FastAPI
+from gradio.themes import Default
+from gradio_client.utils import is_http_url_like
 
 from rkd_jax.detect.detector import MIN_SCORE
+from rkd_jax.detect.result import Result
 from rkd_jax.web.look import Looker, TooManyError, answer
 
+_MOST_QUEUED = 40
 # Seconds between removals of files, and after which what was uploaded or drawn is removed.
 _REMOVAL = (60, 600)
 _COLUMNS = ("word", "score", "x1", "y1", "x2", "y2")
 # Fonts of the visitor's machine: the theme's own come from the internet.
-THEME = gr.themes.Default(
+_THEME = Default(
   font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
-)
-CSS = """
-.gradio-container { max-width: 1500px !important; margin: auto; }
-.found { min-height: 1.5em; padding: 0.2em 0.1em; }
+).set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
+_CSS = """
+.gradio-container { max-width: 1600px !important; margin: auto; }
+.said { font-size: 1.05em; padding: 0.4em 0; overflow-wrap: anywhere; }
+.said[role=alert] { border-left: 4px solid #d9480f; padding-left: 0.7em; }
+.boxes { overflow: auto; max-height: 22em; }
+.boxes table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.boxes :is(th, td) { padding: 0.25em 0.5em; text-align: right; }
+.boxes :is(th, td) { border: 1px solid var(--border-color-primary) !important; }
+.boxes :is(th, td):first-child { text-align: left; }
+/* The name and the buttons stand above the picture, which may have boxes in its corners. */
+.picture .image-container { padding-top: 2.2em; }
 """
+
+
+def mount(app: FastAPI, looker: Looker, folder: Path, examples: Sequence[Path] = ()) -> FastAPI:
+  """The application with the page at its root; see `build`."""
+  os.environ["GRADIO_TEMP_DIR"] = os.fspath(folder)
+  blocks = build(looker, folder, examples)
+  # The page waits in a queue of its own, of which one request at a time comes to the looker.
+  blocks.queue(max_size=_MOST_QUEUED, api_open=False)
+  return gr.mount_gradio_app(
+    app,
+    blocks,
+    path="/",
+    footer_links=[],
+    run_history=False,
+    max_file_size=looker.max_bytes,
+    ssr_mode=False,
+    pwa=False,
+    mcp_server=False,
+    theme=_THEME,
+    css=_CSS,
+  )
 
 
 def build(looker: Looker, folder: Path, examples: Sequence[Path] = ()) -> gr.Blocks:
@@ -80,10 +117,10 @@ def _image_input() -> gr.Image:
   )
   moved = image.async_move_resource_to_block_cache
 
-  async def uploaded_only(path: Any) -> str | None:
-    if path is not None and "://" in str(path):
+  async def uploaded_only(url_or_file_path: str | Path | None) -> str | None:
+    if is_http_url_like(str(url_or_file_path)):
       raise gr.Error("Addresses are not fetched: upload the file.")
-    return await moved(path)
+    return await moved(url_or_file_path)
 
   image.async_move_resource_to_block_cache = uploaded_only
   image.preprocess = lambda payload: payload.path if payload else None
@@ -112,55 +149,57 @@ def _words_input(looker: Looker, choices: Sequence[str] | None) -> Any:
 
 
 def _outputs(run: str, number: int) -> list[Any]:
-  """A run's column: picture, what was found or went wrong, the boxes, and the file of them."""
+  """A run's column: what was found or went wrong, picture, boxes, and the file of them."""
+  said = gr.HTML(_said("Nothing was looked for yet."), padding=False, elem_id=f"said{number}")
   picture = gr.Image(
     label=run,
     interactive=False,
     format="png",
     buttons=["download", "fullscreen"],
     elem_id=f"picture{number}",
+    elem_classes="picture",
   )
-  said = gr.HTML(_said("Nothing was looked for yet."), elem_id=f"said{number}")
-  table = gr.Dataframe(
-    headers=list(_COLUMNS),
-    interactive=False,
-    label="Boxes, in pixels",
-    max_height=320,
-    elem_id=f"table{number}",
-  )
+  table = gr.HTML(padding=False, elem_id=f"table{number}")
   file = gr.DownloadButton("Boxes as COCO JSON", interactive=False, elem_id=f"file{number}")
-  return [picture, said, table, file]
+  return [said, picture, table, file]
 
 
 def _seen(
   looker: Looker, run: str, path: str | None, words: Any, least: float, folder: Path
 ) -> list[Any]:
   """The content of a run's column."""
-  nothing = gr.DownloadButton(value=None, interactive=False)
+  nothing = [None, "", gr.DownloadButton(value=None, interactive=False)]
   if path is None:
-    return [None, _said("There is no image yet: drop one, or choose one."), [], nothing]
+    return [_said("There is no image yet: drop one, or choose one."), *nothing]
   name = Path(path).name
   try:
     every = looker.look(run, _content(path, looker), name, words)
   except (ValueError, TooManyError) as error:
-    return [None, _said(str(error), "alert"), [], nothing]
+    return [_said(str(error), "alert"), *nothing]
   found = every.above(least)
-  result = found.result
-  rows = [
-    [label, round(float(score), 3), *(round(float(value), 1) for value in box)]
-    for label, score, box in zip(result.labels, result.scores, result.boxes)
-  ]
-  # Each in a folder of its own, so that visitors get what they see.
-  file = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(name).stem}.json"
-  text = json.dumps(answer(run, result).model_dump(exclude_none=True), indent=1)
-  file.write_text(text, encoding="utf-8")
-  ranked = Counter(result.labels).most_common()
+  ranked = Counter(found.result.labels).most_common()
   summary = ", ".join(f"{count} {label}" for label, count in ranked)
   if not summary:
     best = f" The best has {every.result.scores[0]:.2f}." if len(every.result) else ""
     summary = f"Nothing has a score of {least:g}.{best}"
+  # In a folder of its own, so that each visitor gets what is on the page.
+  file = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(name).stem}.json"
+  content = answer(run, found.result).model_dump(exclude_none=True)
+  file.write_text(json.dumps(content, indent=1), encoding="utf-8")
   download = gr.DownloadButton(value=os.fspath(file), interactive=True)
-  return [found.draw(), _said(summary), rows, download]
+  return [_said(summary), found.draw(), _table(found.result), download]
+
+
+def _table(result: Result) -> str:
+  """The boxes as HTML."""
+  head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
+  rows = [
+    f"<td>{html.escape(label)}</td><td>{score:.2f}</td>"
+    + "".join(f"<td>{value:.1f}</td>" for value in box)
+    for label, score, box in zip(result.labels, result.scores, result.boxes)
+  ]
+  body = "".join(f"<tr>{row}</tr>" for row in rows)
+  return f'<div class="boxes"><table><tr>{head}</tr>{body}</table></div>' if rows else ""
 
 
 def _content(path: str, looker: Looker) -> bytes:
@@ -175,4 +214,4 @@ def _content(path: str, looker: Looker) -> bytes:
 
 
 def _said(sentence: str, role: str = "status") -> str:
-  return f'<div class="found" role="{role}">{html.escape(sentence)}</div>'
+  return f'<div class="said" role="{role}">{html.escape(sentence)}</div>'

@@ -5,7 +5,6 @@ import binascii
 import contextlib
 import ipaddress
 import json
-import os
 import signal
 import socket
 import tempfile
@@ -13,10 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# What Gradio would tell its makers, and where it puts files, is settled when it is imported.
-os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-
-import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -72,7 +67,6 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: list[Path]) ->
       machine's address gets an answer.
     examples: images to choose from.
   """
-  os.environ["GRADIO_TEMP_DIR"] = os.fspath(folder)
   # The pages of API documentation would fetch their scripts elsewhere.
   app = FastAPI(title="rkd_jax", version=__version__, docs_url=None, redoc_url=None)
 
@@ -103,21 +97,7 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: list[Path]) ->
   if local:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
   app.add_middleware(_Guard, most_bytes=looker.max_bytes)
-  blocks = page.build(looker, folder, examples)
-  blocks.queue(max_size=2 * len(looker.detectors) + 30, api_open=False)
-  return gr.mount_gradio_app(
-    app,
-    blocks,
-    path="/",
-    footer_links=[],
-    run_history=False,
-    max_file_size=looker.max_bytes,
-    ssr_mode=False,
-    pwa=False,
-    mcp_server=False,
-    theme=page.THEME,
-    css=page.CSS,
-  )
+  return page.mount(app, looker, folder, examples)
 
 
 async def _question(request: Request, looker: Looker) -> Question:
