@@ -14,6 +14,7 @@ os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": 
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import routes
 from gradio.themes import Default
 from gradio_client.utils import is_http_url_like
 
@@ -45,7 +46,8 @@ _CSS = """
 
 def mount(app: FastAPI, looker: Looker, folder: Path, examples: Sequence[Path] = ()) -> FastAPI:
   """The application with the page at its root; see `build`."""
-  os.environ["GRADIO_TEMP_DIR"] = os.fspath(folder)
+  # Of the two Gradio has read the second already, when it was imported.
+  os.environ["GRADIO_TEMP_DIR"] = routes.DEFAULT_TEMP_DIR = os.fspath(folder)
   blocks = build(looker, folder, examples)
   # The page waits in a queue of its own, of which one request at a time comes to the looker.
   blocks.queue(max_size=_MOST_QUEUED, api_open=False)

@@ -5,6 +5,7 @@ import binascii
 import contextlib
 import ipaddress
 import json
+import re
 import signal
 import socket
 import tempfile
@@ -15,10 +16,10 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +33,12 @@ _POLICY = (
   "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' "
   "'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: "
   "blob:; worker-src 'self' blob:; frame-ancestors 'none'"
+)
+# Gradio serves more than a page needs, such as tools that change videos and programs.
+_SERVED = re.compile(
+  r"/(health|predict|openapi\.json|config/?|theme\.css|favicon\.ico|manifest\.json"
+  r"|(assets|static|svelte)/.*|gradio_api/(upload|upload_progress|file=.*|queue/(join|data)"
+  r"|run/predict|heartbeat/\w+|cancel|reset|startup-events)/?)?"
 )
 # Of a request, beside the image.
 _OTHER_BYTES = 200_000
@@ -141,7 +148,7 @@ def _refusal(status: int, sentence: str, headers: Any = None) -> JSONResponse:
 
 
 class _Guard:
-  """Refuses bodies that are too large before they are read, and posts that other sites send."""
+  """Refuses what the page does not need, bodies that are too large, and what other sites send."""
 
   def __init__(self, app: ASGIApp, most_bytes: int):
     self._app = app
@@ -161,10 +168,12 @@ class _Guard:
         headers["Referrer-Policy"] = "no-referrer"
       await send(message)
 
-    refused = self._refused(scope["method"], Headers(scope=scope))
+    refused = self._refused(scope["method"], scope["path"], Headers(scope=scope))
     await (refused or self._app)(scope, receive, guarded)
 
-  def _refused(self, method: str, headers: Headers) -> JSONResponse | None:
+  def _refused(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
+    if not _SERVED.fullmatch(path):
+      return _refusal(404, "There is nothing here; the page is at /.")
     if method != "POST":
       return None
     length = headers.get("content-length", "")
