@@ -7,8 +7,8 @@ RUN is as for `rkd-jax predict`.  Of two runs, whose results stand side by side,
 docs/web.md says what the endpoint takes and gives, and what is limited.
 """
 
+import functools
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,10 +63,9 @@ def main(given: flags.FlagValues, arguments: Sequence[str]) -> None:
       )
       for run in arguments
     }
-    with tempfile.TemporaryDirectory() as folder:
-      examples = examples_of(next(iter(detectors.values())), Path(folder))
-      looker = Looker(detectors, given.max_pixels, given.max_megabytes)
-      serve(looker, given.host, given.port, examples)
+    looker = Looker(detectors, given.max_pixels, given.max_megabytes)
+    examples = functools.partial(examples_of, detectors[arguments[0]])
+    serve(looker, given.host, given.port, examples)
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f"{error}")
 

@@ -141,6 +141,10 @@ class Looker:
       return None
     return tuple(name for name in known[0] if all(name in names for names in known))
 
+  def busy(self) -> bool:
+    """Whether a detector is looking, or being compiled."""
+    return self._turn.locked()
+
   def look(self, run: str, image: bytes, name: str, words: str | Sequence[str] | None) -> Found:
     """All that a run finds of the words, at whatever score.
 

@@ -32,13 +32,14 @@ _THEME = Default(
 ).set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
 _CSS = """
 .gradio-container { max-width: 1600px !important; margin: auto; }
-.said { font-size: 1.05em; padding: 0.4em 0; overflow-wrap: anywhere; }
+.gradio-container .main { max-width: 100vw; }
+.said { font-size: 1.05em; padding: 0.2em 0; min-height: 3.2em; overflow-wrap: anywhere; }
 .said[role=alert] { border-left: 4px solid #d9480f; padding-left: 0.7em; }
 .boxes { overflow: auto; max-height: 22em; }
 .boxes table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .boxes :is(th, td) { padding: 0.25em 0.5em; text-align: right; }
 .boxes :is(th, td) { border: 1px solid var(--border-color-primary) !important; }
-.boxes :is(th, td):first-child { text-align: left; }
+.boxes :is(th, td):first-child { text-align: left; min-width: 7em; overflow-wrap: anywhere; }
 /* The name and the buttons stand above the picture, which may have boxes in its corners. */
 .picture .image-container { padding-top: 2.2em; }
 """
@@ -144,7 +145,7 @@ def _words_input(looker: Looker, choices: Sequence[str] | None) -> Any:
     label="Words",
     info="Commas between them; Enter looks."
     + (f" None looks for the run's own {len(own)}." if own else ""),
-    placeholder=", ".join(own[:3]) or "red car, dog",
+    placeholder=", ".join(own[:2]) or "red car, dog",
     max_lines=3,
     elem_id="words",
   )

@@ -1,15 +1,17 @@
 """The page and the endpoint as one application, and the server that runs it until it is stopped."""
 
+import asyncio
 import base64
 import binascii
 import contextlib
 import ipaddress
 import json
+import os
 import re
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,11 @@ class Health(BaseModel):
   runs: list[str]
 
 
-def make_app(looker: Looker, folder: Path, local: bool, examples: list[Path]) -> FastAPI:
+# Writes images to choose from into a folder.
+Examples = Callable[[Path], list[Path]]
+
+
+def make_app(looker: Looker, folder: Path, local: bool, examples: Examples) -> FastAPI:
   """The application.
 
   Args:
@@ -72,7 +78,7 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: list[Path]) ->
     folder: for uploaded and drawn files, whose removal is the caller's.
     local: only names of this machine are answered to, so that no site that gives its own name this
       machine's address gets an answer.
-    examples: images to choose from.
+    examples: writes images to choose from into `folder`.
   """
   # The pages of API documentation would fetch their scripts elsewhere.
   app = FastAPI(title="rkd_jax", version=__version__, docs_url=None, redoc_url=None)
@@ -91,6 +97,8 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: list[Path]) ->
       raise HTTPException(503, f"{error}", {"Retry-After": "5"}) from error
     except ValueError as error:
       raise HTTPException(400, f"{error}") from error
+    except asyncio.CancelledError as error:
+      raise HTTPException(503, "The server was stopped.") from error
     return answer(run, found.result.above(asked.min_score))
 
   @app.exception_handler(HTTPException)
@@ -104,7 +112,7 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: list[Path]) ->
   if local:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
   app.add_middleware(_Guard, most_bytes=looker.max_bytes)
-  return page.mount(app, looker, folder, examples)
+  return page.mount(app, looker, folder, examples(folder))
 
 
 async def _question(request: Request, looker: Looker) -> Question:
@@ -209,7 +217,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def serving(
-  looker: Looker, host: str, port: int, examples: list[Path]
+  looker: Looker, host: str, port: int, examples: Examples
 ) -> Iterator[tuple[uvicorn.Server, socket.socket, str]]:
   """A server with its socket and address, not yet running; its files are removed at the end."""
   with tempfile.TemporaryDirectory(prefix="rkd_jax_web_") as folder, _bound(host, port) as bound:
@@ -220,7 +228,7 @@ def serving(
     yield uvicorn.Server(config), bound, f"http://{shown}:{bound.getsockname()[1]}"
 
 
-def serve(looker: Looker, host: str, port: int, examples: list[Path]) -> None:
+def serve(looker: Looker, host: str, port: int, examples: Examples) -> None:
   """Serves until Ctrl-C or SIGTERM.
 
   Raises:
@@ -234,6 +242,9 @@ def serve(looker: Looker, host: str, port: int, examples: list[Path]) -> None:
       server.run([bound])
   finally:
     print("Stopped.", flush=True)
+    if looker.busy():
+      # A program that is being compiled, for minutes perhaps, cannot be told to end.
+      os._exit(0)
 
 
 def _stop(number: int, frame: Any) -> None:

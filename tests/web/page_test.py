@@ -96,6 +96,7 @@ def test_addresses_are_not_fetched_for_the_page(tmp_path):
     asyncio.run(image.async_move_resource_to_block_cache("http://127.0.0.1/a.png"))
 
 
+REQUEST = "Network.requestWillBeSent"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 
@@ -151,10 +152,8 @@ def pixels(browser):
 def test_the_page_in_a_browser(browser, tmp_path):
   for name, content in {"a.png": made.encoded(size=(160, 120)), "b.jpg": b"no picture"}.items():
     (tmp_path / name).write_bytes(content)
-  looker = made.looker(made.detector(clip=True), made.detector())
-  looker.detectors["run1"].words._open = made.Clip
-  looker.detectors["run1"].words.has_clip = True
-  with running(looker, [tmp_path / "a.png"]) as address:
+  looker = made.looker(made.detector(clip=True), made.detector(clip=True))
+  with running(looker, lambda folder: [tmp_path / "a.png"]) as address:
     browser.get(address)
     upload = until(browser, lambda b: one(b, "#image input[type=file]"))
     words = until(browser, lambda b: one(b, "#words textarea"))
@@ -176,9 +175,14 @@ def test_the_page_in_a_browser(browser, tmp_path):
     assert looker.computed == computed
     rows = browser.find_elements("css selector", "#table0 tr")
     assert [row.text.split()[0] for row in rows] == ["word", "bird"]
-    link = until(browser, lambda b: one(b, "#file0 a, a#file0")).get_attribute("href")
-    script = "const done = arguments[1]; fetch(arguments[0]).then(r => r.text()).then(done)"
-    assert len(json.loads(browser.execute_async_script(script, link))["annotations"]) == 1
+    # The boxes are downloaded.
+    folder = tmp_path / "downloads"
+    behavior = {"behavior": "allow", "downloadPath": str(folder)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", behavior)
+    one(browser, "#file0").click()
+    until(browser, lambda b: (folder / "a.json").exists())
+    (box,) = json.loads((folder / "a.json").read_text())["annotations"]
+    assert (box["category"], box["bbox"]) == ("bird", [0, 0, 80, 60])
     # A word that the CLIP does not know, and a file that is no picture, are sentences.
     words.clear()
     words.send_keys("zebra\n")
@@ -194,9 +198,6 @@ def test_the_page_in_a_browser(browser, tmp_path):
   parsed = map(urllib.parse.urlsplit, sent)
   others = {url.netloc for url in parsed if url.scheme.startswith(("http", "ws"))}
   assert others == {address.removeprefix("http://")}
-
-
-REQUEST = "Network.requestWillBeSent"
 
 
 @pytest.mark.door

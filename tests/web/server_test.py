@@ -7,21 +7,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from rkd_jax.web import server
+from rkd_jax.web import page, server
 from tests import made_looker as made
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def running(looker, examples=(), host="127.0.0.1"):
+def running(looker, examples=lambda folder: []):
   """The address of a server, which is stopped at the end."""
-  with server.serving(looker, host, 0, list(examples)) as (running, bound, address):
+  with server.serving(looker, "127.0.0.1", 0, examples) as (running, bound, address):
     thread = threading.Thread(target=running.run, args=([bound],), daemon=True)
     thread.start()
     try:
@@ -178,11 +179,32 @@ def test_files_are_removed_at_the_end(monkeypatch, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.door
+def test_uploads_are_removed_in_time_and_examples_stay(monkeypatch):
+  monkeypatch.setattr(page, "_REMOVAL", (1, 1))
+
+  def examples(folder):
+    (folder / "example.png").write_bytes(made.encoded())
+    return [folder / "example.png"]
+
+  with running(made.looker(), examples) as address, httpx.Client(base_url=address) as client:
+    files = {"files": ("a.png", made.encoded())}
+    (uploaded,) = client.post("/gradio_api/upload", files=files).json()
+    (example,) = Path(uploaded).parents[1].glob("**/example.png")
+    assert Path(uploaded).exists()
+    for _ in range(60):
+      if not Path(uploaded).exists():
+        break
+      time.sleep(0.5)
+    assert not Path(uploaded).exists() and example.exists()
+    assert client.get(f"/gradio_api/file={example}").content == made.encoded()
+
+
 def test_a_taken_port_is_a_sentence(address):
   port = int(address.rpartition(":")[2])
   with (
     pytest.raises(OSError, match=f"127.0.0.1:{port}: .*Give another --port"),
-    server.serving(made.looker(), "127.0.0.1", port, []),
+    server.serving(made.looker(), "127.0.0.1", port, lambda folder: []),
   ):
     pass
 
@@ -199,9 +221,9 @@ def test_loopback(host, local):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_leaves_nothing(number, tmp_path):
   code = """
-from rkd_jax.web import server
+from rkd_jax.web import page, server
 from tests import made_looker
-server.serve(made_looker.looker(), "127.0.0.1", 0, [])
+server.serve(made_looker.looker(), "127.0.0.1", 0, lambda folder: [])
 """
   process = subprocess.Popen(
     [sys.executable, "-c", code],
