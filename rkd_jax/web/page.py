@@ -35,11 +35,11 @@ _CSS = """
 .gradio-container .main { max-width: 100vw; }
 .said { font-size: 1.05em; padding: 0.2em 0; min-height: 3.2em; overflow-wrap: anywhere; }
 .said[role=alert] { border-left: 4px solid #d9480f; padding-left: 0.7em; }
-.boxes { overflow: auto; max-height: 22em; }
+.boxes { overflow: auto; max-height: 22em; font-size: 0.9em; }
 .boxes table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.boxes :is(th, td) { padding: 0.25em 0.5em; text-align: right; }
+.boxes :is(th, td) { padding: 0.25em 0.4em; text-align: right; }
 .boxes :is(th, td) { border: 1px solid var(--border-color-primary) !important; }
-.boxes :is(th, td):first-child { text-align: left; min-width: 7em; overflow-wrap: anywhere; }
+.boxes :is(th, td):first-child { text-align: left; min-width: 6em; overflow-wrap: anywhere; }
 /* The name and the buttons stand above the picture, which may have boxes in its corners. */
 .picture .image-container { padding-top: 2.2em; }
 """

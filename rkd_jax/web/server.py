@@ -102,11 +102,11 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: Examples) -> F
     return answer(run, found.result.above(asked.min_score))
 
   @app.exception_handler(HTTPException)
-  def refused(_: Request, error: HTTPException) -> JSONResponse:
+  async def refused(_: Request, error: HTTPException) -> JSONResponse:
     return _refusal(error.status_code, error.detail, error.headers)
 
   @app.exception_handler(Exception)
-  def failed(_: Request, error: Exception) -> JSONResponse:
+  async def failed(_: Request, error: Exception) -> JSONResponse:
     return _refusal(500, f"The server failed ({type(error).__name__}); its terminal says more.")
 
   if local:

@@ -217,16 +217,24 @@ def test_loopback(host, local):
   assert server.is_loopback(host) == local
 
 
-@pytest.mark.door
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_and_leaves_nothing(number, tmp_path):
-  code = """
-from rkd_jax.web import page, server
+SERVER = """
+import time
+from rkd_jax.web import server
 from tests import made_looker
-server.serve(made_looker.looker(), "127.0.0.1", 0, lambda folder: [])
+
+looker = made_looker.looker()
+looker.detectors["run0"].network.wait = lambda: (print("looking", flush=True), time.sleep(600))
+server.serve(looker, "127.0.0.1", 0, lambda folder: [])
 """
+
+
+@pytest.mark.door
+@pytest.mark.parametrize(
+  ("number", "busy"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True)]
+)
+def test_a_signal_ends_it_and_leaves_nothing(number, busy, tmp_path):
   process = subprocess.Popen(
-    [sys.executable, "-c", code],
+    [sys.executable, "-c", SERVER],
     cwd=REPOSITORY,
     env={"PATH": "", "TMPDIR": str(tmp_path)},
     stdout=subprocess.PIPE,
@@ -237,9 +245,17 @@ server.serve(made_looker.looker(), "127.0.0.1", 0, lambda folder: [])
     address = process.stdout.readline().split()[1]
     assert httpx.get(f"{address}/health", timeout=30).json()["status"] == "ok"
     assert len(list(tmp_path.iterdir())) == 1
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      if busy:
+        files = {"image": ("a.png", made.encoded())}
+        asked = pool.submit(httpx.post, f"{address}/predict", files=files, timeout=60)
+        assert process.stdout.readline() == "looking\n"
+      process.send_signal(number)
+      out, err = process.communicate(timeout=60)
   finally:
     process.kill()
-  assert (process.returncode, out, err) == (0, "Stopped.\n", "")
+  if busy:
+    assert asked.result().json() == {"error": "The server was stopped."}
+  assert (process.returncode, out.splitlines()[-1]) == (0, "Stopped.")
+  assert "Traceback" not in err
   assert list(tmp_path.iterdir()) == []
