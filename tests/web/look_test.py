@@ -171,9 +171,9 @@ def test_requests_take_turns_and_too_many_are_refused(looker, monkeypatch):
   go.set()
   for thread in threads:
     thread.join(30)
-  assert sorted(said) == ["4 requests are waiting already: try again in a moment."] * 6 + [
-    "found"
-  ] * 4
+  assert (
+    sorted(said) == ["4 requests are waiting already: try again in a moment."] * 6 + ["found"] * 4
+  )
   assert network.most_at_once == 1 and looker.computed == 4
 
 
