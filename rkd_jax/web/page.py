@@ -48,7 +48,8 @@ _CSS = """
 def mount(app: FastAPI, looker: Looker, folder: Path, examples: Sequence[Path] = ()) -> FastAPI:
   """The application with the page at its root; see `build`."""
   # Of the two Gradio has read the second already, when it was imported.
-  os.environ["GRADIO_TEMP_DIR"] = routes.DEFAULT_TEMP_DIR = os.fspath(folder)
+  os.environ["GRADIO_TEMP_DIR"] = os.fspath(folder)
+  routes.DEFAULT_TEMP_DIR = os.fspath(folder)  # pyright: ignore[reportPrivateImportUsage]
   blocks = build(looker, folder, examples)
   # The page waits in a queue of its own, of which one request at a time comes to the looker.
   blocks.queue(max_size=_MOST_QUEUED, api_open=False)
