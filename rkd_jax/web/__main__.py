@@ -63,6 +63,9 @@ def main(given: flags.FlagValues, arguments: Sequence[str]) -> None:
       )
       for run in arguments
     }
+    for detector in detectors.values():
+      if detector.words.has_clip:
+        detector.words.clip()  # one that is not there is said now, not to a visitor
     looker = Looker(detectors, given.max_pixels, given.max_megabytes)
     examples = functools.partial(examples_of, detectors[arguments[0]])
     serve(looker, given.host, given.port, examples)

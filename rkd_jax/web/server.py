@@ -87,7 +87,10 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: Examples) -> F
   def health() -> Health:
     return Health(status="ok", version=__version__, runs=list(looker.detectors))
 
-  @app.post("/predict", response_model_exclude_none=True)
+  schema = {"schema": Question.model_json_schema()}
+  kinds = {"content": {kind: schema for kind in ("multipart/form-data", "application/json")}}
+
+  @app.post("/predict", response_model_exclude_none=True, openapi_extra={"requestBody": kinds})
   async def predict(request: Request) -> Answer:
     asked = await _question(request, looker)
     run = asked.run or next(iter(looker.detectors))

@@ -83,11 +83,13 @@ def test_a_host_that_others_reach_is_warned_of(folder):
   assert "Warning: everybody who reaches 0.0.0.0 can use this page" in err
 
 
-def test_what_is_wrong_is_a_sentence(tmp_path):
+def test_what_is_wrong_is_a_sentence(folder, tmp_path):
   done = ended()
   assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Say which run")
   done = ended(str(tmp_path / "none"))
   assert done.returncode == 1 and "Traceback" not in done.stderr and "none" in done.stderr
+  done = ended(str(folder / RUNS[0]), "--clip=nowhere.pt")
+  assert done.returncode == 1 and "Traceback" not in done.stderr and "nowhere.pt" in done.stderr
 
 
 def test_without_gradio_it_says_what_to_install():

@@ -55,6 +55,16 @@ def test_health_tells_the_runs(client):
   assert answer["status"] == "ok" and answer["runs"] == ["run0", "run1"]
 
 
+def test_the_types_of_the_endpoint_are_told(client):
+  told = client.get("/openapi.json").json()
+  post = told["paths"]["/predict"]["post"]
+  asked = post["requestBody"]["content"]["application/json"]["schema"]["properties"]
+  assert list(asked) == ["image", "name", "words", "min_score", "run"]
+  answered = post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+  answer = told["components"]["schemas"][answered.rpartition("/")[2]]["properties"]
+  assert set(answer) == {"run", "images", "categories", "annotations"}
+
+
 def test_a_form_and_json_get_the_same_answer(client):
   image = made.encoded()
   form = client.post("/predict", files={"image": ("a.png", image)}, data={"words": "cat, dog"})
