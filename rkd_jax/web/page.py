@@ -23,6 +23,8 @@ from rkd_jax.detect.result import Result
 from rkd_jax.web.look import Looker, TooManyError, answer
 
 _MOST_QUEUED = 40
+# Words that are counted in the sentence above the picture.
+_NAMED = 4
 # Seconds between removals of files, and after which what was uploaded or drawn is removed.
 _REMOVAL = (60, 600)
 _COLUMNS = ("word", "score", "x1", "y1", "x2", "y2")
@@ -31,7 +33,7 @@ _THEME = Default(
   font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
 ).set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
 _CSS = """
-.gradio-container { max-width: 1600px !important; margin: auto; }
+.gradio-container { width: 100%; max-width: 1600px !important; margin: auto; }
 .gradio-container .main { max-width: 100vw; }
 .said { font-size: 1.05em; padding: 0.2em 0; min-height: 3.2em; overflow-wrap: anywhere; }
 .said[role=alert] { border-left: 4px solid #d9480f; padding-left: 0.7em; }
@@ -182,7 +184,9 @@ def _seen(
     return [_said(str(error), "alert"), *nothing]
   found = every.above(least)
   ranked = Counter(found.result.labels).most_common()
-  summary = ", ".join(f"{count} {label}" for label, count in ranked)
+  summary = ", ".join(f"{count} {label}" for label, count in ranked[:_NAMED])
+  if (others := len(ranked) - _NAMED) > 0:
+    summary += f", and {others} other word{'s' if others > 1 else ''}"
   if not summary:
     best = f" The best has {every.result.scores[0]:.2f}." if len(every.result) else ""
     summary = f"Nothing has a score of {least:g}.{best}"

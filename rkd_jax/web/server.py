@@ -88,7 +88,7 @@ def make_app(looker: Looker, folder: Path, local: bool, examples: Examples) -> F
     return Health(status="ok", version=__version__, runs=list(looker.detectors))
 
   schema = {"schema": Question.model_json_schema()}
-  kinds = {"content": {kind: schema for kind in ("multipart/form-data", "application/json")}}
+  kinds = {"content": dict.fromkeys(("multipart/form-data", "application/json"), schema)}
 
   @app.post("/predict", response_model_exclude_none=True, openapi_extra={"requestBody": kinds})
   async def predict(request: Request) -> Answer:

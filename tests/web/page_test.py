@@ -39,6 +39,12 @@ def test_a_column_shows_what_was_found(looker, image, tmp_path):
   assert file.interactive and len(COCO(file.value["path"]).anns) == 2
 
 
+def test_the_most_frequent_words_are_counted(looker, image, tmp_path, monkeypatch):
+  monkeypatch.setattr(page, "_NAMED", 1)
+  assert "1 cat, and 1 other word<" in seen(looker, image, "cat, dog", tmp_path)[0]
+  assert "1 cat, and 2 other words<" in seen(looker, image, None, tmp_path, 0)[0]
+
+
 def test_a_higher_score_leaves_nothing_and_says_so(looker, image, tmp_path):
   said, picture, table, _ = seen(looker, image, "cat", tmp_path, 0.95)
   assert "Nothing has a score of 0.95. The best has 0.90." in said and table == ""
