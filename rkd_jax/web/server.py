@@ -207,12 +207,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-  """A socket at the address; OSError, with what to do, where that cannot be."""
+  """A socket that listens at the address; OSError, with what to do, where that cannot be."""
   try:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(address)
+    bound.listen()  # who comes before the server runs has to wait, and is not refused
   except OSError as error:
     raise OSError(f"{host}:{port}: {error}. Give another --port or --host.") from error
   return bound
