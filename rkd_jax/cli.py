@@ -9,6 +9,7 @@ VERBS = {
   "eval": ("main", ["--mode=eval"], "evaluate a run's newest checkpoint"),
   "predict": ("predict", [], "draw what a detector finds on any images, for any class names"),
   "data": ("own_data", [], "make records of your own annotated photographs: COCO, VOC or YOLO"),
+  "web": ("web.__main__", [], "a page on which somebody types words and sees the boxes"),
   "precompute": ("precompute", [], "store what the frozen teachers say about every image"),
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
   "download": ("weights.download", [], "fetch published weights by name, and check them"),

@@ -133,7 +133,7 @@ def in_rgb(image: Image.Image, name: str, max_pixels: int = MAX_PIXELS) -> Image
     raise
   except Exception as error:  # as in `_decode`
     raise BadImageError(f"Cannot decode {name}: {error}. {_REMEDY}") from error
-  return picture if turn is None else picture.transpose(turn)
+  return _turned(picture, turn)
 
 
 def pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -161,8 +161,7 @@ def _decode(
       turn = _UPRIGHT.get(_orientation(image) or 1)
       picture = _in_rgb(image)
     del image  # what was not in RGB need not stay
-    if turn is not None:
-      picture = picture.transpose(turn)
+    picture = _turned(picture, turn)
   if recorded is not None and picture.size != recorded:
     _differs(name, picture.size, recorded)
   return picture
@@ -244,6 +243,14 @@ def _no_image(stream: BinaryIO) -> str:
     if start == prefix or (prefix and start.startswith(prefix)):
       return reason
   return f"no known format ({', '.join(FORMATS)}), or its header is damaged"
+
+
+def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+  """The picture upright; it no longer says how it lay, so that nobody turns it again."""
+  if turn is not None:
+    picture = picture.transpose(turn)
+    picture.info = {}
+  return picture
 
 
 def _orientation(image: Image.Image) -> int | None:

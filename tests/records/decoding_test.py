@@ -46,8 +46,10 @@ def test_decoding_turns_the_image_upright(orientation):
   image = RNG.integers(0, 256, (4, 6, 3), np.uint8)
   exif = Image.Exif()
   exif[0x0112] = orientation
-  upright = np.asarray(decoding.open_image(_encode(image, exif=exif), "photo.png"))
+  upright = decoding.open_image(_encode(image, exif=exif), "photo.png")
   np.testing.assert_array_equal(upright, UPRIGHT[orientation](image))
+  # What is upright is not turned again.
+  np.testing.assert_array_equal(decoding.in_rgb(upright, "photo.png"), upright)
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG"])
