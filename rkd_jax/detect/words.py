@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from rkd_jax.files.untrusted.reading import shown
 from rkd_jax.frozen.clip import FrozenClip
 from rkd_jax.ops.host import unit
-from rkd_jax.records.class_names import check_chosen, clean_name, nearest, parse_names
+from rkd_jax.records.class_names import check_chosen, clean_name, nearest
 from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
 from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
 
@@ -91,8 +91,8 @@ class Words:
     Raises:
       ValueError: no word, one that comes twice, is too long, or has no embedding.
     """
-    given = parse_names(words) if isinstance(words, str) else map(clean_name, words)
-    names = tuple(name for name in given if name)
+    given = words.split(",") if isinstance(words, str) else words
+    names = tuple(filter(None, map(clean_name, given)))
     check_chosen(names, "The list of words")
     if long := next((name for name in names if len(name) > _LONGEST), None):
       raise ValueError(
