@@ -22,7 +22,7 @@ test: .venv/ready-dev
 faults: .venv/ready-dev           ## damaged files, killed runs, full disks, hostile and malformed input
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m faults
 
-door: .venv/ready-dev             ## own data, prediction, pages and exports, from end to end
+door: .venv/ready-door            ## own data, prediction, pages and exports, from end to end
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m door
 
 parity: .venv/ready-dev           ## all published networks, compiled as in use, against the originals
@@ -61,6 +61,10 @@ lint: .venv/ready-dev
 
 .venv/ready-dev: .venv/ready requirements-dev.txt
 	$(PIP_INSTALL) -r requirements-dev.txt
+	touch $@
+
+.venv/ready-door: .venv/ready-dev requirements-door.txt
+	$(PIP_INSTALL) -r requirements-door.txt
 	touch $@
 
 .venv/ready-docs: .venv/ready requirements-docs.txt

@@ -5,11 +5,16 @@ import threading
 
 import numpy as np
 import pytest
+
+pytest.importorskip("gradio", reason="Gradio is the extra `web`")
+
 from PIL import Image
 from pycocotools.coco import COCO
 
 from rkd_jax.web import look
 from tests import made_looker as made
+
+pytestmark = pytest.mark.door
 
 
 @pytest.fixture

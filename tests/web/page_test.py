@@ -6,14 +6,19 @@ import json
 import shutil
 import urllib.parse
 
-import gradio as gr
 import pytest
+
+pytest.importorskip("gradio", reason="Gradio is the extra `web`")
+
+import gradio as gr
 from PIL import Image
 from pycocotools.coco import COCO
 
 from rkd_jax.web import page
 from tests import made_looker as made
 from tests.web.server_test import running
+
+pytestmark = pytest.mark.door
 
 
 @pytest.fixture

@@ -10,11 +10,16 @@ import threading
 import time
 from pathlib import Path
 
-import httpx
 import pytest
+
+pytest.importorskip("gradio", reason="Gradio is the extra `web`")
+
+import httpx
 
 from rkd_jax.web import page, server
 from tests import made_looker as made
+
+pytestmark = pytest.mark.door
 
 REPOSITORY = Path(__file__).parents[2]
 
