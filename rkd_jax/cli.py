@@ -11,6 +11,7 @@ VERBS = {
   "precompute": ("precompute", [], "store what the frozen teachers say about every image"),
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
   "convert": ("convert", [], "read and write checkpoints of detectron2"),
+  "export": ("export.__main__", [], "write a detector for JAX alone, ONNX or TensorFlow"),
   "plan": (
     "plan.__main__",
     [],
