@@ -329,6 +329,21 @@ def _sliced(graph: _Graph, eqn: Any, x: _Value) -> str:
   return graph.op("Slice", x, *(graph.ints(*numbers) for numbers in bounds))
 
 
+def _over_images(graph: _Graph, eqn: Any, x: _Value) -> str:
+  """The largest of what the images of a `jax.vmap` have, which is an axis."""
+  axes = eqn.params["axes"]
+  if not all(isinstance(axis, int) for axis in axes):
+    raise _unknown(eqn, "over devices")
+  return graph.op("ReduceMax", x, graph.ints(*axes), keepdims=0)
+
+
+def _reversed(graph: _Graph, eqn: Any, x: _Value) -> str:
+  axes = eqn.params["dimensions"]
+  before = np.iinfo(np.int64).min  # the end of what begins at the last and goes down
+  ends = (graph.ints(*[n] * len(axes)) for n in (-1, before))
+  return graph.op("Slice", x, *ends, graph.ints(*axes), graph.ints(*[-1] * len(axes)))
+
+
 def _dynamic_slice(graph: _Graph, eqn: Any, x: _Value, *starts: _Value) -> str:
   sizes, shape = eqn.params["slice_sizes"], eqn.invars[0].aval.shape
   first = graph.op("Concat", *(graph.reshape(graph.cast(s, np.int64), [1]) for s in starts), axis=0)
@@ -582,6 +597,11 @@ def _integer_pow(graph: _Graph, eqn: Any, x: _Value) -> str:
   return graph.op("Pow", x, np.array(eqn.params["y"], eqn.outvars[0].aval.dtype))
 
 
+def _split(graph: _Graph, eqn: Any, x: _Value) -> list[_Value]:
+  axis, ends = eqn.params["axis"], [*itertools.accumulate(eqn.params["sizes"], initial=0)]
+  return [graph.slice(x, axis, *bounds) for bounds in itertools.pairwise(ends)]
+
+
 def _stack(graph: _Graph, eqn: Any, *parts: _Value) -> str:
   axis = eqn.params["axis"]
   shape = [1 if i == axis else n for i, n in enumerate(eqn.outvars[0].aval.shape)]
@@ -629,11 +649,14 @@ _FORMS: dict[str, Callable[..., Any]] = {
   "ne": lambda g, e, x, y: g.op("Not", g.op("Equal", x, y)),
   "pad": _pad,
   "platform_index": _default_platform,
+  "pmax": _over_images,
   "rem": lambda g, e, x, y: g.op("Mod", x, y, fmod=1),
+  "rev": _reversed,
   "rsqrt": lambda g, e, x: g.op("Reciprocal", g.op("Sqrt", x)),
   "select_n": _select,
   "slice": _sliced,
   "sort": _sort,
+  "split": _split,
   "square": lambda g, e, x: g.op("Mul", x, x),
   "stack": _stack,
   "top_k": _top_k,
