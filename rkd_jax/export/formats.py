@@ -1,16 +1,17 @@
 """The files of an exported detector in each format, and the folder that holds them.
 
-    export.json               what `standalone` needs to know, and with what it was made
-    README.md, run.py         how to use it, and a program that does, without this package
-    class_embeddings.npz      the detector's own vocabulary, if it has one with names
-    detector_HxW.jaxexport    jax: a program for each canvas, for CPUs, GPUs and TPUs, and
-    weights.safetensors       the parameters that they are given
-    detector_HxW.onnx         onnx: a model for each canvas, and
-    weights.bin               the constants that they share
-    saved_model.pb, ...       savedmodel: one with a signature for each canvas
+export.json               what `standalone` needs to know, and with what it was made
+README.md, run.py         how to use it, and a program that does, without this package
+class_embeddings.npz      the detector's own vocabulary, if it has one with names
+detector_HxW.jaxexport    jax: a program for each canvas, for CPUs, GPUs and TPUs, and
+weights.safetensors       the parameters that they are given
+detector_HxW.onnx         onnx: a model for each canvas, and
+weights.bin               the constants that they share
+saved_model.pb, ...       savedmodel: one with a signature for each canvas
 """
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax import export as jax_export
 from safetensors.numpy import save_file
 
@@ -141,11 +141,13 @@ def _write_jax(detector: OpenVocabularyDetector, folder: Path, rows: int) -> lis
 
 def _write_onnx(detector: OpenVocabularyDetector, folder: Path, rows: int) -> list[dict[str, Any]]:
   try:
-    from rkd_jax.export import onnx_graph
+    importlib.import_module("onnx")
   except ImportError as error:
     raise ImportError(
       f"--format=onnx needs the packages of ONNX ({error}): pip install 'rkd_jax[onnx]'"
     ) from error
+  from rkd_jax.export import onnx_graph
+
   config, made = detector.config, []
   weights = onnx_graph.Weights(folder / "weights.bin")
   call = programs.for_one_image(config, programs.params(detector))

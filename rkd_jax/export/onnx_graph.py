@@ -203,9 +203,7 @@ class _Graph:
     return x.transpose(order) if isinstance(x, np.ndarray) else self.op("Transpose", x, perm=order)
 
   def slice(self, x: _Value, axis: int, start: int, end: int, step: int = 1) -> str:
-    return self.op(
-      "Slice", x, self.ints(start), self.ints(end), self.ints(axis), self.ints(step)
-    )
+    return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(axis), self.ints(step))
 
   def run(self, jaxpr: Any, consts: Sequence[_Value], args: Sequence[_Value] = ()) -> list[_Value]:
     """Adds the nodes of a jaxpr; `args` are the values of its inputs, if they are not known yet."""
@@ -254,7 +252,7 @@ class _Graph:
     found = _FORMS[kind](self, eqn, *inputs)
     return found if isinstance(found, list) else [found]
 
-  def body(self, inputs: Sequence[Any]) -> "_Graph":
+  def body(self) -> "_Graph":
     """An empty graph that reads this one's values, for a loop or a branch."""
     inner = _Graph(self.shared)
     inner.values.update(self.values)
@@ -374,9 +372,7 @@ def _conv(graph: _Graph, eqn: Any, x: _Value, kernel: _Value) -> _Value:
 def _window(graph: _Graph, eqn: Any, x: _Value) -> _Value:
   """Sums or maxima over windows of the two axes before the last."""
   p, total = eqn.params, eqn.primitive.name == "reduce_window_sum"
-  size, strides, padding = (
-    p[key] for key in ("window_dimensions", "window_strides", "padding")
-  )
+  size, strides, padding = (p[key] for key in ("window_dimensions", "window_strides", "padding"))
   outer = (size[0], size[-1], strides[0], strides[-1], *padding[0], *padding[-1])
   dilated = {*p["base_dilation"], *p["window_dilation"]} != {1}
   if len(size) != 4 or outer != (1,) * 4 + (0,) * 4 or dilated:
@@ -442,8 +438,11 @@ def _gather(graph: _Graph, eqn: Any, x: _Value, index: _Value) -> _Value:
     if i not in (*axes, *batching)
   )
   rows = batching == (0,) and axes == (1,)
-  if not whole or numbers.collapsed_slice_dims != axes or len(axes) != 1 or not (
-    rows or not batching
+  if (
+    not whole
+    or numbers.collapsed_slice_dims != axes
+    or len(axes) != 1
+    or not (rows or not batching)
   ):
     raise _unknown(eqn, "of parts of slices")
   (axis,) = axes
@@ -526,7 +525,7 @@ def _cond(graph: _Graph, eqn: Any, which: _Value, *inputs: _Value) -> list[_Valu
     raise _unknown(eqn, "of several branches")
   bodies = []
   for branch in branches:
-    inner = graph.body(())
+    inner = graph.body()
     found = _closed(inner, branch, inputs)
     bodies.append(inner.proto([], list(zip(found, [v.aval for v in eqn.outvars]))))
   return list(
@@ -549,7 +548,7 @@ def _while(graph: _Graph, eqn: Any, *inputs: _Value) -> list[_Value]:
   if math.prod(p["cond_jaxpr"].out_avals[0].shape) != 1:
     raise _unknown(eqn, "of several images")
   (first,) = _closed(graph, p["cond_jaxpr"], (*cond_consts, *state))
-  inner, avals = graph.body(()), [v.aval for v in eqn.outvars]
+  inner, avals = graph.body(), [v.aval for v in eqn.outvars]
   names = [graph.fresh() for _ in avals]
   found = _closed(inner, p["body_jaxpr"], (*body_consts, *names))
   (again,) = _closed(inner, p["cond_jaxpr"], (*cond_consts, *found))
@@ -582,7 +581,7 @@ def _scan(graph: _Graph, eqn: Any, *inputs: _Value) -> list[_Value]:
     inputs[consts : consts + carried],
     inputs[consts + carried :],
   )
-  inner, avals, count = graph.body(()), [v.aval for v in eqn.outvars], graph.fresh()
+  inner, avals, count = graph.body(), [v.aval for v in eqn.outvars], graph.fresh()
   names = [graph.fresh() for _ in state]
   row = [inner.op("Gather", x, count, axis=0) for x in rows]
   found = _closed(inner, p["jaxpr"], (*fixed, *names, *row))

@@ -93,9 +93,7 @@ def for_platforms(config: ml_collections.ConfigDict) -> Callable[..., dict[str, 
 
     return jax.lax.map(one, (images, sizes))
 
-  forms = {
-    platform: compiled_for(mapped, target(config, platform)) for platform in PLATFORMS
-  }
+  forms = {platform: compiled_for(mapped, target(config, platform)) for platform in PLATFORMS}
   return lambda *args: jax.lax.platform_dependent(*args, **forms)
 
 

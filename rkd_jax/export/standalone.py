@@ -143,7 +143,9 @@ class Exported:
           picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
         pixels[: size[0], : size[1]] = np.asarray(picture)
         return pixels, size, number
-    raise ValueError(f"An image of {width} x {height} fits none of the canvases, resized to {size}.")
+    raise ValueError(
+      f"An image of {width} x {height} fits none of the canvases, resized to {size}."
+    )
 
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
