@@ -146,7 +146,7 @@ def _write_onnx(detector: OpenVocabularyDetector, folder: Path, rows: int) -> li
     raise ImportError(
       f"--format=onnx needs the packages of ONNX ({error}): pip install 'rkd_jax[onnx]'"
     ) from error
-  from rkd_jax.export import onnx_graph
+  from rkd_jax.export import onnx_graph, onnx_primitives
 
   config, made = detector.config, []
   weights = onnx_graph.Weights(folder / "weights.bin")
@@ -154,7 +154,7 @@ def _write_onnx(detector: OpenVocabularyDetector, folder: Path, rows: int) -> li
   for canvas in programs.canvases(detector):
     traced = jax.make_jaxpr(call)(*programs.arguments(config, canvas, rows))
     names = programs.INPUTS, programs.outputs(config)
-    model = onnx_graph.convert(traced, *names, weights, _name(canvas))
+    model = onnx_primitives.convert(traced, *names, weights, _name(canvas))
     file = f"{_name(canvas)}.onnx"
     (folder / file).write_bytes(model.SerializeToString())
     made.append({"file": file, "canvas": canvas})

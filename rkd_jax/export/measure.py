@@ -11,6 +11,7 @@ from PIL import Image
 
 from rkd_jax.detect.detector import OpenVocabularyDetector
 from rkd_jax.detect.result import Result
+from rkd_jax.export.programs import params
 from rkd_jax.export.standalone import Exported, Words
 from rkd_jax.records import decoding
 from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
@@ -43,7 +44,7 @@ def measure(
   """The detector itself, then each of the folders that `export` wrote of it."""
   picture = decoding.open_file(image)
   words = Words(vocabulary.names or (), vocabulary.embeddings)
-  size = sum(x.nbytes for x in _leaves(detector)) / 1e6
+  size = sum(x.nbytes for x in params(detector).values()) / 1e6
   first, latency, found = _timed(lambda: _own(detector, picture, vocabulary))
   rows = [Measured("rkd_jax", size, first, latency, len(found["boxes"]), 0.0)]
   for folder in map(Path, folders):
@@ -58,9 +59,9 @@ def measure(
 
 def table(rows: Sequence[Measured]) -> str:
   """The rows as text."""
-  title = f"{'form':12}{'MB':>9}{'first, s':>10}{'then, ms':>10}{'boxes':>7}{'apart, px':>11}"
+  title = f"{'form':10}{'MB':>9}{'first, s':>10}{'then, ms':>10}{'boxes':>7}{'apart, px':>11}"
   lines = [
-    f"{r.name:12}{r.megabytes:9.1f}{r.first:10.2f}{1000 * r.latency:10.1f}{r.boxes:7}{r.apart:11.5f}"
+    f"{r.name:10}{r.megabytes:9.1f}{r.first:10.2f}{1000 * r.latency:10.1f}{r.boxes:7}{r.apart:11.5f}"
     for r in rows
   ]
   return "\n".join([title, *lines])
@@ -95,9 +96,3 @@ def _timed(call: Callable[[], dict[str, Any]]) -> tuple[float, float, dict[str, 
     found = call()
     seconds.append(time.perf_counter() - start)
   return seconds[0], float(np.median(seconds[1:])), found
-
-
-def _leaves(detector: OpenVocabularyDetector) -> list[Any]:
-  import jax
-
-  return jax.tree.leaves(detector.network.variables)

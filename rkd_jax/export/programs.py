@@ -88,7 +88,8 @@ def for_platforms(config: ml_collections.ConfigDict) -> Callable[..., dict[str, 
 
   def mapped(params, images, sizes, class_embeddings, class_valid):
     def one(image):
-      found = _detect(config, params, *(x[None] for x in image), class_embeddings, class_valid)
+      pixels, size = (x[None] for x in image)
+      found = _detect(config, params, pixels, size, class_embeddings, class_valid)
       return {name: value[0] for name, value in found.items()}
 
     return jax.lax.map(one, (images, sizes))

@@ -33,7 +33,10 @@ def readme(about: dict[str, Any], own: ClassEmbeddings | None) -> str:
   masks = ""
   if "masks" in about["outputs"]:
     masks = f"\n| `masks` | float32 [B, {count}, M, M] | probabilities in the frames of the boxes |"
-  words = f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+  own_words = "It has no words of its own."
+  if names:
+    shown = f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+    own_words = f"`class_embeddings.npz` has {len(names)} words: {shown}."
   return f"""# {about["detector"]}, exported
 
 An open-vocabulary detector of rkd_jax {about["made_with"]["rkd_jax"]}, step {about["step"]}.
@@ -67,7 +70,7 @@ Images are upright and resized with Pillow's bilinear filter: the shorter side t
 
 ## Words
 
-{f"`class_embeddings.npz` has {len(names)} words: {words}." if names else "It has no words of its own."}
+{own_words}
 Others need their embeddings, of the CLIP that the detector was trained with:
 
     rkd-jax embed-classes --clip=ViT-B-32.pt --names="red car, dog" --output=words.npz

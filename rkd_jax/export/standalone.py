@@ -132,7 +132,7 @@ class Exported:
     return rows, np.arange(most) < len(embeddings)
 
   def _on_canvas(self, picture: Image.Image) -> tuple[np.ndarray, tuple[int, int], int]:
-    """The resized image on the first canvas that it fits, its (height, width), and which that is."""
+    """The resized image on the first canvas that it fits, its (height, width), and which."""
     width, height = picture.size
     size = resized_size(height, width, self.about["short_side"], self.about["max_side"])
     for number, program in enumerate(self.about["programs"]):

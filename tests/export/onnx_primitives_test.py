@@ -8,10 +8,13 @@ import pytest
 from rkd_jax.ops.nms import nms
 from rkd_jax.ops.roi_align.multilevel import multilevel_roi_align
 
-pytest.importorskip("onnx", reason="pip install 'rkd_jax[onnx]'")
-onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'rkd_jax[onnx]'")
+for package in ("onnx", "onnxruntime"):
+  pytest.importorskip(package, reason="pip install 'rkd_jax[onnx]'")
 
-from rkd_jax.export.onnx_graph import Weights, convert
+import onnxruntime  # noqa: E402
+
+from rkd_jax.export.onnx_graph import Weights  # noqa: E402
+from rkd_jax.export.onnx_primitives import convert  # noqa: E402
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 6, 4)).astype(np.float32)
