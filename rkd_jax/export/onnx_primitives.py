@@ -306,7 +306,7 @@ def _gather(graph: Graph, eqn: Any, x: Value, index: Value) -> Value:
     there, [1 if i in offsets else n for i, n in enumerate(eqn.outvars[0].aval.shape)]
   )
   dtype = eqn.outvars[0].aval.dtype
-  if eqn.params["fill_value"] is None or dtype == bool:
+  if eqn.params["fill_value"] is None or np.issubdtype(dtype, np.bool_):
     raise unknown(eqn, "with a default")
   return graph.op("Where", there, y, np.array(eqn.params["fill_value"], dtype))
 

@@ -159,7 +159,7 @@ def resized_size(height: int, width: int, short_side: int, max_side: int) -> tup
 
 
 def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-  """A mask's probabilities at their place in an image of this size; from 0.5 on it is the object."""
+  """A mask's probabilities at their place in an image of this size; the object is above 0.5."""
   weights = []
   for low, high, cells, pixels in (
     (box[1], box[3], mask.shape[0], height),
