@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compi
 # For another machine, as: make bench BENCH_FLAGS="--dtype=bfloat16 --box_batch=16 --against=torch"
 BENCH_FLAGS ?= --canvas=800x1088
 
-.PHONY: demo ablation test faults door parity hosts accelerators bench lint clean
+.PHONY: demo ablation test faults door parity hosts accelerators bench docs lint clean
 
 demo: .venv/ready                 ## the whole method on the embedded dataset, then runs/demo/report.html
 	$(BIN)/python -m rkd_jax.demo --root=$(DEMO)
@@ -42,6 +42,10 @@ bench: .venv/ready                ## the published detectors by stage, at full s
 	$(BIN)/python -m rkd_jax.benchmark --config=configs/lvis/rkd_ils_weight_transfer.py \
 	  --output=runs/bench/lvis.json $(BENCH_FLAGS)
 
+docs: .venv/ready-docs           ## pages to read in a browser, runs/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo runs/site/index.html
+
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,6 +61,10 @@ lint: .venv/ready-dev
 
 .venv/ready-dev: .venv/ready requirements-dev.txt
 	$(PIP_INSTALL) -r requirements-dev.txt
+	touch $@
+
+.venv/ready-docs: .venv/ready requirements-docs.txt
+	$(PIP_INSTALL) -r requirements-docs.txt
 	touch $@
 
 .venv-compilers/ready: requirements.txt requirements-dev.txt requirements-compilers.txt

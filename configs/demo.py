@@ -14,7 +14,7 @@ below the root, in the order clip, base, rkd, then any of the others:
   rkd_ils                  both, from rkd
   rkd_ils_weight_transfer  + weight transfer, from rkd
 
-Hardware: 2 CPU cores, 6 GB, minutes.  The README has the measured table.
+Hardware: 2 CPU cores, 6 GB, minutes.  docs/demo.md has the measured table.
 """
 
 from rkd_jax.configs import common

@@ -229,6 +229,17 @@ def argument_parser(description: str, beam: bool = False) -> argparse.ArgumentPa
   parser = argparse.ArgumentParser(description=description, epilog=_EPILOG, formatter_class=raw)
   where = "root folder of built data sets, perhaps gs://..."
   parser.add_argument("--data_dir", required=True, help=where)
+  add_flags(parser)
+  silent = argparse.SUPPRESS
+  parser.add_argument("--config", "--teachers", type=_gone, default=silent, help=silent)
+  if beam:
+    text = "make the records on Apache Beam, as '--runner=...'"
+    parser.add_argument("--beam", type=shlex.split, metavar="FLAGS", help=text)
+  return parser
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """The flags that say which images are stored, and how; --dry_run is of `build`."""
   parser.add_argument("--limit", type=int, help="only the first so many images of each split")
   skip = "leave out images that cannot be decoded, and warn"
   parser.add_argument("--skip_bad_images", action="store_true", help=skip)
@@ -236,12 +247,6 @@ def argument_parser(description: str, beam: bool = False) -> argparse.ArgumentPa
   parser.add_argument("--max_pixels", type=int, default=decoding.MAX_PIXELS, help=pixels)
   parser.add_argument("--workers", type=int, help="processes that decode, by default one per CPU")
   parser.add_argument("--dry_run", action="store_true", help="check everything, store nothing")
-  silent = argparse.SUPPRESS
-  parser.add_argument("--config", "--teachers", type=_gone, default=silent, help=silent)
-  if beam:
-    text = "make the records on Apache Beam, as '--runner=...'"
-    parser.add_argument("--beam", type=shlex.split, metavar="FLAGS", help=text)
-  return parser
 
 
 def _gone(value: str) -> None:
@@ -261,13 +266,20 @@ def run(parser: argparse.ArgumentParser, make: Callable[..., RecordBuilder]) -> 
   print_any_name()
   dry_run = settings.pop("dry_run")
   try:
-    builder = make(**settings)
-    print(builder.describe())
-    if dry_run:
-      builder.check()
-      print("No problem found; nothing was stored.")
-    else:
-      prepare(builder)
-      print(place(builder))
+    build(make(**settings), dry_run)
   except (ValueError, ImportError, OSError) as error:
     parser.exit(1, f"{error}\n")
+
+
+def build(builder: RecordBuilder, dry_run: bool = False) -> None:
+  """Prints what there is, and stores it, or with `dry_run` goes through all of it alone.
+
+  Raises what `prepare` does.
+  """
+  print(builder.describe())
+  if dry_run:
+    builder.check()
+    print("No problem found; nothing was stored.")
+  else:
+    prepare(builder)
+    print(place(builder))

@@ -95,8 +95,8 @@ class Entry(NamedTuple):
     if self.size is not None and self.size != (height, width):
       raise ValueError(
         f"{self.name} is {width} x {height} (width x height, upright as its EXIF orientation "
-        f"asks), but the JSON says {self.size[1]} x {self.size[0]}: the boxes would be wrong. Use "
-        "the images that were annotated, or correct the JSON."
+        f"asks), but the annotations say {self.size[1]} x {self.size[0]}: the boxes would be "
+        "wrong. Use the images that were annotated, or correct the size."
       )
     fields = dict(self.fields)
     if self.fractions:

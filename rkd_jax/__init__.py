@@ -2,7 +2,12 @@
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from rkd_jax.detect.detector import OpenVocabularyDetector
+  from rkd_jax.detect.folder import load, save_pretrained
+  from rkd_jax.detect.result import Result
 
 __version__ = "0.1.0"
 

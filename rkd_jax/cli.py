@@ -8,8 +8,10 @@ VERBS = {
   "train": ("main", ["--mode=train"], "train what a config describes, or go on with it"),
   "eval": ("main", ["--mode=eval"], "evaluate a run's newest checkpoint"),
   "predict": ("predict", [], "draw what a detector finds on any images, for any class names"),
+  "data": ("own_data", [], "make records of your own annotated photographs: COCO, VOC or YOLO"),
   "precompute": ("precompute", [], "store what the frozen teachers say about every image"),
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
+  "download": ("weights.download", [], "fetch published weights by name, and check them"),
   "convert": ("convert", [], "read and write checkpoints of detectron2"),
   "export": ("export.__main__", [], "write a detector for JAX alone, ONNX or TensorFlow"),
   "plan": (
@@ -18,6 +20,7 @@ VERBS = {
     "compile for accelerators that are not there, and say what it costs",
   ),
   "show": ("show", [], "draw the batches that training reads"),
+  "report": ("report.__main__", [], "one page about a run, or about several side by side"),
   "benchmark": ("benchmark.__main__", [], "measure a detector, its input or a CLIP here"),
   "demo": ("demo", [], "run the whole method on the embedded data set"),
 }

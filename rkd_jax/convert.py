@@ -42,7 +42,7 @@ from rkd_jax.runs.checkpoint import Checkpointer, latest_step
 from rkd_jax.runs.config import check_model, write_config
 from rkd_jax.runs.restore import restore_variables
 from rkd_jax.runs.state import TrainState
-from rkd_jax.weights import detectron2
+from rkd_jax.weights import detectron2, published
 from rkd_jax.weights.rename import WeightsError
 
 
@@ -58,8 +58,10 @@ def to_rkd_jax(
   Raises:
     ReadError, WeightsError: see `read_checkpoint` and `detectron2.to_params`, also for `allow`, and
       `detectron2.channels_of`, also for `channels`.
+    FileNotFoundError: there is no such file; the command that fetches it, if it is published.
     ValueError: the folder holds a checkpoint already.
   """
+  published.check_there(file)
   if latest_step(workdir) is not None:
     raise ValueError(f"{workdir} holds a checkpoint already; give another --output.")
   params, state = read_params(config, file, allow, channels)

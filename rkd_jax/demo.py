@@ -30,18 +30,18 @@ from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.machine.workers import process_pool
-from rkd_jax.pictures import figures, report
+from rkd_jax.pictures import components, figures
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import Source, decode_image, open_source
+from rkd_jax.report.build import build
+from rkd_jax.report.examination import open_run
 from rkd_jax.runs.checkpoint import latest_step
-from rkd_jax.runs.metrics import METRICS_FILE, read_metrics
 from rkd_jax.teachers.images import Options
 from rkd_jax.teachers.pipeline import assess, precompute
 from rkd_jax.teachers.settings import Settings, open_teachers
 from rkd_jax.train.train import train
 from rkd_jax.vocabulary import class_embeddings
-from rkd_jax.vocabulary.vocabulary import load_vocabulary
 
 METHODS = {
   "base": "base",
@@ -54,7 +54,7 @@ METHODS = {
 DEMO_STAGES = ("base", "rkd", "rkd_ils_weight_transfer")
 ABLATION_STAGES = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_longer")
 DATA_SET, RKD_SPLITS = "shapes_ovd/scenes", ("train_boxes", "train_images")
-NUM_PICTURES, SIMILARITY_IMAGES = 6, 128
+SIMILARITY_IMAGES, REPORT_IMAGES = 128, 400
 
 
 class Clock:
@@ -115,34 +115,11 @@ def prepare(root: str, clock: Clock) -> dict[str, float]:
 
 
 def _opened(root: str, stage: str, seed: int, source: Source, indices: Iterable[int]):
-  """A stage's config and detector, and a batch of some images."""
+  """A stage's detector, and a batch of some images."""
   config = stage_config(root, stage, seed)
   records, spec = [source[i] for i in indices], detector_specs(config)["eval"]
   batch = examples.collate([examples.detector_example(r, decode_image(r), spec) for r in records])
-  return config, Detector.restore(config, demo_config.workdir(root, stage, seed)), batch
-
-
-def picture_rows(root: str, seed: int, source: Source) -> list[dict[str, report.Picture]]:
-  """Ground truth and each stage's predictions on the same validation images."""
-  # Images that show both a base and a novel class, evenly spread over the split.
-  novel = {source.class_names.index(name) for name in source.novel}
-  spread = range(0, len(source), max(1, len(source) // (4 * NUM_PICTURES)))
-  shown = ((index, set(source[index].classes.tolist())) for index in spread)
-  both = [index for index, classes in shown if classes & novel and classes - novel]
-  indices = both[:NUM_PICTURES]
-  found = {}
-  for stage in DEMO_STAGES:
-    config, detector, batch = _opened(root, stage, seed, source, indices)
-    found[METHODS[stage]] = detector.detect(batch, load_vocabulary(config, source).embeddings)
-  rows = []
-  for row, record in enumerate(source[index] for index in indices):
-    stages = {
-      name: tuple(own[row][d.valid[row]] for own in (d.boxes, d.scores, d.classes))
-      for name, d in found.items()
-    }
-    of = decode_image(record), record.boxes, record.classes
-    rows.append(report.prediction_row(*of, stages, source.class_names, source.novel))
-  return rows
+  return Detector.restore(config, demo_config.workdir(root, stage, seed)), batch
 
 
 def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.ndarray]:
@@ -163,22 +140,26 @@ def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.nd
   crops = [crop_regions(image, regions, clip.image_size) for image, regions in own]
   embeddings = {"CLIP": RegionEncoder(clip, 320).embed(np.concatenate(crops))}
   for stage in ("base", "rkd"):
-    _, detector, batch = _opened(root, stage, seed, source, range(SIMILARITY_IMAGES))
+    detector, batch = _opened(root, stage, seed, source, range(SIMILARITY_IMAGES))
     embeddings[METHODS[stage]] = detector.embed_regions(batch, boxes)[shown]
   return {
     name: figures.class_similarities(rows, classes, novel) for name, rows in embeddings.items()
   }
 
 
-def write_results(root: str, results: dict[str, list[dict]], ablation: bool) -> list[report.Row]:
+def write_results(
+  root: str, results: dict[str, list[dict]], ablation: bool
+) -> list[components.Row]:
   """results.json of the demo, or ablation.json with every seed, mean and spread."""
   content = {}
   for stage, runs in results.items():
-    values = {metric: [run[metric] for run in runs] for metric in report.METRICS}
+    values = {metric: [run[metric] for run in runs] for metric in components.METRICS}
     content[stage] = {m: _over_seeds(own) if ablation else own[0] for m, own in values.items()}
   file = epath.Path(root) / ("ablation.json" if ablation else "results.json")
   file.write_text(json.dumps(content, indent=2) + "\n")
-  return [report.Row(METHODS[s], runs, control=s == "rkd_longer") for s, runs in results.items()]
+  return [
+    components.Row(METHODS[s], runs, control=s == "rkd_longer") for s, runs in results.items()
+  ]
 
 
 def _over_seeds(values: list[float]) -> dict:
@@ -201,26 +182,23 @@ def main(given: flags.FlagValues) -> None:
     for stage in stages:
       with clock(f"{METHODS[stage]}, seed {seed}"):
         results[stage].append(run_stage(root, stage, seed))
-        print({m: round(results[stage][-1][m], 1) for m in report.METRICS})
+        print({m: round(results[stage][-1][m], 1) for m in components.METRICS})
   with clock("report"):
     rows = write_results(root, results, given.ablation)
     source = open_source(f"{root}/data", DATA_SET, "validation")
-    curves = {
-      METHODS[stage]: read_metrics(f"{demo_config.workdir(root, stage, seeds[0])}/{METRICS_FILE}")
-      for stage in stages
-    }
     file = f"{root}/{'ablation' if given.ablation else 'report'}.html"
-    report.write_report(
+    folders = {METHODS[stage]: demo_config.workdir(root, stage, seeds[0]) for stage in stages}
+    build(
+      [open_run(folder, name) for name, folder in folders.items()],
       file,
       "rkd_jax on shapes_ovd",
-      rows,
-      curves,
-      picture_rows(root, seeds[0], source),
-      similarity_matrices(root, seeds[0], source),
-      source.novel,
-      _notes(facts, clock, len(source)),
+      REPORT_IMAGES,
+      before=[components.component_section(rows, _notes(facts, clock, len(source)))],
+      after=[
+        components.similarity_section(similarity_matrices(root, seeds[0], source), source.novel)
+      ],
     )
-  print("\n" + report.format_table(rows))
+  print("\n" + components.format_table(rows))
   print(f"\n{file}: open it in a browser.  {time.monotonic() - clock.begin:.0f} s in all.")
 
 

@@ -1,7 +1,7 @@
 """Trains or evaluates what a config describes.
 
   python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR
-  python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR --mode=eval
+  python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR --mode=eval [--calibrate]
   python -m rkd_jax.main --config=my_config.py --workdir=DIR --config.num_steps=100
 
 --config is a file, or the name of a config of rkd_jax; settings of it are changed as in the last
@@ -46,7 +46,7 @@ def main(given: flags.FlagValues) -> None:
     if given.mode == "train":
       train(given.config, given.workdir)
     else:
-      results = evaluate(given.config, given.workdir)
+      results = evaluate(given.config, given.workdir, given.calibrate)
       if cluster.is_first():
         print(json.dumps(results, indent=2))
 
@@ -55,6 +55,9 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file("config", lock_config=True)
   flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results.")
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+  flags.DEFINE_bool(
+    "calibrate", False, "With --mode=eval: write thresholds.json, the scores for --min_score=auto."
+  )
   commands.define_skip_flag()
   flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX does not find it.")
   flags.DEFINE_integer("process_id", None, "Number of this process, with --coordinator.")

@@ -54,12 +54,6 @@ from rkd_jax.records import decoding
 from rkd_jax.records.class_names import check_chosen, parse_names
 from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
 
-# Of a folder, what is taken for an image; a pattern names files of any kind.
-SUFFIXES = (
-  *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp"),
-  *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".avif"),
-)
-
 
 def find_images(*given: str) -> list[Path]:
   """The images and videos that files, folders or patterns name, each once; see
@@ -71,7 +65,7 @@ def find_images(*given: str) -> list[Path]:
   """
   found: dict[Path, None] = {}
   for pattern in given:
-    files = patterns.find_files(pattern, (*SUFFIXES, *video.SUFFIXES))
+    files = patterns.find_files(pattern, (*decoding.SUFFIXES, *video.SUFFIXES))
     if not files:
       raise ValueError(
         f"{pattern!r} matches no file. Check the folder, and quote the pattern: 'FOLDER/*.jpg'."

@@ -51,6 +51,6 @@ def test_a_verb_runs_in_a_folder_with_packages_of_our_folders_names(tmp_path):
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("raise ImportError('not meant')\n")
   done = _run("predict", "--help", folder=tmp_path)
-  assert "Draws what a detector finds" in done.stdout and "--class_embeddings" in done.stdout
+  assert "Finds what words name" in done.stdout and "--class_embeddings" in done.stdout
   done = _run("eval", "--config=demo:base", f"--workdir={tmp_path}/run", folder=tmp_path)
   assert "Build it with: python -m rkd_jax.data.shapes_ovd" in done.stderr.splitlines()[-1]

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -22,6 +24,7 @@ from rkd_jax.teachers import pipeline
 from rkd_jax.teachers import settings as teachers
 from rkd_jax.teachers.mavl import MvitProposer
 from rkd_jax.teachers.proposals import PseudoBoxes
+from rkd_jax.vocabulary.class_embeddings import CLOSED, save
 from tests import tiny, tiny_mvit
 
 ARCHIVE = openai_clip.GOLDEN.with_name("clip_tiny_jit_fp16.pt")
@@ -221,3 +224,78 @@ def test_mistakes_are_named(command, capsys, clip_run, arguments, message):
     command("out", f"--clip={clip_run}", *arguments)
   assert raised.value.code == 1
   assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def complete():
+  """What is set for some flags."""
+
+  def call(*flags):
+    args = precompute.make_parser("").parse_args(list(flags))
+    precompute.complete(args)
+    return args
+
+  return call
+
+
+@pytest.fixture
+def project(tmp_path):
+  rows = np.eye(2, 8, dtype=np.float32)
+  save(tmp_path / "class_embeddings.npz", ("cat", "dog"), "a {}", rows)
+  return tmp_path
+
+
+def test_a_project_stands_for_its_places(complete, project, capsys):
+  args = complete(f"--root={project}", "--clip=C", "--splits=validation")
+  assert (args.data_dir, args.output) == (f"{project}/data", f"{project}/teachers")
+  assert (args.dataset, args.splits, args.proposals) == ("coco_json/plain", "validation", None)
+  out = capsys.readouterr().out
+  assert "Proposals: regions" in out and "WARNING: regions are grown from colours" in out
+
+
+def test_the_base_of_a_project_proposes_once_it_is_trained(complete, project, capsys):
+  (project / "base" / "checkpoints" / "40").mkdir(parents=True)
+  args = complete(f"--root={project}", "--clip=C")
+  assert (args.proposals, args.checkpoint) == ("rpn", f"{project}/base")
+  assert f"Proposals: rpn of {project}/base" in capsys.readouterr().out
+  assert complete(f"--root={project}", "--clip=C", "--proposals=regions").proposals == "regions"
+  mavl = ["--checkpoint=M.pth", "--vocabulary=V", "--merges=M"]
+  args = complete(f"--root={project}", "--clip=C", *mavl)
+  assert (args.proposals, args.checkpoint) == ("mvit", "M.pth")
+
+
+def test_what_is_missing_is_named(complete, project):
+  with pytest.raises(ValueError, match=r"^--clip must be given; --help"):
+    complete(f"--root={project}")
+  with pytest.raises(ValueError, match=r"--data_dir, --dataset, --splits, .* must .*--root"):
+    complete()
+
+
+def test_a_closed_vocabulary_has_no_clip_for_rkd(complete, project):
+  save(project / "class_embeddings.npz", ("cat",), CLOSED, np.eye(1, 8, dtype=np.float32))
+  with pytest.raises(ValueError, match="closed vocabulary, made without a CLIP, but RKD"):
+    complete(f"--root={project}", "--clip=C")
+
+
+@pytest.mark.parametrize(
+  "rows, said",
+  [
+    (np.eye(2, 8)[::-1], "^$"),
+    (np.eye(2, 8, 4), r"are unlike those of .*class_embeddings\.npz \(mean cosine 0\.00\)"),
+    (None, "^$"),
+  ],
+)
+def test_another_clip_than_that_of_the_class_embeddings_is_warned_of(project, capsys, rows, said):
+  opened = SimpleNamespace(
+    source=SimpleNamespace(class_names=("dog", "cat")), embedding_dim=8, class_embeddings=rows
+  )
+  precompute.check_clip(opened, str(project))
+  assert re.search(said, capsys.readouterr().out)
+
+
+def test_a_clip_of_another_width_is_refused_and_missing_rows_are_said(project, tmp_path, capsys):
+  opened = SimpleNamespace(embedding_dim=6)
+  with pytest.raises(ValueError, match="has 8 dimensions, but --clip has 6: give the CLIP"):
+    precompute.check_clip(opened, str(project))
+  precompute.check_clip(opened, str(tmp_path / "other"))
+  assert "is not there; make it with the same --clip" in capsys.readouterr().out

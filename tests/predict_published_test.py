@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import rkd_jax
 from rkd_jax.configs.coco import base as coco_base
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis_weight_transfer
 from rkd_jax.convert import to_rkd_jax
-from rkd_jax.detect.detector import OpenVocabularyDetector
-from rkd_jax.detect.words import Words
 from rkd_jax.files.torch_writer import write_pth
 from rkd_jax.frozen.detector import Detector, encode_masks
 from rkd_jax.predict import predict
@@ -53,16 +52,22 @@ def config(name, golden):
 
 
 @pytest.fixture(scope="module")
-def detector(name, config, embeddings, tmp_path_factory):
-  """Read from a checkpoint with all that the original's holds beside parameters."""
-  folder = tmp_path_factory.mktemp("published")
+def checkpoint(name, embeddings, tmp_path_factory):
+  """A file with all that the original's holds beside parameters."""
+  file = tmp_path_factory.mktemp("published") / "model_final.pth"
   state = golden_models.state_dict(name)
   classes = len(embeddings)
   state["roi_heads.box_predictor.freq_weight"] = np.ones(classes, np.float32)
   state["roi_heads.box_predictor.cls_score.zs_weight"] = np.ones((512, classes + 1), np.float32)
-  write_pth(folder / "model_final.pth", state)
-  to_rkd_jax(config, str(folder / "model_final.pth"), str(folder / "run"))
-  return Detector.restore(config, str(folder / "run"))
+  write_pth(file, state)
+  return file
+
+
+@pytest.fixture(scope="module")
+def detector(config, checkpoint):
+  run = str(checkpoint.parent / "run")
+  to_rkd_jax(config, str(checkpoint), run)
+  return Detector.restore(config, run)
 
 
 def order(boxes, classes, expected_boxes, expected_classes):
@@ -75,14 +80,15 @@ def order(boxes, classes, expected_boxes, expected_classes):
 
 
 def test_predictions_for_a_file_are_the_originals_detections(
-  golden, config, embeddings, detector, tmp_path
+  golden, config, embeddings, checkpoint, tmp_path
 ):
+  """Through the Python interface, from the file of weights."""
   Image.fromarray(golden["image0"][..., ::-1]).save(tmp_path / "image.png")
   files, output = [tmp_path / "image.png"], tmp_path / "out"
   names = tuple(f"class {i}" for i in range(len(embeddings)))
   own = ClassEmbeddings(embeddings, names, None)
-  whole = OpenVocabularyDetector(detector, Words(embeddings.shape[1], own))
-  predict(whole, files, whole.vocabulary(), output, min_score=0.0)
+  detector = rkd_jax.load(checkpoint, config=config, class_embeddings=own)
+  predict(detector, files, detector.vocabulary(), output, min_score=0.0)
   found = json.loads((output / "predictions.json").read_text())
   boxes = np.array([detection["bbox"] for detection in found])
   boxes[:, 2:] += boxes[:, :2]

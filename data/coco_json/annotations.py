@@ -185,7 +185,7 @@ def _federated(
 
 
 def load_annotations(
-  json_path: str | os.PathLike,
+  json: str | os.PathLike | Document,
   image_dir: str | os.PathLike,
   *,
   lvis: bool = False,
@@ -198,7 +198,7 @@ def load_annotations(
   Annotations to be ignored are crowds: no training targets, and not counted in evaluations.
 
   Args:
-    json_path: JSON with 'images', 'annotations' and 'categories'.
+    json: file with 'images', 'annotations' and 'categories', or what was read of it.
     image_dir: the folder that 'file_name' is relative to; it is looked into for names with
       backslashes only.
     lvis: LVIS v1: files by 'coco_url', and what an image says of classes beside its objects.
@@ -211,7 +211,7 @@ def load_annotations(
       categories, ids that occur twice, boxes that are not finite, empty, or outside, polygons
       that are none; names of categories that are equal or look alike.  It has all such problems.
   """
-  document = Document(json_path)
+  document = json if isinstance(json, Document) else Document(json)
   path, problems, folder = document.path, document.problems, Path(image_dir)
   if document.is_list:
     raise ValueError(

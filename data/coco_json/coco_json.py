@@ -17,6 +17,7 @@ Everything that is wrong with a file is said at once.  With --repair boxes that 
 image are clipped and those without area left out, and counted.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,22 +26,29 @@ import tensorflow_datasets as tfds
 
 from rkd_jax.data import builder
 from rkd_jax.data.coco_json import annotations
-from rkd_jax.data.coco_json.split import AnnotatedSplit
+from rkd_jax.data.coco_json.made import Made
+from rkd_jax.data.coco_json.split import AnnotatedSplit, divide
 from rkd_jax.records import class_names as category_names
 
 
 class Files(NamedTuple):
-  """Where a split comes from: COCO JSON, the folder of its images, optional captions and tags."""
+  """Where a split comes from: COCO JSON, the folder of its images, optional captions and tags.
 
-  json: str | os.PathLike
+  In place of the JSON there may be what was `made.Made` of another format.
+  """
+
+  json: str | os.PathLike | Made
   images: str | os.PathLike
   captions: str | os.PathLike | None = None
   tags: str | os.PathLike | None = None
 
   def checksums(self) -> dict[str, str]:
     """A checksum of every file that is given."""
-    files = self._asdict().items()
-    return {name: builder.checksum(path) for name, path in files if path and name != "images"}
+    files = {name: file for name, file in self._asdict().items() if file and name != "images"}
+    return {
+      name: file.checksum if isinstance(file, Made) else builder.checksum(file)
+      for name, file in files.items()
+    }
 
 
 def _split(files: Files, content: annotations.Annotations, kept: Sequence[str]) -> AnnotatedSplit:
@@ -65,6 +73,7 @@ class CocoJson(builder.RecordBuilder):
     *,
     train: Files,
     validation: Files | None = None,
+    validation_share: float = 0.0,
     base: Sequence[str] | None = None,
     novel: Sequence[str] = (),
     repair: bool = False,
@@ -72,7 +81,8 @@ class CocoJson(builder.RecordBuilder):
   ):
     """Reads and checks the JSON files; images are read by `builder.prepare`.
 
-    `base` None takes every class that is not novel; `repair` is that of `load_annotations`.
+    `base` None takes every class that is not novel; `repair` is that of `load_annotations`.  Where
+    there is no `validation`, about `validation_share` of the images become that split (`divide`).
     Raises ValueError: a problem with the files, the class lists.
     """
     named = {*map(category_names.clean_name, (*(base or ()), *novel))}
@@ -80,6 +90,11 @@ class CocoJson(builder.RecordBuilder):
     names, notes = content.class_names, {"train": dict(content.notes)}
     base, novel = category_names.split_classes(names, base, novel)
     splits = {"train": _split(train, content, base)}
+    if validation is None and validation_share:
+      whole = splits["train"]
+      train_images, held_out = divide(whole.images, validation_share)
+      splits["train"] = dataclasses.replace(whole, images=train_images)
+      splits["validation"] = dataclasses.replace(whole, images=held_out, kept=(*base, *novel))
     if validation is not None:
       content = annotations.load_annotations(
         validation.json, validation.images, repair=repair, keep=names
@@ -88,7 +103,7 @@ class CocoJson(builder.RecordBuilder):
       splits["validation"] = _split(validation, content, (*base, *novel))
       if (found := content.class_names) != names:
         raise ValueError(
-          f"{validation.json} has other categories than {train.json}: "
+          f"{content.path} has other categories than {splits['train'].source}: "
           f"{sorted(set(found) ^ set(names)) or 'the same names in another order of ids'}. "
           "Give both files the same 'categories'."
         )
@@ -100,6 +115,7 @@ class CocoJson(builder.RecordBuilder):
     # What is off is not there: earlier versions, which read such files otherwise, had none of it.
     settings["notes"] = {split: own for split, own in notes.items() if own} or None
     settings["repair"] = repair or None
+    settings["validation_share"] = None if validation else validation_share or None
     given = any(own and own.captions for own in (train, validation))
     spoken = [name for name in names if category_names.spoken(name) != name.casefold()]
     settings["spoken"] = spoken if given and spoken else None

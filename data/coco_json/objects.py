@@ -98,6 +98,8 @@ class _Reader:
 
   def name(self, number: int, entry: Any) -> str:
     """What problems call an entry, as a struct or as it stands in the file."""
+    if place := self.document.places.get(number):
+      return place
     get = entry.get if isinstance(entry, Mapping) else lambda key: getattr(entry, key)
     own, image_id = (get(key) for key in ("id", "image_id"))
     if isinstance(own, bool) or not isinstance(own, int | str):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -95,6 +96,30 @@ class AnnotatedSplit(making.Split):
       }
       name = f"{image.path} (image id {image.image_id} of {self.source})"
       yield making.Entry(making.Place(image.path), name, fields, (image.height, image.width))
+
+
+def divide(
+  images: Sequence[annotations.AnnotatedImage], share: float
+) -> tuple[list[annotations.AnnotatedImage], list[annotations.AnnotatedImage]]:
+  """Images to train on and images to evaluate on, about `share` of all and at least one.
+
+  The name of its file alone decides where an image goes, so that it stays there when others are
+  added; of images with equal names both go the same way.
+  Raises ValueError: the share is not within (0, 1), or one of the two would be empty.
+  """
+  if not 0 < share < 1:
+    raise ValueError(f"The share to evaluate on is {share}, expected more than 0 and less than 1.")
+  digests = [hashlib.sha256(image.filename.encode()).digest()[:8] for image in images]
+  places = [int.from_bytes(digest) / 2**64 for digest in digests]
+  most = max(share, min(places))
+  train = [image for image, place in zip(images, places) if place > most]
+  validation = [image for image, place in zip(images, places) if place <= most]
+  if not train:
+    raise ValueError(
+      f"{len(images)} images cannot be divided into some to train and some to evaluate on: give "
+      "more, or annotations to evaluate on."
+    )
+  return train, validation
 
 
 def images_with_boxes(

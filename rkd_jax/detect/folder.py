@@ -44,6 +44,7 @@ from rkd_jax.runs.config import places, restore_config, with_tuples
 from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
 from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
 from rkd_jax.vocabulary.vocabulary import training_source
+from rkd_jax.weights import published
 
 FORMAT = "rkd_jax detector 1"
 WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE = (
@@ -53,9 +54,11 @@ WEIGHTS_FILE, CONFIG_FILE, VOCABULARY_FILE = (
 )
 CARD_FILE = "README.md"
 _HUB = "hf://"
+# Of files of weights; what is called so and is not there is no run.
+_SUFFIXES = (".pth", ".pkl", ".npz", ".pt", ".bin", ".safetensors")
 _REMEDY = (
   "To use any word, give the CLIP that it was trained with: clip='ViT-B-32.pt' in Python, --clip "
-  "on the command line."
+  "on the command line (`rkd-jax download clip-vit-b-32` fetches CLIP's)."
 )
 
 
@@ -100,9 +103,10 @@ def load(
       *(None,) * 3,
     )
   else:
+    if folder.suffix in _SUFFIXES:
+      published.check_there(folder)
     network = Detector.restore(config or restore_config(text), text)
-    source = training_source(network.config)
-    known = None if source is None else source.base
+    known = _base_of(network.config, folder)
     if class_embeddings is None:
       file = _near(network.config.class_embeddings, folder)
       missing = "" if file else network.config.class_embeddings
@@ -119,12 +123,20 @@ def load(
 
 
 def _near(path: str, run: Path) -> str:
-  """A file that a run's config names: there, or where the run's folders were moved to, or ''."""
-  if not path or storage.path(path).is_file():
+  """What a run's config names: there, or where the run's folders were moved to, or ''."""
+  if not path or storage.path(path).exists():
     return path
   folders = (run.absolute(), *run.absolute().parents[:3])
   found = (folder / Path(path).name for folder in folders)
-  return next((os.fspath(file) for file in found if file.is_file()), "")
+  return next((os.fspath(place) for place in found if place.exists()), "")
+
+
+def _base_of(config: ml_collections.ConfigDict, run: Path) -> Iterable[str] | None:
+  """The classes with boxes of the records that a run was trained on; None if these are not here."""
+  config = config.copy_and_resolve_references().unlock()
+  config.data.dir = _near(config.data.dir, run)
+  source = training_source(config)
+  return None if source is None else source.base
 
 
 def _read(path: str, config: ml_collections.ConfigDict) -> ClassEmbeddings:
@@ -134,7 +146,8 @@ def _read(path: str, config: ml_collections.ConfigDict) -> ClassEmbeddings:
   """
   if not storage.path(path).is_file():
     raise ValueError(
-      f"There is no file {path} of class embeddings; make one: rkd-jax embed-classes."
+      f"There is no file {path} of class embeddings; make one: rkd-jax embed-classes, or "
+      "`rkd-jax download coco-class-embeddings`."
     )
   stored = class_embeddings_lib.load(path)
   source = training_source(config) if stored.names is None else None

@@ -126,9 +126,10 @@ class Words:
     for name in names:
       if name not in known:
         near = nearest(name, known)
+        remedy = "Its vocabulary is closed." if own.is_closed else self._remedy
         raise ValueError(
           f"{name!r} is none of the {len(known)} words that this detector has embeddings for"
-          f"{f'; the nearest are {near}' if near else ''}. {self._remedy}"
+          f"{f'; the nearest are {near}' if near else ''}. {remedy}"
         )
     return own._replace(embeddings=own.embeddings[[known[name] for name in names]], names=names)
 

@@ -11,6 +11,7 @@ import numpy as np
 import tqdm
 from absl import logging
 
+from rkd_jax.evaluation import calibration
 from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
@@ -70,51 +71,90 @@ def detections_of(
       bar.update(len(rows))
 
 
-def evaluate_detector(config: ml_collections.ConfigDict, checkpoint: str) -> dict[str, Any]:
+def evaluate_detector(
+  config: ml_collections.ConfigDict, checkpoint: str, calibrate: bool = False
+) -> dict[str, Any]:
   """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names, and
   the 'step' of the checkpoint.
 
   What each gives is said in the module of its name beside this one.  Each process counts its own
   images; the first is sent what the others counted, and has the results, where those have {}.
+  With `calibrate` 'points' has the 'split' and its operating points; see `calibration`.
 
   Raises:
-    ValueError: another protocol, or the data set does not hold what the protocol asks for.
+    ValueError: another protocol, or the data set does not hold what the protocol asks for; one
+      that has no operating points.
   """
-  protocol = config.evaluation.protocol
   with cluster.together():
-    if protocol not in _EVALUATORS:
-      raise ValueError(f"evaluation.protocol is {protocol!r}; expected one of {list(_EVALUATORS)}.")
+    _check_protocol(config)
     source = open_source(config.data.dir, config.data.name, config.data.eval.split)
-    evaluator = _EVALUATORS[protocol](config, source)
+    evaluators: list[Any] = [evaluator(config, source)]
+    if calibrate:
+      evaluators.append(calibrator(config, source))
     vocabulary = load_vocabulary(config, source)
     detector = Detector.restore(config, checkpoint)
   for index, found in detections_of(detector, source, vocabulary, config):
-    evaluator.add(source[index], found)
+    for own in evaluators:
+      own.add(source[index], found)
   # Some 30 bytes a detection on COCO, 40 for each that counts on LVIS, masks and all: these were
   # compared where they were found.
-  others = cluster.sent_to_first(evaluator)
+  others = cluster.sent_to_first(evaluators)
   with cluster.together():
-    for other in others:
-      evaluator.merge(other)
-    return {"step": detector.step, **evaluator.compute()} if cluster.is_first() else {}
+    for own, *same in zip(evaluators, *others):
+      for other in same:
+        own.merge(other)
+    if not cluster.is_first():
+      return {}
+    points = {"points": {"split": source.name, **evaluators[1].compute()}} if calibrate else {}
+    return {"step": detector.step, **evaluators[0].compute(), **points}
 
 
-def _coco(config: ml_collections.ConfigDict, source: Source) -> CocoEvaluator:
+def evaluator(config: ml_collections.ConfigDict, source: Source, masks: bool = True) -> Any:
+  """A new evaluator of the config's protocol; without `masks` LVIS' is of boxes alone.
+
+  Raises ValueError: an unknown protocol, or the split does not hold what it asks for.
+  """
+  _check_protocol(config)
+  return _EVALUATORS[config.evaluation.protocol](config, source, masks)
+
+
+def _check_protocol(config: ml_collections.ConfigDict) -> None:
+  if config.evaluation.protocol not in _EVALUATORS:
+    raise ValueError(
+      f"evaluation.protocol is {config.evaluation.protocol!r}; expected one of {list(_EVALUATORS)}."
+    )
+
+
+def calibrator(config: ml_collections.ConfigDict, source: Source) -> calibration.Calibrator:
+  """What collects the operating points on a split; ValueError for protocols without."""
+  protocol = config.evaluation.protocol
+  if protocol == "open_images":
+    raise ValueError(
+      "evaluation.protocol 'open_images' has no operating points: what counts as a hit depends on "
+      "the classes above each. Leave --calibrate out."
+    )
+  evaluated = source.class_names if protocol == "lvis" else (*source.base, *source.novel)
+  return calibration.Calibrator(source.class_names, evaluated)
+
+
+def _coco(config: ml_collections.ConfigDict, source: Source, masks: bool) -> CocoEvaluator:
   limit, engine = config.model.test.detections, config.evaluation.engine
   return CocoEvaluator(source.class_names, source.base, source.novel, engine, limit)
 
 
-def _lvis(config: ml_collections.ConfigDict, source: Source) -> LvisEvaluator:
+def _lvis(config: ml_collections.ConfigDict, source: Source, masks: bool) -> LvisEvaluator:
   if source.frequencies is None:
     raise ValueError(
       f"evaluation.protocol is 'lvis', but {source.name} does not say which classes are rare and "
       "which were looked for: evaluate on lvis_ovd, or set it to 'coco'."
     )
-  masks = config.model.mask_head.layers > 0
+  masks = masks and config.model.mask_head.layers > 0
   return LvisEvaluator(source.class_names, source.frequencies, masks, config.model.test.detections)
 
 
-def _open_images(config: ml_collections.ConfigDict, source: Source) -> OpenImagesEvaluator:
+def _open_images(
+  config: ml_collections.ConfigDict, source: Source, masks: bool
+) -> OpenImagesEvaluator:
   if source.ancestors is None:
     raise ValueError(
       f"evaluation.protocol is 'open_images', but {source.name} does not say which classes stand "
@@ -163,20 +203,26 @@ def _mean(values: np.ndarray) -> float | None:
   return float(values.mean()) if len(values) else None
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def evaluate(
+  config: ml_collections.ConfigDict, workdir: str, calibrate: bool = False
+) -> dict[str, Any]:
   """Evaluates a run's newest checkpoint, or the one of WORKDIR/checkpoints/STEP (or best, latest).
 
   Writes `evaluation.json`, and adds to `evaluations.json`, in the run's folder; where that cannot
-  be written, this is said.  Of several processes the first does so, and has the results.
+  be written, this is said.  Of several processes the first does so, and has the results.  With
+  `calibrate` the operating points of a detector go to `thresholds.json` there.
   """
   clip = config.task == "clip"
-  results = {} if clip else evaluate_detector(config, workdir)
+  results = {} if clip else evaluate_detector(config, workdir, calibrate)
   with cluster.together():
     if clip:
       results = evaluate_clip(config, workdir)
     if cluster.is_first():
       folder, _ = run_and_step(workdir)
+      points = results.pop("points", None)
       try:
+        if points is not None:
+          calibration.save_thresholds(folder, results["step"], points)
         storage.write(folder / "evaluation.json", json.dumps(results, indent=2))
         evaluations.record(folder, results["step"], results)
       except OSError as error:

@@ -132,15 +132,20 @@ class Document:
     path: of the file.
     problems: of the entries that were gone through; raise them by `problems.check()`.
     notes: how many values were odd, and read without a loss, by what was odd.
+    places: what problems call the annotation at a position, where it stands in another file.
   """
 
-  def __init__(self, path: str | os.PathLike):
-    """Reads and splits the file; ValueError if it is missing or no JSON, or has a key twice."""
+  def __init__(self, path: str | os.PathLike, data: bytes | None = None):
+    """Reads and splits the file; ValueError if it is missing or no JSON, or has a key twice.
+
+    With `data` that is its content, and the path is only what messages call it.
+    """
     self.path = Path(path)
     self.problems = Problems(path)
     self.notes = collections.Counter()
+    self.places: Mapping[int, str] = {}
     self._is_marked = False
-    data = read_bytes(path)
+    data = read_bytes(path) if data is None else data
     try:
       data, top = self._split(data)
     except RecursionError as error:

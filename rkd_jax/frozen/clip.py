@@ -240,7 +240,7 @@ def _load_run(folder: epath.Path) -> FrozenClip:
     if not (folder / name).exists():
       raise CheckpointError(
         f"{folder} has no {name}: expected the --workdir of a run with config.task='clip', or a "
-        "file of published weights."
+        "file of published weights, such as `rkd-jax download clip-vit-b-32` fetches."
       )
   config, tokenizer = (_object(folder / name) for name in ("config.json", TOKENIZER_FILE))
   if "clip" not in config:

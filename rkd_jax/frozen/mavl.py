@@ -28,6 +28,7 @@ from rkd_jax.models.mavl.model import RELEASED, Mvit, MvitConfig
 from rkd_jax.models.mavl.tokenizer import Tokenizer, Tokens
 from rkd_jax.ops.host import iou, suppress
 from rkd_jax.structures import Arr
+from rkd_jax.weights import published
 from rkd_jax.weights.mavl import params_from_torch
 from rkd_jax.weights.rename import WeightsError
 
@@ -126,8 +127,9 @@ class Mavl:
     Raises:
       ReadError: the checkpoint is damaged or holds more than arrays.
       ValueError: its parameters do not fit `config`.
-      FileNotFoundError: see `Tokenizer`.
+      FileNotFoundError: there is no such checkpoint; see also `Tokenizer`.
     """
+    published.check_there(checkpoint)
     tokenizer = Tokenizer(vocabulary, merges, config.text_positions - 2, config.vocab_size)
     try:
       variables = params_from_torch(read_checkpoint(checkpoint), config)

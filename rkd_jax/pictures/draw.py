@@ -1,8 +1,10 @@
 """Boxes and masks on pictures: RGB uint8 arrays in and out.
 
-Novel classes are orange, base classes blue.
+Colours follow the name of the class, or tell instances apart, or say which classes are novel.  The
+labels of novel classes have a star.
 """
 
+import collections
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -10,15 +12,21 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from rkd_jax.ops.host import covered
+from rkd_jax.pictures import fonts
+from rkd_jax.pictures.colours import class_colour, instance_colours, text_on
 
 BASE_COLOUR = "#1f6fd6"
 NOVEL_COLOUR = "#d9480f"
+NOVEL_MARK = "★ "
+COLOURINGS = ("class", "instance", "novelty")
 _MASK_OPACITY = 0.4
+_LABEL_OPACITY = 0.78
+_MOST_HIDDEN = 0.6  # of a label that others lie below
 # Of what is drawn: small pictures are enlarged up to the one, large ones reduced to the others.
 _ENLARGED_SIDE = 4096
 _MOST_PIXELS, _LONGEST_SIDE = 2**25, 2**14
@@ -51,24 +59,70 @@ def draw_detections(
   names: Sequence[str],
   novel: Bool[np.ndarray, "n"] | Sequence[bool],
   segmentations: Sequence[Mapping[str, Any]] | None = None,
+  colour_by: str = "class",
+  legend: bool = False,
 ) -> Picture:
   """Draws detections with class name and score, the best on top; the rest is as in `draw_boxes`.
 
+  Args:
+    colour_by: 'class' (`colours.class_colour`), 'instance', or 'novelty': base blue, novel orange.
+    legend: adds a strip below the picture with the colour and number of each class.
+
   Raises:
-    ValueError: as `draw_boxes`, or a score is not finite.
+    ValueError: as `draw_boxes`, a score is not finite, or an unknown `colour_by`.
   """
   scores = np.asarray(scores, np.float32)
   _check_lengths(boxes=boxes, scores=scores, names=names, novel=novel, masks=segmentations)
   if not np.isfinite(scores).all():
     raise ValueError(f"scores {scores} are not all finite; check the checkpoint")
+  if colour_by not in COLOURINGS:
+    raise ValueError(f"colour_by is {colour_by!r}; expected one of {', '.join(COLOURINGS)}")
   order = np.argsort(-scores, kind="stable")
-  return draw_boxes(
+  marked = [f"{NOVEL_MARK if novel[i] else ''}{names[i]}" for i in order]
+  if colour_by == "class":
+    colours = [class_colour(names[i]) for i in order]
+  elif colour_by == "instance":
+    colours = instance_colours(len(order))
+  else:
+    colours = novel_colours([novel[i] for i in order])
+  picture = draw_boxes(
     image,
     np.asarray(boxes)[order],
-    [f"{names[i]} {scores[i]:.2f}" for i in order],
-    novel_colours([novel[i] for i in order]),
+    [f"{name} {scores[i]:.2f}" for name, i in zip(marked, order)],
+    colours,
     segmentations=segmentations and [segmentations[i] for i in order],
   )
+  if not legend or not names:
+    return picture
+  counts = collections.Counter(marked)
+  own = dict(zip(marked, colours))
+  entries = [
+    (f"{name} × {count}", BASE_COLOUR if colour_by == "instance" else own[name])
+    for name, count in counts.most_common()
+  ]
+  return with_legend(picture, entries)
+
+
+def with_legend(picture: Picture, entries: Sequence[tuple[str, str]]) -> Picture:
+  """The picture above a strip of (text, colour), in as many lines as it takes."""
+  height, width = picture.shape[:2]
+  size = _text_size(min(height, width))
+  gap, line = round(0.6 * size), round(1.7 * size)
+  places, x, y = [], gap, 0
+  for text, colour in entries:
+    text = fonts.shortened(text, size, max(width - size - 3 * gap, size))
+    needed = size + gap + fonts.length(text, size)
+    if x > gap and x + needed > width - gap:
+      x, y = gap, y + line
+    places.append((x, y, text, colour))
+    x += needed + 2 * gap
+  strip = Image.new("RGB", (width, y + line), "white")
+  draw = ImageDraw.Draw(strip)
+  for x, y, text, colour in places:
+    top = y + (line - size) // 2
+    draw.rectangle((x, top, x + size - 1, top + size - 1), fill=colour)
+    fonts.draw(draw, (x + size + gap / 2, top + 0.85 * size), text, size, "black")
+  return np.concatenate([picture, np.asarray(strip)])
 
 
 def draw_boxes(
@@ -78,13 +132,16 @@ def draw_boxes(
   colours: Sequence[str],
   min_side: int = 384,
   segmentations: Sequence[Mapping[str, Any]] | None = None,
+  dashed: Sequence[bool] | None = None,
 ) -> Picture:
   """Draws boxes (XYXY pixels) in colours like '#2b8a3e', the first on top, masks under all boxes.
 
   Small pictures are enlarged by a whole factor until the short side has at least `min_side` pixels,
-  so that labels are legible, but no longer than 4,096 pixels.  Labels stay inside the picture;
-  those that are larger than it are left out.  `segmentations` has the mask of each box as COCO run
-  lengths (`frozen.detector.encode_masks`).
+  so that labels are legible, but no longer than 4,096 pixels.  Lines and text grow with the short
+  side.  Labels stay inside the picture, where they hide as little of each other as can be; those
+  that are larger than it, empty, or mostly on others wherever they are put are left out.
+  `segmentations` has the mask of each box as COCO run lengths (`frozen.detector.encode_masks`),
+  `dashed` says which boxes are.
 
   Raises:
     ValueError: not an RGB uint8 image, lengths differ, a box not finite, a mask of another size
@@ -95,7 +152,7 @@ def draw_boxes(
       f"image has shape {image.shape} and type {image.dtype}, expected (height, width, 3) uint8"
     )
   boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-  _check_lengths(boxes=boxes, names=labels, colours=colours, masks=segmentations)
+  _check_lengths(boxes=boxes, names=labels, colours=colours, masks=segmentations, dashed=dashed)
   if not np.isfinite(boxes).all():
     raise ValueError(f"boxes {boxes.tolist()} are not all finite; check the checkpoint")
   for segmentation in segmentations or ():
@@ -109,27 +166,60 @@ def draw_boxes(
   height, width = image.shape[0] * factor, image.shape[1] * factor
   picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
   short *= factor
-  line = max(2, round(short / 128)) if short > 32 else 1
-  font = ImageFont.load_default(max(13, round(short / 26)))
+  line = max(2, round(short / 160)) if short > 32 else 1
+  size = _text_size(short, len(boxes))
   if segmentations:
     picture = _paint_masks(picture, segmentations[::-1], colours[::-1], factor, max(1, line // 2))
-  draw = ImageDraw.Draw(picture)
+  # Ink with an alpha is blended.
+  draw = ImageDraw.Draw(picture, "RGBA")
   corners = np.clip(boxes * factor, 0, [width - 1, height - 1] * 2)
-  for box, colour in zip(corners[::-1].tolist(), colours[::-1], strict=True):
-    draw.rectangle(box, outline=colour, width=line)
+  dashes = [False] * len(boxes) if dashed is None else dashed
+  for box, colour, dash in zip(corners[::-1].tolist(), colours[::-1], dashes[::-1], strict=True):
+    _outline(draw, box, colour, line, dash)
   # The first get the place they want; labels lie above all boxes.
   taken: list[tuple[float, ...]] = []
+  pad = max(3, size // 5)
   for box, label, colour in zip(corners, labels, colours, strict=True):
-    text = _fit(draw, label, font, width - 6)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    size = (right - left + 6, bottom - top + 6)
-    if size[0] > width or size[1] > height:
+    text = fonts.shortened(" ".join(label.split()), size, width - 2 * pad)
+    length, above, below = fonts.extent(text, size)
+    needed = (length + 2 * pad, above + below + pad)
+    if not text or needed[0] > width or needed[1] > height:
       continue
-    place = _place_label(box, size, (width, height), taken)
+    place = _place_label(box, needed, (width, height), taken)
+    if covered(np.array([place]), np.reshape(taken, (-1, 4))).sum() > _MOST_HIDDEN:
+      continue
     taken.append(place)
-    draw.rectangle(place, fill=colour)
-    draw.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="white", font=font)
+    draw.rectangle(place, fill=(*ImageColor.getrgb(colour), round(255 * _LABEL_OPACITY)))
+    baseline = (place[0] + pad, place[1] + pad / 2 + above)
+    fonts.draw(draw, baseline, text, size, text_on(colour))
   return np.asarray(picture)
+
+
+def _text_size(short: int, labels: int = 1) -> int:
+  """Pixels of an em on a picture whose short side is given; smaller where there are many labels."""
+  return max(11 if labels > 12 else 13, round(short / (40 if labels > 12 else 28)))
+
+
+def _outline(
+  draw: ImageDraw.ImageDraw, box: Sequence[float], colour: str, line: int, dashed: bool
+) -> None:
+  """A rectangle that begins at the box; a shade inside keeps its line from the image."""
+  x1, y1, x2, y2 = map(round, box)
+  if line > 1 and min(x2 - x1, y2 - y1) > 4 * line:
+    inner = (x1 + line, y1 + line, x2 - line, y2 - line)
+    draw.rectangle(inner, outline=(0, 0, 0, 90), width=1)
+  if not dashed:
+    draw.rectangle((x1, y1, x2, y2), outline=colour, width=line)
+    return
+  step = 4 * line
+  for x in range(x1, x2 + 1, 2 * step):
+    right = min(x + step, x2)
+    draw.rectangle((x, y1, right, min(y1 + line - 1, y2)), fill=colour)
+    draw.rectangle((x, max(y2 - line + 1, y1), right, y2), fill=colour)
+  for y in range(y1, y2 + 1, 2 * step):
+    bottom = min(y + step, y2)
+    draw.rectangle((x1, y, min(x1 + line - 1, x2), bottom), fill=colour)
+    draw.rectangle((max(x2 - line + 1, x1), y, x2, bottom), fill=colour)
 
 
 def _check_lengths(**columns: Sequence | None) -> None:
@@ -163,30 +253,21 @@ def _paint_masks(
   return Image.fromarray(pixels)
 
 
-def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-  """The text, shortened in the middle where it is wider than `width` pixels."""
-  shortened = text
-  for kept in range(len(text), 1, -1):
-    if draw.textlength(shortened, font=font) <= width:
-      break
-    half = kept // 2
-    shortened = f"{text[:half]}…{text[len(text) - half :]}"
-  return shortened
-
-
 def _place_label(
   box: Float[np.ndarray, "4"],
   size: tuple[float, float],
   canvas: tuple[int, int],
   taken: Sequence[tuple[float, ...]],
 ) -> tuple[float, ...]:
-  """Where a label goes: above the box, below or inside; the first place that is free.
+  """Where a label goes: above the box, below, inside or beside it; the first place that is free.
 
   Always within the canvas.  Where no place is free, the one that hides least.
   """
   (x1, y1, x2, y2), (w, h) = box.tolist(), size
   wanted = [(x1, y1 - h), (x1, y2), (x1, y1), (x2 - w, y1 - h), (x2 - w, y2)]
-  wanted += [(x1, y2 - h), (x1, y1 - 2 * h), (x1, y2 + h)]
+  wanted += [(x1, y2 - h), (x2 - w, y1), (x2 - w, y2 - h), (x2, y1), (x1 - w, y1)]
+  wanted += [((x1 + x2 - w) / 2, y) for y in (y1 - h, y2, (y1 + y2 - h) / 2)]
+  wanted += [(x1, y1 - 2 * h), (x1, y2 + h), (x2, y2 - h), (x1 - w, y2 - h)]
   corners = np.clip(wanted, 0, np.array(canvas) - 1 - size)
   places = np.concatenate([corners, corners + size], axis=1)
   hidden = covered(places, np.reshape(taken, (-1, 4))).sum(axis=1)

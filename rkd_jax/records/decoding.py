@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
 import numpy as np
@@ -24,6 +25,11 @@ FORMATS = {
   **{"JPEG": 1, "PNG": 1, "GIF": 1, "BMP": 1, "PPM": 1, "TIFF": 1},
   **{"WEBP": 2, "AVIF": 2, "JPEG2000": 3},
 }
+# How their files end, in lower case.
+SUFFIXES = (
+  *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp"),
+  *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".avif"),
+)
 _MOST_SCANNED = 20 * MAX_PIXELS  # pixels, in all scans of a JPEG
 _STRIP = 2**22  # pixels
 _REMEDY = "Replace the file, remove its record, or pass --skip_bad_images."
@@ -77,12 +83,37 @@ def open_file(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Im
   Raises:
     BadImageError: as there, or the file cannot be read.
   """
+  with _file(path) as (file, length):
+    return _decode(file, length, os.fspath(path), max_pixels, None)
+
+
+def upright_size(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+  """Width and height of what `open_file` gives, from the head of the file: nothing is decoded.
+
+  Raises:
+    BadImageError: as there, but damage behind the head is not seen.
+  """
+  name = os.fspath(path)
+  with (
+    _file(path) as (file, length),
+    _explained(file, length, name, max_pixels, None),
+    Image.open(file, formats=tuple(FORMATS)) as image,
+  ):
+    _check_size(image, name, max_pixels, None)
+    width, height = image.size
+    lies = (_orientation(image) or 1) >= 5
+  return (height, width) if lies else (width, height)
+
+
+@contextlib.contextmanager
+def _file(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
+  """A file and its length in bytes."""
   name = os.fspath(path)
   try:
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
       raise BadImageError(f"Cannot read {name}: it is no file. {_REMEDY}")
     with open(path, "rb") as file:
-      return _decode(file, os.fstat(file.fileno()).st_size, name, max_pixels, None)
+      yield file, os.fstat(file.fileno()).st_size
   except OSError as error:
     raise BadImageError(f"Cannot read {name}: {error.strerror}. {_REMEDY}") from error
 
@@ -119,10 +150,7 @@ def pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 def _decode(
   stream: BinaryIO, length: int, name: str, max_pixels: int, recorded: tuple[int, int] | None
 ) -> Image.Image:
-  wanted = max_pixels if recorded is None else recorded[0] * recorded[1]
-  if Image.MAX_IMAGE_PIXELS is not None and wanted > Image.MAX_IMAGE_PIXELS:
-    Image.MAX_IMAGE_PIXELS = wanted  # Pillow's own guard must not be the stricter one
-  try:
+  with _explained(stream, length, name, max_pixels, recorded):
     with Image.open(stream, formats=tuple(FORMATS)) as image:
       _check_size(image, name, max_pixels, recorded)
       if image.info.get("progressive"):
@@ -135,6 +163,21 @@ def _decode(
     del image  # what was not in RGB need not stay
     if turn is not None:
       picture = picture.transpose(turn)
+  if recorded is not None and picture.size != recorded:
+    _differs(name, picture.size, recorded)
+  return picture
+
+
+@contextlib.contextmanager
+def _explained(
+  stream: BinaryIO, length: int, name: str, max_pixels: int, recorded: tuple[int, int] | None
+) -> Iterator[None]:
+  """Makes every error inside a BadImageError, where Pillow may open what has so many pixels."""
+  wanted = max_pixels if recorded is None else recorded[0] * recorded[1]
+  if Image.MAX_IMAGE_PIXELS is not None and wanted > Image.MAX_IMAGE_PIXELS:
+    Image.MAX_IMAGE_PIXELS = wanted  # Pillow's own guard must not be the stricter one
+  try:
+    yield
   except BadImageError:
     raise
   # Whatever a decoder stumbles on: beside its own errors there are those of arithmetic, types,
@@ -147,9 +190,6 @@ def _decode(
       # Pillow would name an object by its address, which no two runs have in common.
       reason = _no_image(stream)
     raise BadImageError(f"Cannot decode {name} ({length} bytes): {reason}. {_REMEDY}") from error
-  if recorded is not None and picture.size != recorded:
-    _differs(name, picture.size, recorded)
-  return picture
 
 
 def _check_size(

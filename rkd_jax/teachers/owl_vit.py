@@ -1,8 +1,6 @@
 """OWL-ViT as a source of proposals, through Google's Scenic where that is installed.
 
-Scenic is no package of an index (the one called `scenic` there is another project), so it is
-looked for when it is used: an installed `scenic` that has `scenic.projects`, or the folder of a
-clone that the environment variable SCENIC_PATH names.
+Scenic is looked for when it is used, see `machine.scenic`.
 """
 
 import functools
@@ -10,7 +8,7 @@ import importlib
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -23,40 +21,35 @@ from rkd_jax.files.untrusted.reading import opening, refuse_head
 from rkd_jax.frozen.mavl import RKD_QUERIES, corners
 from rkd_jax.frozen.regions import reduced
 from rkd_jax.machine.replicas import Replicas
+from rkd_jax.machine.scenic import import_from_scenic
 from rkd_jax.models.clip.tokenizer import Tokenizer
 from rkd_jax.ops.host import iou, suppress
 from rkd_jax.teachers.proposals import Proposed, check_image
-
-_INSTALL = (
-  "--proposals=owl_vit needs Google's Scenic, which is no package of an index: "
-  "git clone https://github.com/google-research/scenic, set SCENIC_PATH to that folder, and "
-  "pip install clu tensorflow git+https://github.com/google-research/big_vision.git "
-  "git+https://github.com/openai/CLIP.git, which it imports"
-)
+from rkd_jax.weights import published
 
 
 def import_scenic() -> types.ModuleType:
   """Scenic's `models` of OWL-ViT; an ImportError says what to install."""
-  path = os.environ.get("SCENIC_PATH")
-  if path and path not in sys.path:
-    sys.path.insert(0, path)
-  try:
-    importlib.import_module("scenic.projects.owl_vit")
-    _stand_in_for_ott()
-    return importlib.import_module("scenic.projects.owl_vit.models")
-  except ImportError as error:
-    raise ImportError(f"{_INSTALL}. ({error})") from error
+  who, package = "--proposals=owl_vit", "scenic.projects.owl_vit"
+  import_from_scenic(package, who)
+  _stand_in("ott.tools.transport", {"ott": "geometry", "ott.geometry": "geometry"})
+  _stand_in("clip.simple_tokenizer", {})
+  return import_from_scenic(f"{package}.models", who)
 
 
-def _stand_in_for_ott() -> None:
-  """Scenic imports `ott` for its training alone, and the version that it asks for needs old jax."""
+def _stand_in(module: str, others: Mapping[str, str]) -> None:
+  """Makes empty modules where what Scenic imports, and is not used here, cannot be imported.
+
+  Its matching for training is by a version of `ott` that needs an old jax; its tokenizer, whose
+  place ours takes, is that of OpenAI's `clip`, which needs torch.
+  """
   try:
-    importlib.import_module("ott.tools.transport")
+    importlib.import_module(module)
   except (ImportError, AttributeError):
-    stubs = {"ott": "geometry", "ott.geometry": "geometry", "ott.tools": "transport"}
-    for name, inner in stubs.items():
+    package, _, last = module.rpartition(".")
+    for name, inner in {**others, package: last}.items():
       sys.modules[name] = types.ModuleType(name)
-      setattr(sys.modules[name], inner, None)
+      setattr(sys.modules[name], inner, types.SimpleNamespace(SimpleTokenizer=None))
 
 
 class OwlVit:
@@ -73,7 +66,7 @@ class OwlVit:
     nms_threshold: greatest IoU between two proposals.
 
   Raises:
-    ImportError: see `import_scenic`.
+    ImportError: see `import_from_scenic`.
     FileNotFoundError: there is no such checkpoint.
     ReadError: a web page, a pointer of Git LFS or an empty file stands in its place.
   """
@@ -84,11 +77,7 @@ class OwlVit:
     self, checkpoint: str, config: str = "clip_b32", top: int = 50, nms_threshold: float = 0.5
   ):
     models = import_scenic()
-    if not os.path.exists(checkpoint):
-      raise FileNotFoundError(
-        f"{checkpoint} is not there: expected an OWL-ViT checkpoint of Scenic, as its "
-        "projects/owl_vit/README.md lists them."
-      )
+    published.check_there(checkpoint)
     if os.path.isfile(checkpoint):
       with opening(checkpoint, "an OWL-ViT checkpoint of Scenic") as (_, head, _):
         refuse_head(checkpoint, head)

@@ -11,7 +11,7 @@ bytes.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from rkd_jax.records.results_writer import TeacherWriter
 from rkd_jax.records.sources import Source
 from rkd_jax.teachers.images import Options, Prepared, decode, prepare, result
 from rkd_jax.teachers.proposals import Answerer, Proposer, Recorded
+from rkd_jax.teachers.recall import Recall
 
 # Raised when a change to the code changes the results, so that no folder mixes the two.
 CODE_VERSION = 2
@@ -48,6 +49,10 @@ class Encoder(Protocol):
   def embed(self, crops: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n d"]:
     """Embeddings of square crops of `image_size`, not normalised; n varies, even 0."""
     ...
+
+
+# Positions of images in their source, and what is known of them before CLIP.
+Watch = Callable[[Sequence[int], Sequence[Prepared]], None]
 
 
 def describe(
@@ -72,6 +77,7 @@ def precompute(
   options: Options,
   executor: Executor,
   skip_bad_images: bool = True,
+  watch: Watch | None = None,
 ) -> None:
   """Runs the teachers over all images of a source that the writer does not hold yet.
 
@@ -88,6 +94,7 @@ def precompute(
     writer: results go here; marked complete at the end.
     options: what decides the results, beside the teachers.
     executor: where images are decoded, such as a `process_pool`.
+    watch: is shown every group of images as soon as their boxes are known.
 
   Raises:
     ValueError: `class_embeddings` does not have a row for each class, the results that are there
@@ -124,6 +131,8 @@ def precompute(
       images = [next(prepared) for _ in group]
       if not skip_bad_images:
         check_read(images)
+      if watch is not None:
+        watch(group, images)
       for found in to_write(images, group, encoder, class_embeddings, options):
         if found[0] not in writer:
           writer.write(*found)
@@ -184,15 +193,14 @@ def assess(source: Source, results: TeacherReader) -> dict[str, Any]:
     class, the part that overlaps one, both None where there is nothing to compare;
     'unreadable': reason by image id, 'dropped_boxes': reasons by image id, both of all images.
   """
-  regions, pseudo_boxes, found, right = 0, 0, [], []
+  regions, pseudo_boxes, recall, right = 0, 0, Recall(), []
   indices = range(0, len(source), max(-(-len(source) // ASSESSED), 1))
   for i in indices:
     record = source[i]
     stored = results[record.image_id]
     regions += len(stored["regions/boxes"])
     pseudo_boxes += len(stored["pseudo_boxes/boxes"])
-    overlaps = iou(record.boxes[~record.is_crowd], stored["regions/boxes"])
-    found.extend((overlaps >= 0.5).any(1))
+    recall.add(record.boxes[~record.is_crowd], stored["regions/boxes"])
     for box, label in zip(stored["pseudo_boxes/boxes"], stored["pseudo_boxes/labels"]):
       same = record.boxes[record.classes == label]
       if len(same):
@@ -203,7 +211,7 @@ def assess(source: Source, results: TeacherReader) -> dict[str, Any]:
     "assessed": len(indices),
     "regions": regions,
     "pseudo_boxes": pseudo_boxes,
-    "box_recall": float(np.mean(found)) if found else None,
+    "box_recall": recall.part,
     "pseudo_box_precision": float(np.mean(right)) if right else None,
     **{
       key: {str(i): note[key] for i, note in notes if key in note}

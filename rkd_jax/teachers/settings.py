@@ -25,17 +25,24 @@ from rkd_jax.vocabulary.class_embeddings import embed_classes
 
 
 class ProposalSource(NamedTuple):
-  """A proposer that a command can name: how it is made of some of the `Settings`."""
+  """A proposer that a command can name: how it is made of some of the `Settings`.
+
+  `hint` is a sentence for whoever left one of them out.
+  """
 
   open: Callable[..., Proposer]
   settings: tuple[str, ...] = ()
+  hint: str = ""
 
+
+_MVIT = " `rkd-jax download mavl` and `rkd-jax download roberta-base` say how to get them."
+_OWL_VIT = " `rkd-jax download owl-vit-b-32` fetches one."
 
 SOURCES = {
   "regions": ProposalSource(RegionGrowing),
-  "mvit": ProposalSource(MvitProposer, ("checkpoint", "vocabulary", "merges")),
+  "mvit": ProposalSource(MvitProposer, ("checkpoint", "vocabulary", "merges"), _MVIT),
   "rpn": ProposalSource(DetectorProposer, ("checkpoint",)),
-  "owl_vit": ProposalSource(OwlVit, ("checkpoint", "owl_vit_config")),
+  "owl_vit": ProposalSource(OwlVit, ("checkpoint", "owl_vit_config"), _OWL_VIT),
 }
 
 
@@ -102,6 +109,7 @@ def make_proposer(settings: Settings, split: str) -> Proposer:
     if missing:
       raise ValueError(
         f"--proposals={kind} needs {', '.join(f'--{name}=...' for name in missing)}."
+        f"{SOURCES[kind].hint}"
       )
     return _load_proposer(settings)
   if storage.path(kind).is_dir():

@@ -4,7 +4,8 @@ An .npz holds `names`, `template` (one or several) and `embeddings` [C, d], and 
 which CLIP they are of: its place, from the file's folder if it is relative.  A .npy holds the
 embeddings, as the published RKD code ships them, with names and templates in a .json of the same
 name beside it; without that file it loads too.  Embeddings are as the text tower gives them, like
-the published matrices (norms about 10), unless they were averaged or normalised when made.
+the published matrices (norms about 10), unless they were averaged or normalised when made.  Rows of
+a closed vocabulary (`closed_rows`) are no texts' embeddings: their file knows its own names alone.
 """
 
 import io
@@ -27,16 +28,27 @@ from rkd_jax.records import class_names as category_names
 from rkd_jax.vocabulary import prompts
 
 TEMPLATE = prompts.SINGLE
-_TEXT_KEYS = ("names", "template")
+# In the folder of an own project.
+FILE = "class_embeddings.npz"
+# In place of the template: the rows are those of `closed_rows`.
+CLOSED = "closed vocabulary, no CLIP"
 
 
 class ClassEmbeddings(NamedTuple):
-  """Embeddings and what they were made from, which a bare .npy does not say."""
+  """Embeddings and what they were made from, which a bare .npy does not say.
+
+  `source` is the CLIP or the file that an .npz had its rows from, where it says so.
+  """
 
   embeddings: Float[np.ndarray, "c d"]
   names: tuple[str, ...] | None
   templates: tuple[str, ...] | None
   clip: str | None = None
+
+  @property
+  def is_closed(self) -> bool:
+    """Whether there can be no row for any other name, since no CLIP made these."""
+    return self.templates == (CLOSED,)
 
 
 def embed_classes(
@@ -76,6 +88,21 @@ def embed_classes(
   return unit(embeddings) if normalize else embeddings
 
 
+def closed_rows(count: int, width: int) -> Float[np.ndarray, "c d"]:
+  """Unit rows for classes that no CLIP embeds, always the same for a count and a width.
+
+  They are orthogonal where there are at most as many as dimensions.  More are drawn at random, and
+  nearly so: 1,203 in 512 dimensions have cosines below 0.25.
+  Raises ValueError: no class or no dimension.
+  """
+  if count < 1 or width < 1:
+    raise ValueError(f"{count} classes in {width} dimensions: expected at least 1 of both.")
+  if count <= width:
+    return np.eye(count, width, dtype=np.float32)
+  rows = np.random.Generator(np.random.PCG64(0)).standard_normal((count, width))
+  return unit(rows.astype(np.float32))
+
+
 def _check_array(embeddings: np.ndarray, where: str) -> Float[np.ndarray, "c d"]:
   if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
     raise ValueError(
@@ -95,6 +122,8 @@ def save(
   clip: str | None = None,
 ) -> None:
   """Writes an .npz, or a .npy with its .json beside it; each file whole or not at all.
+
+  An .npz also says the `source` of the rows.
 
   Raises ValueError: the path ends in neither, or names and embeddings do not fit.
   """
@@ -157,9 +186,7 @@ def load(path: str | os.PathLike, names: Sequence[str] | None = None) -> ClassEm
     raise ValueError(
       f"{path}: {len(rows)} rows for {len(names)} class names; make the file again for these"
     )
-  return ClassEmbeddings(
-    rows, None if names is None else tuple(names), result.templates, result.clip
-  )
+  return result._replace(embeddings=rows, names=None if names is None else tuple(names))
 
 
 def _texts(stored: Mapping[str, np.ndarray], key: str) -> tuple[str, ...]:

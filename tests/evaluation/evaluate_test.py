@@ -11,6 +11,7 @@ import tiny_clip
 
 from rkd_jax.configs import common
 from rkd_jax.data.shapes_ovd.shapes_ovd import SceneEntry
+from rkd_jax.evaluation import calibration
 from rkd_jax.evaluation import evaluate as evaluate_lib
 from rkd_jax.evaluation.evaluate import detections_of, evaluate
 from rkd_jax.frozen.detector import Detector
@@ -97,6 +98,18 @@ def test_detections_of_eight_devices_are_those_of_one(root, config, monkeypatch)
     assert expected.valid[row].sum() > 500
     for name, array in found.items():
       np.testing.assert_array_equal(array, getattr(expected, name)[row][expected.valid[row]])
+
+
+@pytest.mark.door
+def test_calibration_leaves_the_operating_points_in_the_run(root, config, of_one_process):
+  results = evaluate(config, str(root / "run"), calibrate=True)
+  assert results == of_one_process
+  thresholds = calibration.load_thresholds(root / "run")
+  assert thresholds.split == "shapes_ovd/scenes/validation" and thresholds.content["images"] == 7
+  found = {name: own["objects"] for name, own in thresholds.content["classes"].items()}
+  assert found == {name: own["num_gt"] for name, own in results["per_class"].items()}
+  assert thresholds.content["all"]["hits"] > 0
+  assert thresholds.threshold_for(list(found), "f1").shape == (len(found),)
 
 
 def test_two_processes_of_four_devices_have_the_numbers_of_one(root, of_one_process):

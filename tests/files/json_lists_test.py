@@ -21,6 +21,13 @@ def _write(folder, text):
   return folder / "f.json"
 
 
+def test_content_may_come_from_elsewhere(tmp_path):
+  document = Document(tmp_path / "none.json", b'{"a": [{"id": -1}]}')
+  assert list(document.entries("a", Thing)) == []
+  with pytest.raises(ValueError, match=r"none\.json: a\[0\]: id is -1"):
+    document.problems.check()
+
+
 def test_entries_come_with_their_positions(tmp_path):
   document = Document(_write(tmp_path, '{"a": [{"id": 3}, {"id": 4, "name": "x"}], "b": NaN}'))
   assert list(document.entries("a", Thing)) == [(0, Thing(3)), (1, Thing(4, "x"))]

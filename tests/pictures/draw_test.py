@@ -8,6 +8,7 @@ from PIL import Image, ImageColor
 from pycocotools import mask as coco_mask
 
 from rkd_jax.pictures import draw as visualize
+from rkd_jax.pictures.colours import class_colour, instance_colours
 
 GREY = np.full((128, 160, 3), 90, np.uint8)
 ONE_BOX = np.array([[40, 50, 80, 100]], np.float32)
@@ -18,6 +19,7 @@ def colour_mask(picture, colour):
 
 
 def draw_one(box=ONE_BOX, name="red star", novel=True, **options):
+  options = {"colour_by": "novelty"} | options
   return visualize.draw_detections(GREY, box, np.array([0.9]), [name], [novel], **options)
 
 
@@ -36,6 +38,7 @@ def test_box_is_drawn_at_its_scaled_corners_in_the_colour_of_its_kind():
     painted = colour_mask(picture, colour)
     assert painted[150:301, 120].all() and painted[300, 120:241].all()
     assert not painted[170:290, 130:230].any()
+    assert draw_one(novel=novel, colour_by="class").tobytes() != picture.tobytes()
     assert not colour_mask(picture, other).any()
 
 
@@ -96,7 +99,7 @@ def test_masks_are_drawn_best_on_top():
   def corner(scores, segmentations):
     names, novel = ["a", "b"], [False, True]
     picture = visualize.draw_detections(
-      GREY, boxes, np.array(scores), names, novel, segmentations=segmentations
+      GREY, boxes, np.array(scores), names, novel, segmentations, colour_by="novelty"
     )
     return tuple(picture[0, 0].tolist())
 
@@ -105,6 +108,59 @@ def test_masks_are_drawn_best_on_top():
   assert corner([0.5, 0.9], [mask, mask]) == novel
   assert corner([0.9, 0.5], [empty, mask]) == novel
   assert corner([0.5, 0.9], [empty, empty]) == (90, 90, 90)
+
+
+def test_a_class_has_its_colour_in_any_list_and_any_picture():
+  boxes = np.array([[10, 60, 50, 80], [90, 60, 130, 80]], np.float32)
+
+  def picture(names, colour_by="class"):
+    return visualize.draw_detections(
+      GREY, boxes, np.array([0.9, 0.8]), names, [False, True], colour_by=colour_by
+    )
+
+  owl, cat = (class_colour(name) for name in ("owl", "cat"))
+  assert colour_mask(picture(["owl", "cat"]), owl)[:, :240].any()
+  assert colour_mask(picture(["cat", "owl"]), owl)[:, 240:].any()
+  assert colour_mask(picture(["cat", "owl"]), cat)[:, :240].any()
+  # Two of a class are told apart by instance.
+  of_instances = picture(["owl", "owl"], "instance")
+  assert len(instance_colours(2)) == len(set(instance_colours(2)))
+  assert all(colour_mask(of_instances, colour).any() for colour in instance_colours(2))
+  assert not colour_mask(of_instances, owl).any()
+
+
+def test_novel_classes_have_a_mark_in_any_colouring():
+  for colour_by in visualize.COLOURINGS:
+    base, novel = (draw_one(novel=flag, colour_by=colour_by) for flag in (False, True))
+    assert (base != novel).any()
+
+
+def test_what_is_below_a_label_shows_through():
+  image = GREY.copy()
+  image[:60:2] = 200
+  picture = visualize.draw_boxes(image, ONE_BOX, ["mmmm"], ["#d9480f"])
+  (x, y), colour = (121, 144), np.array(ImageColor.getrgb("#d9480f"))
+  column = picture[y - 12 : y, x].astype(int)  # of the label's edge, left of the text
+  assert (np.ptp(column, axis=0) > 5).any() and np.abs(column - colour).max() < 60
+
+
+def test_a_dashed_box_has_gaps():
+  picture = visualize.draw_boxes(GREY, ONE_BOX, [""], ["#2b8a3e"], dashed=[True])
+  side = colour_mask(picture, "#2b8a3e")[150:301, 120]
+  assert 0.3 < side.mean() < 0.8
+  solid = visualize.draw_boxes(GREY, ONE_BOX, [""], ["#2b8a3e"])
+  assert colour_mask(solid, "#2b8a3e")[150:301, 120].all()
+
+
+def test_the_legend_says_each_class_once_below_the_picture():
+  boxes = np.tile(ONE_BOX, (3, 1))
+  arguments = GREY, boxes, np.array([0.9, 0.8, 0.7]), ["owl", "cat", "owl"], [False, True, False]
+  plain, picture = (visualize.draw_detections(*arguments, legend=own) for own in (False, True))
+  np.testing.assert_array_equal(picture[: len(plain)], plain)
+  strip = picture[len(plain) :]
+  assert all(colour_mask(strip, class_colour(name)).any() for name in ("owl", "cat"))
+  many = visualize.with_legend(plain, [(f"class {i}", "#2b8a3e") for i in range(20)])
+  assert len(many) - len(plain) > 2 * len(strip)
 
 
 def test_no_boxes_is_only_the_picture():
@@ -130,6 +186,7 @@ def test_boxes_have_colours_of_their_own():
     ({"scores": np.array([0.1, 0.2])}, "1 boxes, 2 scores, 1 names"),
     ({"novel": []}, "1 names, 0 novel"),
     ({"segmentations": []}, "1 novel, 0 masks"),
+    ({"colour_by": "size"}, "colour_by is 'size'; expected one of class, instance, novelty"),
     (
       {"segmentations": [{"size": [160, 128]}]},
       r"a mask is \(160, 128\) and the image \(128, 160\)",

@@ -1,4 +1,4 @@
-"""Similarity arithmetic, panels of curves, what is refused."""
+"""Similarity arithmetic, and what is refused."""
 
 import numpy as np
 import pytest
@@ -35,27 +35,3 @@ def test_similarity_figure_is_deterministic():
   np.testing.assert_array_equal(figure, figures.similarity_figure(matrices, ["a", "b", "c"]))
   with pytest.raises(ValueError, match=r"RKD: matrix .2, 2. for 3 class names"):
     figures.similarity_figure({**matrices, "RKD": np.eye(2)}, ["a", "b", "c"])
-
-
-def test_curves_have_a_panel_per_kind_and_metric():
-  records = [
-    {"step": 0, "kind": "box", "loss": 2.0, "note": "text"},
-    {"step": 1, "kind": "image", "loss": 3.0},
-    {"step": 2, "kind": "box", "loss": 1.0, "rkd_irm": 0.5, "AP": None, "learning_rate": 0.1},
-  ]
-  curves = figures._collect_curves({"rkd": records})
-  assert curves == {
-    ("box", "loss"): {"rkd": [(0, 2.0), (2, 1.0)]},
-    ("box", "rkd_irm"): {"rkd": [(2, 0.5)]},
-    ("image", "loss"): {"rkd": [(1, 3.0)]},
-  }
-  assert list(curves) == [("box", "loss"), ("box", "rkd_irm"), ("image", "loss")]
-  picture = figures.curves_figure({"rkd": records, "base": records[:1]})
-  assert picture.ndim == 3 and picture.std() > 0
-  with pytest.raises(ValueError, match=r"no record of .'rkd'. has a metric"):
-    figures.curves_figure({"rkd": [{"step": 0, "lost": 1.0}]})
-
-
-def test_smoothing_keeps_a_line_and_its_length():
-  np.testing.assert_allclose(figures._smooth(np.full(50, 3.0)), 3.0)
-  np.testing.assert_allclose(figures._smooth(np.array([0.0, 3.0, 6.0, 0.0])), [1.5, 3.0, 3.0, 3.0])

@@ -221,3 +221,23 @@ def test_files_that_cannot_be_read(tmp_path):
   for name in ("loop.png", "pipe.png", "missing.png", "."):
     with pytest.raises(decoding.BadImageError, match=r"Cannot read .*--skip_bad_images"):
       decoding.open_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_of_a_file_is_that_of_the_upright_picture(tmp_path, orientation):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  (tmp_path / "a.jpg").write_bytes(_encode(np.zeros((6, 9, 3), np.uint8), "JPEG", exif=exif))
+  size = decoding.upright_size(tmp_path / "a.jpg")
+  assert size == decoding.open_file(tmp_path / "a.jpg").size
+
+
+def test_sizes_are_read_from_the_head_alone_and_only_of_what_may_be_decoded(tmp_path):
+  path = tmp_path / "a.jpg"
+  path.write_bytes(_encode(RNG.integers(0, 256, (60, 90, 3), np.uint8), "JPEG")[:-1000])
+  assert decoding.upright_size(path) == (90, 60)
+  with pytest.raises(decoding.BadImageError, match="is too large"):
+    decoding.upright_size(path, max_pixels=100)
+  path.write_text("<svg>")
+  with pytest.raises(decoding.BadImageError, match=r"Cannot decode .*a\.jpg .*text in HTML"):
+    decoding.upright_size(path)

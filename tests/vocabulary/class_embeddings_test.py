@@ -172,3 +172,27 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     class_embeddings.load(tmp_path / "classes.npy")
   with pytest.raises(ValueError, match="2 names for 3"):
     class_embeddings.save(tmp_path / "classes.npz", NAMES[:2], "a {}", ROWS)
+
+
+def test_closed_rows_are_orthonormal_and_always_the_same():
+  rows = class_embeddings.closed_rows(5, 8)
+  np.testing.assert_array_equal(rows @ rows.T, np.eye(5))
+  assert rows.dtype == np.float32 and rows.shape == (5, 8)
+  with pytest.raises(ValueError, match="0 classes in 8 dimensions"):
+    class_embeddings.closed_rows(0, 8)
+
+
+def test_more_closed_rows_than_dimensions_are_nearly_orthogonal():
+  rows = class_embeddings.closed_rows(1203, 512)
+  cosines = rows @ rows.T
+  np.testing.assert_allclose(np.diag(cosines), 1, atol=1e-6)
+  assert np.abs(cosines - np.diag(np.diag(cosines))).max() < 0.25
+  np.testing.assert_array_equal(rows, class_embeddings.closed_rows(1203, 512))
+
+
+def test_a_file_says_which_clip_its_rows_are_of_and_whether_it_is_closed(tmp_path, saved):
+  path = tmp_path / "closed.npz"
+  class_embeddings.save(path, NAMES, class_embeddings.CLOSED, ROWS, "somewhere")
+  stored = class_embeddings.load(path)
+  assert stored.is_closed and stored.clip == "somewhere"
+  assert not class_embeddings.load(saved).is_closed and class_embeddings.load(saved).clip is None

@@ -40,7 +40,7 @@ class Tokenizer:
     size: the number of tokens that the model knows, which the vocabulary must have; None for any.
 
   Raises:
-    FileNotFoundError: naming the missing file and where such files are found.
+    FileNotFoundError: naming the missing file and the command that fetches it.
     ValueError: the files are no such vocabulary, or one of another model.
   """
 
@@ -54,8 +54,8 @@ class Tokenizer:
     for path, name in ((vocabulary, "vocab.json"), (merges, "merges.txt")):
       if not os.path.isfile(path):
         raise FileNotFoundError(
-          f"{os.fspath(path)!r} is no file: expected {name} of roberta-base, which Hugging Face's "
-          "model page offers for download."
+          f"{os.fspath(path)!r} is no file: expected {name} of roberta-base, which "
+          "`rkd-jax download roberta-base` fetches."
         )
     try:
       model = tokenizers.models.BPE.from_file(os.fspath(vocabulary), os.fspath(merges))

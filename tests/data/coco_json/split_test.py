@@ -38,7 +38,7 @@ def test_what_is_counted(split):
 def test_an_image_must_have_the_size_of_its_boxes(split):
   path = split.images[1].path
   Image.fromarray(np.zeros((24, 33, 3), np.uint8)).save(path)
-  with pytest.raises(ValueError, match=r"b\.jpg .*image id 4.* is 33 x 24 .*JSON says 32 x 24"):
+  with pytest.raises(ValueError, match=r"b\.jpg .*image id 4.* is 33 x 24 .*tions say 32 x 24"):
     list(split.entries())[1].load()
   path.unlink()
   with pytest.raises(

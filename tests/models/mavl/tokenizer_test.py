@@ -66,7 +66,9 @@ def test_the_vocabulary_of_another_model_is_refused(files):
 
 def test_missing_files_are_named(files):
   files[1].unlink()
-  with pytest.raises(FileNotFoundError, match=r"merges.txt' is no file: .*roberta-base"):
+  with pytest.raises(
+    FileNotFoundError, match=r"merges.txt' is no file: .*rkd-jax download roberta-base"
+  ):
     Tokenizer(*files)
 
 
