@@ -23,13 +23,20 @@ def make(kind: str, canvas: tuple[int, int] = (64, 96)) -> OpenVocabularyDetecto
   """A detector of images whose shorter side is 64 pixels; it finds boxes of all its words."""
   config = narrow(KINDS[kind].get_config())
   config.data.eval.update(canvas=canvas, short_sides=(min(canvas),), max_side=max(canvas))
+  config.model.classifier.temperature = 4.0  # no two scores are alike
   config.model.test.update(score_threshold=0.0, detections=8)
   rng = np.random.default_rng(0)
 
   def drawn(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    scale = 2 * leaf.size**-0.5 if leaf.ndim > 1 else 0.1
-    values = rng.normal(size=leaf.shape) * scale + ("var" in jax.tree_util.keystr(path))
-    return np.abs(values).astype(leaf.dtype)
+    name, values = jax.tree_util.keystr(path), rng.normal(size=leaf.shape)
+    if name.endswith(("scale']", "var']")):
+      values = np.ones(leaf.shape)
+    elif leaf.ndim > 1:
+      values *= (2 / np.prod(leaf.shape[:-1])) ** 0.5
+    else:
+      values *= 0.1
+    # Boxes near the anchors.
+    return values.astype(leaf.dtype) * (0.01 if "deltas" in name or "box_predictor" in name else 1)
 
   params = jax.tree_util.tree_map_with_path(drawn, abstract_params(config))
   rows = rng.normal(size=(len(NAMES), config.model.classifier.embedding_dim))

@@ -116,7 +116,7 @@ def _name(canvas: Canvas) -> str:
   return f"detector_{canvas[0]}x{canvas[1]}"
 
 
-def _exported(detector: OpenVocabularyDetector, canvas: Canvas, rows: int) -> jax_export.Exported:
+def exported(detector: OpenVocabularyDetector, canvas: Canvas, rows: int) -> jax_export.Exported:
   """The program for all platforms and any number of images."""
   config = detector.config
   (count,) = jax_export.symbolic_shape("b")
@@ -134,7 +134,7 @@ def _write_jax(detector: OpenVocabularyDetector, folder: Path, rows: int) -> lis
   made = []
   for canvas in programs.canvases(detector):
     file = f"{_name(canvas)}.jaxexport"
-    (folder / file).write_bytes(_exported(detector, canvas, rows).serialize())
+    (folder / file).write_bytes(exported(detector, canvas, rows).serialize())
     made.append({"file": file, "canvas": canvas})
   return made
 
@@ -176,7 +176,7 @@ def _write_savedmodel(
   module.weights = {name: tf.Variable(x, trainable=False) for name, x in weights.items()}
   signatures, made = {}, []
   for canvas in programs.canvases(detector):
-    program = _exported(detector, canvas, rows)
+    program = exported(detector, canvas, rows)
     signatures[_name(canvas)] = _function(tf, xla, module, program)
     made.append({"signature": _name(canvas), "canvas": canvas})
   tf.saved_model.save(module, os.fspath(folder), signatures=signatures)

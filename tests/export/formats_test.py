@@ -67,11 +67,12 @@ def test_jax_alone_computes_the_same_bits(detector, tmp_path):
   )
   found = np.load(tmp_path / "found.npz")
   assert set(found) == set(programs.outputs(detector.config))
-  program = jax.jit(programs.for_platforms(detector.config))
+  canvas, rows = given["images"].shape[1:3], len(given["class_valid"])
+  program = jax.jit(formats.exported(detector, canvas, rows).call)
   expected = program(programs.params(detector), *given.values())
   for name in found:
     np.testing.assert_array_equal(found[name], expected[name])
-  assert found["valid"].all() and len(np.unique(found["classes"])) > 1
+  assert found["valid"].sum() > 4 and len(np.unique(found["classes"])) > 1
 
 
 @pytest.mark.door
