@@ -14,6 +14,7 @@ VERBS = {
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
   "download": ("weights.download", [], "fetch published weights by name, and check them"),
   "convert": ("convert", [], "read and write checkpoints of detectron2"),
+  "export": ("export.__main__", [], "write a detector for JAX alone, ONNX or TensorFlow"),
   "plan": (
     "plan.__main__",
     [],

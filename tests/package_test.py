@@ -21,7 +21,10 @@ def _pins(file: str) -> dict[str, Requirement]:
   [
     ("requirements.txt", PROJECT["dependencies"]),
     *((f"requirements-{extra}.txt", EXTRAS[extra]) for extra in ("dev", "gcs", "beam")),
-    ("requirements-door.txt", [*EXTRAS["video"], *EXTRAS["web"], "selenium>=4"]),
+    (
+      "requirements-door.txt",
+      [*EXTRAS["video"], *EXTRAS["web"], *EXTRAS["onnx"], "selenium>=4"],
+    ),
   ],
 )
 def test_the_ranges_admit_the_pins(file, ranges):
