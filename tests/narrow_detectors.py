@@ -24,7 +24,7 @@ def make(kind: str, canvas: tuple[int, int] = (64, 96)) -> OpenVocabularyDetecto
   config = narrow(KINDS[kind].get_config())
   config.data.eval.update(canvas=canvas, short_sides=(min(canvas),), max_side=max(canvas))
   config.model.classifier.temperature = 4.0  # no two scores are alike
-  config.model.test.update(score_threshold=0.0, detections=8)
+  config.model.test.update(score_threshold=0.0, detections=24)
   rng = np.random.default_rng(0)
 
   def drawn(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

