@@ -262,7 +262,7 @@ def test_training_and_evaluation_read_the_same_batches(remote, tmp_path):
   files = coco_json.Files(tmp_path / "coco.json", tmp_path / "images")
   built = dict(train=files, validation=files, novel=[tiny_coco.NAMES[-1]])
   builder.prepare(coco_json.CocoJson(data_dir=f"{remote}/data", **built))
-  rows, names, template = class_embeddings.load(tmp_path / "class_embeddings.npz")
+  rows, names, template, _ = class_embeddings.load(tmp_path / "class_embeddings.npz")
   for ending in ("npz", "npy"):
     class_embeddings.save(f"{remote}/classes.{ending}", names, template, rows)
   configs = [tiny_coco.get_config(str(tmp_path)) for _ in range(3)]

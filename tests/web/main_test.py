@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
+
+pytest.importorskip("gradio", reason="Gradio is the extra `web`")
+
+import httpx
 
 import rkd_jax
 from tests import demo_project

@@ -73,7 +73,8 @@ def test_records_are_evaluated_by_the_rules_of_the_challenge(root, monkeypatch):
 
   monkeypatch.setattr(evaluate, "detections_of", found)
   monkeypatch.setattr(evaluate, "load_vocabulary", lambda *_: None)
-  monkeypatch.setattr(evaluate, "Detector", lambda *_: types.SimpleNamespace(step=7))
+  restored = types.SimpleNamespace(step=7)
+  monkeypatch.setattr(evaluate.Detector, "restore", lambda *_: restored)
   config = base.get_config()
   config.data.dir, config.data.name = str(data_dir), "openimages_challenge2019/plain"
   config.evaluation.protocol = "open_images"
