@@ -3,7 +3,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO := runs/demo
-# Bytecode is made on import, for what is used; making it for whole packages takes longer.
+# Bytecode is made on import, for what is used; making it for whole packages takes longer.  Many
+# processes import the same, so it is kept even where the environment says otherwise.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # For another machine, as: make bench BENCH_FLAGS="--dtype=bfloat16 --box_batch=16 --against=torch"
 BENCH_FLAGS ?= --canvas=800x1088
@@ -29,8 +31,8 @@ parity: .venv/ready-dev           ## all published networks, compiled as in use,
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder --full \
 	  tests/models tests/predict_published_test.py tests/machine/parts_test.py
 
-hosts: .venv/ready-dev            ## several processes on this machine train and stop as one
-	$(BIN)/python -m pytest --full tests/machine/cluster_test.py
+hosts: .venv/ready-dev            ## several processes on this machine train, stop and evaluate as one
+	$(BIN)/python -m pytest -m hosts
 
 accelerators: .venv-compilers/ready  ## small programs through the compilers for TPUs and GPUs
 	.venv-compilers/bin/python -m pytest -n 2 tests/plan/programs_test.py --topology=v5e:2x2

@@ -37,8 +37,12 @@ def _load(file: str):
   return module
 
 
-# A config that has stages is checked at each of them.
-CASES = [(file, stage) for file in FILES for stage in getattr(_load(file), "STAGES", (None,))]
+# A config that has stages is checked at each of them; long runs have the steps of the short ones.
+CASES = [
+  pytest.param(file, stage, marks=[pytest.mark.full] if file.endswith("8x.py") else [])
+  for file in FILES
+  for stage in getattr(_load(file), "STAGES", (None,))
+]
 
 
 class _FakeSource:

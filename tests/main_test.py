@@ -28,8 +28,10 @@ def _main(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
   "override, nearest",
   [
-    ("--config.num_step=3", 'Did you mean "num_steps"'),
-    ("--config.optimiser.learning_rate=1", 'Did you mean "optimizer"'),
+    pytest.param("--config.num_step=3", 'Did you mean "num_steps"', marks=pytest.mark.full),
+    pytest.param(
+      "--config.optimiser.learning_rate=1", 'Did you mean "optimizer"', marks=pytest.mark.full
+    ),
     ("--config.optimizer.lerning_rate=1", 'Did you mean "learning_rate"'),
   ],
 )

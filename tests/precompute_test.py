@@ -193,6 +193,7 @@ def test_another_clip_embeds_the_regions_of_an_earlier_run(first, command, sourc
   _assert_embedded(results, source, load_clip(published, "quick_gelu"), 0.0, "clip")
 
 
+@pytest.mark.hosts
 def test_two_processes_share_a_split(first, command, capsys, source, clip_run):
   expected = _read(first)
   shared = [f"--clip={clip_run}", "--process_count=2"]

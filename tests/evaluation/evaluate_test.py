@@ -112,6 +112,7 @@ def test_calibration_leaves_the_operating_points_in_the_run(root, config, of_one
   assert thresholds.threshold_for(list(found), "f1").shape == (len(found),)
 
 
+@pytest.mark.hosts
 def test_two_processes_of_four_devices_have_the_numbers_of_one(root, of_one_process):
   assert sum(entry["AP"] is not None for entry in of_one_process["per_class"].values()) > 10
   assert 0 < of_one_process["AP_novel"] < of_one_process["AP50_novel"] < 100
@@ -125,6 +126,7 @@ def test_two_processes_of_four_devices_have_the_numbers_of_one(root, of_one_proc
   assert "AP" not in second.stdout and "evaluating" not in second.stderr
 
 
+@pytest.mark.hosts
 def test_a_bad_image_of_one_process_ends_both(root, tmp_path):
   load = SceneEntry.load
 
@@ -144,6 +146,7 @@ def test_a_bad_image_of_one_process_ends_both(root, tmp_path):
   assert "AP" not in first.stdout + second.stdout
 
 
+@pytest.mark.hosts
 def test_what_is_wrong_everywhere_is_told_of_once(root):
   first, second = _of_two_processes(root, f"--workdir={root / 'nowhere'}")
   assert first.returncode == second.returncode == 1

@@ -349,6 +349,7 @@ for image in range(600):
 """
 
 
+@pytest.mark.faults
 def test_memory_does_not_hold_the_detections_of_all_images():
   """From 100 to 600 images of 300 detections each less than 25 MB: below 1 GB for 20,000."""
   tests = str(Path(__file__).parents[1])

@@ -3,6 +3,7 @@
 import json
 
 import processes
+import pytest
 
 from rkd_jax.machine.cluster import sent_to_first
 
@@ -21,6 +22,7 @@ with cluster.joined(hosts, coordinator, *map(int, numbers)):
 """
 
 
+@pytest.mark.hosts
 def test_the_first_is_sent_what_the_others_have(tmp_path):
   """One gives more than goes at once."""
   done = processes.run(tmp_path / "logs", "-c", _SCRIPT, count=3)

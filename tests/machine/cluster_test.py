@@ -138,21 +138,21 @@ def _assert_close(restored, one, other):
   )
 
 
-@pytest.mark.full
+@pytest.mark.hosts
 def test_two_processes_train_as_one_does(restored, alone, both):
   _assert_close(restored, alone, both)
   assert {file.name for file in both.iterdir()} == {file.name for file in alone.iterdir()}
   assert len(list((both / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.full
+@pytest.mark.hosts
 def test_so_do_four(root, restored, alone):
   with Training(root, root / "four", 4) as run:
     assert run.wait() == [0] * 4, run.output()
   _assert_close(restored, alone, run.workdir)
 
 
-@pytest.mark.full
+@pytest.mark.hosts
 def test_two_go_on_where_one_stopped(root, restored, alone):
   workdir = root / "one then two"
   shutil.copytree(alone, workdir)
@@ -162,7 +162,7 @@ def test_two_go_on_where_one_stopped(root, restored, alone):
   _assert_close(restored, alone, workdir)
 
 
-@pytest.mark.full
+@pytest.mark.hosts
 def test_one_goes_on_where_two_stopped(root, restored, alone, both):
   workdir = root / "two then one"
   shutil.copytree(both, workdir)
@@ -172,7 +172,7 @@ def test_one_goes_on_where_two_stopped(root, restored, alone, both):
   _assert_close(restored, alone, workdir)
 
 
-@pytest.mark.full
+@pytest.mark.hosts
 def test_sigterm_to_either_stops_both_at_one_step_and_they_go_on_to_the_last_bit(
   root, restored, both
 ):
@@ -202,7 +202,8 @@ def _clip_trains(root, workdir):
   assert (workdir / TOKENIZER_FILE).exists()
 
 
-@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.hosts
+@pytest.mark.parametrize("killed", [0, 1])
 def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
   with _clip_trains(root, root / f"killed {killed}") as run:
     run.processes[killed].kill()
@@ -212,7 +213,7 @@ def test_the_end_of_one_process_ends_the_other_with_a_sentence(root, killed):
   assert LOST in said or (killed == 0 and LOST_TO_JAX in said)
 
 
-@pytest.mark.full
+@pytest.mark.hosts
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_so_does_one_that_stands_still(root, stopped):
   with _clip_trains(root, root / f"stopped {stopped}") as run:
@@ -226,6 +227,7 @@ def test_so_does_one_that_stands_still(root, stopped):
   assert f"Process {stopped} of this run has given no sign of life for {TIMEOUT_S} s (" in said
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize(
   "flags, flags_of, index, message",
   [
@@ -252,6 +254,7 @@ def test_what_no_process_can_do_is_said_once(root, tmp_path, flags, flags_of, in
   assert "Error" not in output[1 - index] and LOST not in "".join(output)
 
 
+@pytest.mark.hosts
 def test_a_coordinator_that_does_not_answer_is_named(root, tmp_path):
   flags = ("--config.hosts.start_seconds=2", "--process_count=2", "--process_id=1")
   with Training(root, tmp_path / "run", 1, flags_of={0: flags}) as run:

@@ -69,6 +69,7 @@ if jax.process_index() == 1:
 """
 
 
+@pytest.mark.hosts
 def test_one_process_of_several_reads_without_the_others(run, tmp_path):
   first, second = processes.run(tmp_path / "logs", "-c", _ONE_OF_TWO, str(run))
   assert first.returncode == second.returncode == 0, second.stderr

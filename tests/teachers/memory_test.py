@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
@@ -50,6 +51,7 @@ class Generated(colours.MemorySource):
     return dataclasses.replace(self.records[0], image_id=index)
 
 
+@pytest.mark.faults
 def test_memory_stays_flat(tmp_path):
   source = Generated()
   classes = np.repeat(colours.CLASS_EMBEDDINGS, 64, axis=1)

@@ -73,6 +73,7 @@ def start(tmp_path_factory):
   return call
 
 
+@pytest.mark.faults
 def test_killed_at_five_random_moments(start, tmp_path):
   process, messages = start(tmp_path / "straight")
   seconds = messages.recv()

@@ -52,7 +52,7 @@ def whole():
   return _trained(1, 1)
 
 
-@pytest.mark.parametrize("parts, devices", [(4, 1), (2, 8)])
+@pytest.mark.parametrize("parts, devices", [pytest.param(4, 1, marks=pytest.mark.hosts), (2, 8)])
 def test_parts_train_as_the_whole_batch_does(whole, parts, devices):
   metrics, _, params = _trained(parts, devices)
   expected_metrics, before, expected = whole

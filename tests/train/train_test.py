@@ -141,6 +141,7 @@ def _lines(workdir) -> int:
   return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+@pytest.mark.faults
 def test_a_killed_run_goes_on_to_the_last_bit(root, uninterrupted):
   workdir = root / "killed"
   process = _start(root, workdir)
@@ -153,6 +154,7 @@ def test_a_killed_run_goes_on_to_the_last_bit(root, uninterrupted):
   assert read_metrics(workdir / METRICS_FILE) == uninterrupted.metrics
 
 
+@pytest.mark.faults
 def test_a_terminated_run_saves_its_step_and_goes_on_to_the_last_bit(root, uninterrupted):
   workdir = root / "terminated"
   process = _start(root, workdir)
