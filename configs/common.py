@@ -103,9 +103,26 @@ def model() -> ml_collections.ConfigDict:
         weight_transfer=config_dict.placeholder(tuple),
       ),
       # candidates: (box, class) pairs that enter the final NMS.
-      test=dict(score_threshold=0.05, nms_threshold=0.5, detections=100, candidates=2_000),
+      test=dict(
+        score_threshold=0.05,
+        nms_threshold=0.5,
+        detections=100,
+        candidates=2_000,
+        fusion=fusion(),
+      ),
     )
   )
+
+
+def fusion() -> dict:
+  """Scores at test time as the geometric mean s^(1 - a) p^a of the detector's s and others' p.
+
+  kind: "" is off; "crops" has p from CLIP on crops of the boxes, "projection" from the distilled
+  projection, for detectors with weight transfer.  base, novel: a for classes with and without boxes
+  in training.  clip: a run's folder or a file of weights; crops: most of an image; temperature: of
+  CLIP's softmax, 0 is its own; context: part of a box's sides by which a crop is wider.
+  """
+  return dict(kind="", base=0.35, novel=0.35, clip="", crops=32, temperature=0.0, context=0.12)
 
 
 def add_weight_transfer(c, hidden: tuple[int, int]) -> None:

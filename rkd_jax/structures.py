@@ -149,6 +149,23 @@ class Detections:
 
 
 @struct.dataclass
+class ScoredRois:
+  """RoIs between the detector and CLIP: what is to be cut out, and what then becomes detections.
+
+  `crops` are the boxes for CLIP, where `crop_valid`; `crop_of` is the crop that speaks for each
+  RoI, or -1.  `features` are there for a mask head.
+  """
+
+  boxes: Float[Arr, "b r 4"]
+  scores: Float[Arr, "b r c"]
+  valid: Bool[Arr, "b r"]
+  crops: Float[Arr, "b k 4"]
+  crop_valid: Bool[Arr, "b k"]
+  crop_of: Int[Arr, "b r"]
+  features: tuple[Float[Arr, "b _h _w f"], ...] | None = None
+
+
+@struct.dataclass
 class Vocabulary:
   """The classes to detect: their text embeddings (rows of T), and which have training boxes.
 

@@ -137,11 +137,13 @@ class OpenVocabularyDetector:
     on_bad: Callable[[str, decoding.BadImageError], None] | None,
   ) -> Iterator[Result]:
     rows, valid = padded(vocabulary.embeddings)
+    base = self.base
+    seen = None if base is None else np.array([name in base for name in vocabulary.names or ()])
     for chunk in self._chunks(images, size, max_pixels, on_bad):
       # The last batch is filled with copies: one compiled shape for all.
       filler = dataclasses.replace(chunk[-1].example, valid=np.array(False))
       examples = [image.example for image in chunk] + [filler] * (size - len(chunk))
-      found = self.network.detect(collate(examples), rows, valid)
+      found = self.network.detect(collate(examples), rows, valid, seen)
       for row, (name, image, _) in enumerate(chunk):
         kept = found.valid[row]
         boxes, extent = found.boxes[row][kept], image.size[::-1]

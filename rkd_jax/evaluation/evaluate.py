@@ -52,7 +52,8 @@ def detections_of(
   )
 
   def detect(batch: Batch) -> tuple[list[int], Detections]:
-    return np.flatnonzero(batch.valid).tolist(), detector.detect(batch, vocabulary.embeddings)
+    found = detector.detect(batch, vocabulary.embeddings, seen=vocabulary.has_boxes)
+    return np.flatnonzero(batch.valid).tolist(), found
 
   options: dict[str, Any] = {} if cluster.is_first() else {"disable": True}
   starts = range(share[0] * spec.batch_size, len(source), share[1] * spec.batch_size)

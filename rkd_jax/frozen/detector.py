@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pycocotools import mask as pycocotools_mask
 
+from rkd_jax.frozen.fusion import open_fusion
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.machine.target import Target, compiled_for
 from rkd_jax.models.detector import rcnn
@@ -39,7 +40,10 @@ class Detector:
     self._target = Target(jax.local_devices()[0].platform, precision=precision)
     # A multiple of the strides of all configs.
     self._short_side = -(-max(config.data.eval.short_sides) // 64) * 64
+    self._fusion = open_fusion(config)
     self._detect = self._jit(self.model.detect)
+    self._detect_with_projection = self._jit(self.model.detect_with_projection)
+    self._score, self._choose = self._jit(self.model.score), self._jit(self.model.choose)
     self._propose = self._jit(self.model.propose_boxes)
     self._embed = self._jit(self.model.embed_regions)
 
@@ -81,19 +85,33 @@ class Detector:
     batch: Batch,
     class_embeddings: Float[np.ndarray, "c e"],
     class_valid: Bool[np.ndarray, "c"] | None = None,
+    seen: Bool[np.ndarray, "c"] | None = None,
   ) -> Detections:
     """Detections as NumPy arrays, scaled to `original_sizes`, clipped, empty ones invalid.
 
     Masks stay in the frames of the boxes, as scaled and clipped: `encode_masks` brings those
     that are wanted to the image (as detectron2's `detector_postprocess` does).  Calls from several
     threads spread over the local devices.  Rows that are not `class_valid` are padding, so that
-    vocabularies of other lengths need not be compiled for.
+    vocabularies of other lengths need not be compiled for.  `seen` are the classes that had boxes
+    in training, which matters where `model.test.fusion` is on.
     """
     images = self._cropped(np.asarray(batch.images), np.asarray(batch.sizes))
     batch = dataclasses.replace(batch, images=images)
     with self._replicas.lease() as variables:
-      found = jax.device_get(self._detect(variables, batch, class_embeddings, class_valid))
+      found = jax.device_get(self._found(variables, batch, class_embeddings, class_valid, seen))
     return _in_original(found, batch)
+
+  def _found(self, variables, batch, rows, class_valid, seen) -> Detections:
+    fusion = self._fusion
+    if fusion is None:
+      return self._detect(variables, batch, rows, class_valid)
+    exponents = fusion.exponents(len(rows), seen)
+    if fusion.kind == "projection":
+      return self._detect_with_projection(variables, batch, rows, class_valid, exponents)
+    scored = self._score(variables, batch, rows, class_valid)
+    crops = jax.device_get((scored.crops, scored.crop_valid))
+    crop_scores = fusion.crop_scores(batch, *crops, rows, class_valid)
+    return self._choose(variables, scored, batch.sizes, crop_scores, exponents)
 
   def propose(self, batch: Batch) -> Proposals:
     """The RPN's proposals, best first; arrays, boxes and devices as those of `detect`."""

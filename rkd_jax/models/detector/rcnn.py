@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 from rkd_jax.machine.target import in_parts_on_cpu, on_each_device, over_images
 from rkd_jax.models.backbones.fpn import FPN
 from rkd_jax.models.backbones.kinds import make_backbone
+from rkd_jax.models.detector import fusion
 from rkd_jax.models.detector import rois as rois_lib
 from rkd_jax.models.detector import rpn as rpn_lib
 from rkd_jax.models.detector.heads import BoxPredictor, FcBoxHead, MaskHead, ResBoxHead
@@ -28,7 +29,7 @@ from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops.anchors import grid_anchors
 from rkd_jax.ops.padding import Extents, zero_beyond
 from rkd_jax.ops.roi_align.multilevel import multilevel_roi_align
-from rkd_jax.structures import Batch, Detections, Outputs, Proposals, RpnOutputs
+from rkd_jax.structures import Batch, Detections, Outputs, Proposals, RpnOutputs, ScoredRois
 
 Features = Sequence[Float[Array, "b _h _w c"]]
 Boxes = Float[Array, "b r 4"]
@@ -304,8 +305,7 @@ class RCNN(nn.Module):
 
   def propose_boxes(self, batch: Batch) -> Proposals:
     """The RPN's proposals in network-input pixels, best first, as at test time."""
-    features = self.features(batch.images, batch.sizes)
-    return self.propose(self.rpn_outputs(features, batch.sizes), features, batch.sizes, train=False)
+    return self._proposed(batch)[1]
 
   def detect(
     self,
@@ -317,17 +317,83 @@ class RCNN(nn.Module):
 
     Rows of `class_embeddings` that are not `class_valid` are padding.
     """
-    features = self.features(batch.images, batch.sizes)
-    rpn = self.rpn_outputs(features, batch.sizes)
-    proposals = self.propose(rpn, features, batch.sizes, train=False)
+    features, proposals = self._proposed(batch)
     logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
     found = rois_lib.detections(
       proposals, logits, deltas, batch.sizes, self.config.test, class_valid
     )
-    if self.config.mask_head.layers:
-      masks = self.masks(features, batch.sizes, found.boxes, found.valid)
-      found = dataclasses.replace(found, masks=jax.nn.sigmoid(masks))
-    return found
+    return self._with_masks(found, features, batch.sizes)
+
+  def detect_with_projection(
+    self,
+    batch: Batch,
+    class_embeddings: ClassEmbeddings,
+    class_valid: Bool[Array, "c"] | None,
+    exponents: Float[Array, "c"],
+  ) -> Detections:
+    """`detect` with scores fused with those of the distilled projection, as `fusion` says."""
+    features, proposals = self._proposed(batch)
+    boxes, scores, distilled = self._scores(batch, features, proposals, class_embeddings)
+    bias = self.classifier.variables["params"].get("bias", 0.0)
+    logits = self.classifier.temperature * fusion.cosines(distilled, class_embeddings) + bias
+    fused = fusion.geometric_mean(scores, jax.nn.sigmoid(logits), exponents)
+    fused = fused if class_valid is None else jnp.where(class_valid, fused, 0.0)
+    found = rois_lib.best(boxes, fused, proposals.valid, self.config.test)
+    return self._with_masks(found, features, batch.sizes)
+
+  def score(
+    self,
+    batch: Batch,
+    class_embeddings: ClassEmbeddings,
+    class_valid: Bool[Array, "c"] | None = None,
+  ) -> ScoredRois:
+    """The first half of detection with CLIP's help: `choose` is the second."""
+    features, proposals = self._proposed(batch)
+    boxes, scores, _ = self._scores(batch, features, proposals, class_embeddings)
+    scores = scores if class_valid is None else jnp.where(class_valid, scores, 0.0)
+    count = self.config.test.fusion.crops
+    index, crop_valid, crop_of = fusion.choose_crops(boxes, scores, proposals.valid, count)
+    return ScoredRois(
+      boxes=boxes,
+      scores=scores,
+      valid=proposals.valid,
+      crops=jnp.take_along_axis(boxes, index[..., None], axis=1),
+      crop_valid=crop_valid,
+      crop_of=crop_of,
+      features=tuple(features) if self.config.mask_head.layers else None,
+    )
+
+  def choose(
+    self,
+    scored: ScoredRois,
+    sizes: Extents,
+    crop_scores: Float[Array, "b k c"],
+    exponents: Float[Array, "c"],
+  ) -> Detections:
+    """Final detections of RoIs whose crops CLIP gave these scores."""
+    fused = fusion.fuse_crops(scored.scores, crop_scores, scored.crop_of, exponents)
+    found = rois_lib.best(scored.boxes, fused, scored.valid, self.config.test)
+    return self._with_masks(found, scored.features, sizes)
+
+  def _proposed(self, batch: Batch) -> tuple[Features, Proposals]:
+    """The feature maps and the proposals of test time."""
+    features = self.features(batch.images, batch.sizes)
+    rpn = self.rpn_outputs(features, batch.sizes)
+    return features, self.propose(rpn, features, batch.sizes, train=False)
+
+  def _scores(self, batch, features, proposals: Proposals, class_embeddings):
+    """Final boxes of the RoIs, their scores [b, r, c], and their distilled embeddings."""
+    logits, deltas, distilled = self.roi_outputs(
+      features, batch.sizes, proposals.boxes, class_embeddings
+    )
+    boxes = rois_lib.decoded(proposals, deltas, batch.sizes)
+    return boxes, jax.nn.sigmoid(logits[..., :-1]), distilled
+
+  def _with_masks(self, found: Detections, features, sizes: Extents) -> Detections:
+    if not self.config.mask_head.layers:
+      return found
+    masks = self.masks(features, sizes, found.boxes, found.valid)
+    return dataclasses.replace(found, masks=jax.nn.sigmoid(masks))
 
 
 def build(config: ml_collections.ConfigDict) -> RCNN:

@@ -1,5 +1,7 @@
 """RoIs before and after the head: sampling for training, final detections at test time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -74,27 +76,53 @@ def detections(
 
   def one_image(boxes, valid, logits, deltas, size):
     boxes = boxes_lib.clip(boxes_lib.decode(deltas, boxes, boxes_lib.ROI_WEIGHTS), size)
-    scores = jax.nn.sigmoid(logits[:, :num_classes])
-    scores = jnp.where(valid[:, None] & (scores > config.score_threshold), scores, -1.0).reshape(-1)
-    # Greedy NMS keeps best first, so a prefix of the candidates gives the same
-    # result unless fewer than `detections` of them survive.
-    top, index = top_k(scores, min(config.candidates, scores.shape[0]))
-    roi, label = index // num_classes, index % num_classes
-    keep, keep_valid = nms(
-      boxes[roi],
-      top,
-      top > 0,
-      config.nms_threshold,
-      config.detections,
-      classes=label,
-      is_sorted=True,
-    )
-    return Detections(
-      boxes=jnp.where(keep_valid[:, None], boxes[roi[keep]], 0.0),
-      scores=jnp.where(keep_valid, top[keep], 0.0),
-      classes=label[keep],
-      rois=roi[keep],
-      valid=keep_valid,
-    )
+    return _best(boxes, jax.nn.sigmoid(logits[:, :num_classes]), valid, config)
 
   return over_images(one_image, proposals.boxes, proposals.valid, logits, deltas, sizes)
+
+
+def decoded(
+  proposals: Proposals, deltas: Float[Array, "b p 4"], sizes: Int[Array, "b 2"]
+) -> Float[Array, "b p 4"]:
+  """The boxes that the box predictor makes of proposals, clipped to `sizes`."""
+
+  def one_image(boxes, deltas, size):
+    return boxes_lib.clip(boxes_lib.decode(deltas, boxes, boxes_lib.ROI_WEIGHTS), size)
+
+  return over_images(one_image, proposals.boxes, deltas, sizes)
+
+
+def best(
+  boxes: Float[Array, "b p 4"],
+  scores: Float[Array, "b p c"],
+  valid: Bool[Array, "b p"],
+  config: ml_collections.FrozenConfigDict,
+) -> Detections:
+  """`detections` of boxes and scores that are final; RoIs that are not valid are left out."""
+  return over_images(functools.partial(_best, config=config), boxes, scores, valid)
+
+
+def _best(boxes, scores, valid, config: ml_collections.FrozenConfigDict) -> Detections:
+  """The detections of one image."""
+  num_classes = scores.shape[-1]
+  scores = jnp.where(valid[:, None] & (scores > config.score_threshold), scores, -1.0).reshape(-1)
+  # Greedy NMS keeps best first, so a prefix of the candidates gives the same
+  # result unless fewer than `detections` of them survive.
+  top, index = top_k(scores, min(config.candidates, scores.shape[0]))
+  roi, label = index // num_classes, index % num_classes
+  keep, keep_valid = nms(
+    boxes[roi],
+    top,
+    top > 0,
+    config.nms_threshold,
+    config.detections,
+    classes=label,
+    is_sorted=True,
+  )
+  return Detections(
+    boxes=jnp.where(keep_valid[:, None], boxes[roi[keep]], 0.0),
+    scores=jnp.where(keep_valid, top[keep], 0.0),
+    classes=label[keep],
+    rois=roi[keep],
+    valid=keep_valid,
+  )
