@@ -115,7 +115,7 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
       Path(config.image_counts).write_text(json.dumps(counts))
   task = tasks.make_task(config, str(tmp_path))
   trainer = Trainer(config, task, jax.devices()[:1])
-  state = jax.tree.leaves(trainer.abstract_state)
+  state = jax.eval_shape(trainer.packed, trainer.abstract_state)
   terms = {}
   for kind in dict.fromkeys(config.data.schedule):
     step = functools.partial(trainer._update, kind=kind)

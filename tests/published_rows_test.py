@@ -174,7 +174,7 @@ def test_a_strict_run_has_other_classes_in_image_steps(root):
   trainer = Trainer(config, task, jax.devices()[:1])
   for _, kind, batch in train_batches(task.plan, 0, 2):
     step = functools.partial(trainer._update, kind=kind)
-    state = jax.tree.leaves(trainer.abstract_state)
+    state = jax.eval_shape(trainer.packed, trainer.abstract_state)
     _, metrics = jax.eval_shape(step, state, trainer.constants, batch, jax.random.key(0))
     assert ("pms" in metrics.names) == (kind == "image")
 

@@ -176,13 +176,13 @@ def test_a_disk_that_is_full_for_a_while_or_to_the_end(
 ):
   update_of, full = train_lib.Trainer.update, contextlib.ExitStack()
 
-  def update(self, leaves, batch, kind):
-    step = int(self.state(leaves).step)
+  def update(self, packed, batch, kind):
+    step = int(self.state(packed).step)
     if step == 10:
       full.enter_context(_full_disk(2000))
     if step == until:
       full.close()
-    return update_of(self, leaves, batch, kind)
+    return update_of(self, packed, batch, kind)
 
   monkeypatch.setattr(train_lib.Trainer, "update", update)
   with full:

@@ -48,10 +48,10 @@ def _compilations_per_step():
   """
   compiled, names, update = {}, [], train_lib.Trainer.update
 
-  def counted(self, leaves, batch, kind):
-    compiled[int(self.state(leaves).step)] = names.copy()
+  def counted(self, packed, batch, kind):
+    compiled[int(self.state(packed).step)] = names.copy()
     names.clear()
-    return update(self, leaves, batch, kind)
+    return update(self, packed, batch, kind)
 
   def listen(event, seconds, fun_name="", **_):
     if event == "/jax/core/compile/backend_compile_duration":
