@@ -26,8 +26,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from rkd_jax import commands
+from rkd_jax.evaluation.ceilings import clip_on_annotated_boxes
 from rkd_jax.evaluation.during import TrainingEvaluator
 from rkd_jax.evaluation.evaluate import evaluate
+from rkd_jax.frozen.clip import load_clip
 from rkd_jax.machine import cluster
 from rkd_jax.runs.config import restore_config
 from rkd_jax.train.replay import replay
@@ -54,6 +56,9 @@ def main(given: flags.FlagValues) -> None:
     else:
       results = evaluate(config, given.workdir, given.calibrate)
       if cluster.is_first():
+        if given.ceiling:
+          found = clip_on_annotated_boxes(config, load_clip(given.ceiling))
+          results = {**results, "clip_on_annotated_boxes": found}
         print(json.dumps(results, indent=2))
 
 
@@ -63,6 +68,9 @@ def define_flags() -> None:
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
   flags.DEFINE_bool(
     "calibrate", False, "With --mode=eval: write thresholds.json, the scores for --min_score=auto."
+  )
+  flags.DEFINE_string(
+    "ceiling", None, "With --mode=eval: a CLIP, whose AP on the annotated boxes is shown as well."
   )
   commands.define_skip_flag()
   flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where JAX does not find it.")

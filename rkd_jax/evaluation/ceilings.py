@@ -7,15 +7,15 @@ The other ceiling, CLIP on the boxes that a detector finds, is evaluation with
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
+import scipy.special
 
 from rkd_jax.evaluation.evaluate import measured
 from rkd_jax.frozen.clip import FrozenClip, RegionEncoder
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.models.clip.model import MAX_LOGIT_SCALE
-from rkd_jax.models.detector.fusion import crop_scores
+from rkd_jax.ops.host import unit
 from rkd_jax.records.sources import Source, decode_image
 from rkd_jax.structures import Vocabulary
 
@@ -62,10 +62,8 @@ def _found(
     crops = crop_regions(
       decode_image(record), boxes, encoder.image_size, fusion.get("context", 0.12)
     )
-    embeddings = encoder.embed(crops)
-    scores = jax.device_get(
-      crop_scores(jax.numpy.asarray(embeddings), vocabulary.embeddings, temperature)
-    )
+    logits = temperature * unit(encoder.embed(crops)) @ unit(vocabulary.embeddings).T
+    scores = scipy.special.softmax(logits, axis=1)
     rows, classes = np.nonzero(scores > own.score_threshold)
     order = np.argsort(-scores[rows, classes], kind="stable")[: own.detections]
     rows, classes = rows[order], classes[order]

@@ -109,8 +109,8 @@ class Detector:
     if fusion.kind == "projection":
       return self._detect_with_projection(variables, batch, rows, class_valid, exponents)
     scored = self._score(variables, batch, rows, class_valid)
-    crops = jax.device_get((scored.crops, scored.crop_valid))
-    crop_scores = fusion.crop_scores(batch, *crops, rows, class_valid)
+    boxes, valid = jax.device_get((scored.crops, scored.crop_valid))
+    crop_scores = fusion.crop_scores(batch, boxes, valid, rows, class_valid)
     return self._choose(variables, scored, batch.sizes, crop_scores, exponents)
 
   def propose(self, batch: Batch) -> Proposals:
