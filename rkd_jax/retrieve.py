@@ -38,6 +38,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -306,11 +307,16 @@ def write_rows(
   if not having:
     raise ValueError("no class has a region, so that there is no row to mix: lower the bounds.")
   towards = rows.directions(args.direction, retrieved, having)
+  clip = stored.clip
+  if clip is not None and not storage.is_remote(args.rows):
+    # Said from the folder of its file.
+    places = (os.path.dirname(os.path.abspath(file)) for file in (args.class_embeddings, args.rows))
+    clip = os.path.relpath(os.path.join(next(places), clip), next(places))
 
   def save(mix: float) -> None:
     mixed = rows.mix_rows(vocabulary, towards, having, mix)
     templates = stored.templates or (class_embeddings.TEMPLATE,)
-    class_embeddings.save(args.rows, names, templates, mixed, clip=args.class_embeddings)
+    class_embeddings.save(args.rows, names, templates, mixed, clip)
 
   mix = args.mix
   if args.tune is not None:
