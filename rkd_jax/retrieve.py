@@ -291,6 +291,8 @@ def by_detector(
   for source, writer in zip(sources, writers):
     writing.write(source, writer, functools.partial(refiner.labelled, source), args.keep)
   found = summary.stored(sources, args.output, wanted)
+  if args.keep:
+    print("The teachers' own pseudo boxes of these classes are counted, too.")
   report(args, sources, wanted, found, [own.keys for own in found])
 
 
