@@ -73,6 +73,7 @@ PROJECT = {
   "output": "{root}/retrieved",
 }
 _NEEDED = tuple(name for name in PROJECT if name != "output")
+SUMMARY = "retrieved.json"
 MIXES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
 
@@ -207,7 +208,7 @@ def report(
   if args.output is None:
     return
   folder = storage.path(args.output)
-  storage.write(folder / "retrieved.json", json.dumps(content, indent=1) + "\n")
+  storage.write(folder / SUMMARY, json.dumps(content, indent=1) + "\n")
   for number, picture in enumerate(looks.sheets(sources, found, scores)):
     storage.write(folder / f"retrieved-{number}.png", png_bytes(picture))
     print(folder / f"retrieved-{number}.png")

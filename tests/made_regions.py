@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from rkd_jax.pseudo_labels.candidates import Candidates
+from tests import made_records
 
 DIM = 5
 NAMES = ("cat", "dog", "red kite", "zebra")
@@ -61,4 +62,30 @@ def make_candidates(seed, count=60, classes=3, images=8, keys=6, width=2):
     similarities=rng.random(count).astype(np.float32),
     boxes=rng.random((count, 4)).astype(np.float32),
     embeddings=rng.random((count, width)).astype(np.float32),
+  )
+
+
+class RecordSplit(made_records.FakeSource):
+  """Records 100, 101 ..., each with a box of class 3 and one of class 2 that is no crowd."""
+
+  name, split, has_all_boxes = "made/train", "train", False
+
+  def __init__(self, records, **changes):
+    super().__init__(records)
+    self.index = SimpleNamespace(image_ids=np.array([record.image_id for record in records]))
+    vars(self).update(changes)
+
+
+def boxes_found(*rows, label=3):
+  """Rows of (split, image id, box), the best first."""
+  splits, image_ids, boxes = zip(*rows)
+  return Candidates(
+    keys=np.linspace(1, 0.5, len(rows)).astype(np.float32),
+    image_ids=np.array(image_ids),
+    splits=np.array(splits),
+    regions=np.zeros(len(rows), np.int64),
+    labels=np.full(len(rows), label),
+    similarities=np.linspace(0.4, 0.2, len(rows)).astype(np.float32),
+    boxes=np.array(boxes, np.float32),
+    embeddings=np.zeros((len(rows), 0), np.float32),
   )
