@@ -138,6 +138,8 @@ def loss() -> ml_collections.ConfigDict:
     dict(
       classification="sigmoid",  # or softmax (paper)
       ignore_zero_classes=True,
+      # Whether background is a negative of classes that only pseudo labels of box batches name.
+      pseudo_background=False,
       # Classes that count per group of images (LVIS: 50); 0 is all of them.
       federated_classes=0,
       rpn=dict(batch_size_per_image=256, positive_fraction=0.5, low=0.3, high=0.7),
@@ -222,6 +224,10 @@ def detector_data() -> ml_collections.ConfigDict:
         flip=True,
         max_boxes=100,
         max_vertices=0,  # of an object's polygons, for a mask head; 0 leaves masks out
+        # Pseudo boxes of an image, with a score above a bound, that classification learns from like
+        # ground truth; of classes without annotations.
+        pseudo_labels=0,
+        pseudo_label_score=0.0,
         max_regions=0,
       ),
       image=dict(

@@ -14,18 +14,36 @@ below the root, in the order clip, base, rkd, then any of the others:
   rkd_ils                  both, from rkd
   rkd_ils_weight_transfer  + weight transfer, from rkd
 
+As rkd_ils_weight_transfer, which is their control, with other pseudo boxes:
+
+  retrieved                the regions most like each novel name, too, in image batches
+  retrieved_boxes          these in box batches instead, as foreground of the classifier alone
+  refined                  what rkd_ils_weight_transfer itself finds in image batches, too
+
+`FOLDERS` says where those are; `python -m rkd_jax.demo --pseudo_labels` makes them (docs/demo.md).
+
 Hardware: 2 CPU cores, 6 GB, minutes.  docs/demo.md has the measured table.
 """
 
 from rkd_jax.configs import common
 
-STAGES = ("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer")
+# Where stages have pseudo boxes that `rkd_jax.retrieve` makes.
+FOLDERS = {
+  "retrieved": "{root}/retrieved",
+  "retrieved_boxes": "{root}/retrieved",
+  "refined": "{root}/refined/seed{seed}",
+}
+STAGES = (
+  *("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer"),
+  *FOLDERS,
+)
 INITIAL_STAGE = {
   "rkd": "base",
   "ils": "base",
   "rkd_longer": "rkd",
   "rkd_ils": "rkd",
   "rkd_ils_weight_transfer": "rkd",
+  **dict.fromkeys(FOLDERS, "rkd"),
 }
 EMBEDDING_DIM = 64
 CLIP_WIDTH = 32
@@ -34,6 +52,11 @@ CLIP_WIDTH = 32
 def workdir(root: str, stage: str, seed: int) -> str:
   """Where a stage of a run lives; CLIP is trained once and shared by all seeds."""
   return f"{root}/clip" if stage == "clip" else f"{root}/{stage}/seed{seed}"
+
+
+def folder(root: str, stage: str, seed: int) -> str:
+  """The folder of pseudo boxes that a stage of `FOLDERS` reads."""
+  return FOLDERS[stage].format(root=root, seed=seed)
 
 
 def get_config(argument: str | None = None):
@@ -119,13 +142,18 @@ def detector(args):
     c.init.checkpoint = workdir(args.root, INITIAL_STAGE[stage], args.seed)
   else:
     c.init.backbone = workdir(args.root, "clip", args.seed)
-  if "rkd" in stage:
+  parts = "rkd_ils_weight_transfer" if stage in FOLDERS else stage
+  if "rkd" in parts:
     d.box.max_regions = d.image.max_regions = 5
     c.loss.rkd.weight = 0.05
     c.loss.irm.weight = 0.01
-  if "ils" in stage:
+  if "ils" in parts:
     d.schedule = ("box", "image")
     c.loss.ils.weight = 6.0
-  if "weight_transfer" in stage:
+  if "weight_transfer" in parts:
     common.add_weight_transfer(c, hidden=(64, 128))
+  if stage == "retrieved_boxes":
+    d.box.update(teachers=folder(args.root, stage, args.seed), pseudo_labels=4)
+  elif stage in FOLDERS:
+    d.image.update(teachers=folder(args.root, stage, args.seed), max_labels=8)
   return c

@@ -11,6 +11,7 @@ VERBS = {
   "data": ("own_data", [], "make records of your own annotated photographs: COCO, VOC or YOLO"),
   "web": ("web.__main__", [], "a page on which somebody types words and sees the boxes"),
   "precompute": ("precompute", [], "store what the frozen teachers say about every image"),
+  "retrieve": ("retrieve", [], "find boxes for names without annotations in the teachers' regions"),
   "embed-classes": ("embed_classes", [], "make the rows of the classifier from class names"),
   "download": ("weights.download", [], "fetch published weights by name, and check them"),
   "convert": ("convert", [], "read and write checkpoints of detectron2"),

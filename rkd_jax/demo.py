@@ -2,6 +2,7 @@
 
   python -m rkd_jax.demo --root=runs/demo
   python -m rkd_jax.demo --root=runs/demo --ablation --seeds=0,1,2
+  python -m rkd_jax.demo --root=runs/demo --pseudo_labels
 
 Scenes -> CLIP -> class embeddings -> offline step -> base -> RKD -> RKD + ILS +
 weight transfer -> table, results.json, report.html.  Every step is skipped where
@@ -19,7 +20,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from rkd_jax import commands
+from rkd_jax import commands, retrieve
 from rkd_jax.configs import demo as demo_config
 from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import shapes_ovd
@@ -50,11 +51,17 @@ METHODS = {
   "rkd_ils": "RKD + ILS",
   "rkd_ils_weight_transfer": "RKD + ILS + weight transfer",
   "rkd_longer": "RKD, as many steps as the rows with ILS",
+  "retrieved": "RKD + ILS + weight transfer, retrieved regions in image batches",
+  "retrieved_boxes": "RKD + ILS + weight transfer, retrieved regions in box batches",
+  "refined": "RKD + ILS + weight transfer, its own detections in image batches",
 }
 DEMO_STAGES = ("base", "rkd", "rkd_ils_weight_transfer")
 ABLATION_STAGES = ("base", "rkd", "ils", "rkd_ils", "rkd_ils_weight_transfer", "rkd_longer")
+PSEUDO_LABEL_STAGES = tuple(demo_config.FOLDERS)
 DATA_SET, RKD_SPLITS = "shapes_ovd/scenes", ("train_boxes", "train_images")
 SIMILARITY_IMAGES, REPORT_IMAGES = 128, 400
+# As where CLIP chooses pseudo boxes.
+CLIP_SCALE = Options().logit_scale
 
 
 class Clock:
@@ -82,9 +89,32 @@ def run_stage(root: str, stage: str, seed: int) -> dict:
   workdir = demo_config.workdir(root, stage, seed)
   file = epath.Path(workdir) / "evaluation.json"
   if latest_step(workdir) != config.num_steps:
+    make_pseudo_labels(root, stage, seed)
     file.unlink(missing_ok=True)
     train(config, workdir)
   return json.loads(file.read_text()) if file.exists() else evaluate(config, workdir)
+
+
+def make_pseudo_labels(root: str, stage: str, seed: int) -> None:
+  """The folder of pseudo boxes that a stage reads, if it has one of its own and it is not there."""
+  if stage not in demo_config.FOLDERS:
+    return
+  folder = demo_config.folder(root, stage, seed)
+  if (epath.Path(folder) / retrieve.SUMMARY).exists():
+    return
+  arguments = [
+    f"--data_dir={root}/data",
+    f"--dataset={DATA_SET}",
+    f"--splits={','.join(RKD_SPLITS)}",
+    f"--teachers={root}/teachers",
+    f"--class_embeddings={root}/class_embeddings.npz",
+    f"--softmax={CLIP_SCALE}",
+    "--keep",
+    f"--output={folder}",
+  ]
+  if stage == "refined":
+    arguments.append(f"--detector={demo_config.workdir(root, 'rkd_ils_weight_transfer', seed)}")
+  retrieve.main(arguments)
 
 
 def prepare(root: str, clock: Clock) -> dict[str, float]:
@@ -174,6 +204,7 @@ def _over_seeds(values: list[float]) -> dict:
 def main(given: flags.FlagValues) -> None:
   root, seeds = given.root, [int(seed) for seed in given.seeds]
   stages = ABLATION_STAGES if given.ablation else DEMO_STAGES
+  stages += PSEUDO_LABEL_STAGES if given.pseudo_labels else ()
   jax.config.update("jax_compilation_cache_dir", f"{root}/jax_cache")
   clock = Clock()
   facts = prepare(root, clock)
@@ -216,6 +247,7 @@ def _notes(facts: dict[str, float], clock: Clock, images: int) -> list[str]:
 def define_flags() -> None:
   flags.DEFINE_string("root", "runs/demo", "Folder for everything that is made.")
   flags.DEFINE_bool("ablation", False, "All rows of the component table.")
+  flags.DEFINE_bool("pseudo_labels", False, "Rows with retrieved and refined pseudo boxes, too.")
   flags.DEFINE_list("seeds", ["0"], "Seeds of the detector, e.g. 0,1,2.")
 
 

@@ -65,7 +65,7 @@ def draw_batch(batch: Batch, names: Sequence[str], title: str, cell: int) -> Pic
     picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
     text = f"image {batch.image_ids[row]}: {original} as {size}"
     pictures.append(_below_line([(text, _INK)], np.asarray(picture)))
-  legend = [(kind, COLOURS[kind]) for kind in _present(batch)]
+  legend = [(kind, COLOURS[kind]) for kind in _kinds(batch)]
   canvas = " x ".join(map(str, batch.images.shape[1:3]))
   parts = [(f"{title}, canvas {canvas}", _INK), *legend, ("padding (hatched)", _GREY)]
   return _below_line(parts, _grid(pictures))
@@ -85,7 +85,10 @@ def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int) -> P
       labels.extend(str(rank) for rank in range(1, 1 + shown.sum()))
     else:
       labels.extend(names[number] for number in own.classes[row][shown])
-    colours.extend([COLOURS[kind]] * shown.sum())
+    own_colours = np.full(len(shown), COLOURS[kind])
+    if isinstance(own, GroundTruth) and own.pseudo is not None:
+      own_colours[own.pseudo[row]] = COLOURS["pseudo box"]
+    colours.extend(own_colours[shown].tolist())
   masks = _masks(batch.ground_truth, row, image.shape[:2])
   if masks:
     empty = coco_mask.encode(np.zeros(image.shape[:2], np.uint8, order="F"))
@@ -93,6 +96,13 @@ def draw_image(batch: Batch, row: int, names: Sequence[str], min_side: int) -> P
   picture = np.where(inside, image, PADDING[(y + x) // _STRIPE % 2])
   boxes = np.array(boxes, np.float32).reshape(-1, 4)
   return draw_boxes(picture, boxes, labels, colours, min_side, masks or None)
+
+
+def _kinds(batch: Batch) -> list[str]:
+  """The kinds of boxes that can be drawn; pseudo boxes may also be rows of the ground truth."""
+  truth, kinds = batch.ground_truth, _present(batch).keys()
+  labelled = truth is not None and truth.pseudo is not None
+  return [kind for kind in COLOURS if kind in kinds or (kind == "pseudo box" and labelled)]
 
 
 def _present(batch: Batch) -> dict[str, GroundTruth | PseudoBoxes | Regions]:
@@ -109,7 +119,10 @@ def _masks(truth: GroundTruth | None, row: int, size: tuple[int, int]) -> list[d
   for index in np.flatnonzero(truth.valid[row]):
     vertices, owners = truth.vertices[row, index], truth.owners[row, index]
     polygons = [vertices[owners == i].ravel().tolist() for i in range(owners.max() + 1)]
-    masks.append(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
+    if polygons:
+      masks.append(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
+    else:  # a pseudo label
+      masks.append(coco_mask.encode(np.zeros(size, np.uint8, order="F")))
   return masks
 
 

@@ -22,7 +22,9 @@ class GroundTruth:
   """Annotated boxes of a batch of images, padded to G per image.
 
   For masks: the `vertices` of an instance's polygons and the polygon that each belongs to
-  (`owners`, -1 is padding), as `ops.polygons.pack_polygons` makes them.
+  (`owners`, -1 is padding), as `ops.polygons.pack_polygons` makes them.  Rows that are `pseudo` are
+  no annotations but pseudo labels, which only classification learns from; None where there are
+  none.
   """
 
   boxes: Float[Arr, "b g 4"]
@@ -30,6 +32,7 @@ class GroundTruth:
   valid: Bool[Arr, "b g"]
   vertices: Float[Arr, "b g v 2"] | None = None
   owners: Int[Arr, "b g v"] | None = None
+  pseudo: Bool[Arr, "b g"] | None = None
 
 
 @struct.dataclass
@@ -105,7 +108,8 @@ class RoiSamples:
   """RoIs chosen for the loss, with what each is matched to.
 
   Foreground comes first.  `classes` is C for background.  `gt_index` (the matched row of the
-  ground truth) and `gt_boxes` are meaningful for foreground only.
+  ground truth) and `gt_boxes` are meaningful for foreground only.  `pseudo` says which are matched
+  to a pseudo label, if the ground truth has such rows.
   """
 
   boxes: Float[Arr, "b r 4"]
@@ -113,6 +117,7 @@ class RoiSamples:
   gt_boxes: Float[Arr, "b r 4"]
   gt_index: Int[Arr, "b r"]
   valid: Bool[Arr, "b r"]
+  pseudo: Bool[Arr, "b r"] | None = None
 
 
 @struct.dataclass
@@ -171,9 +176,12 @@ class Vocabulary:
 
   `image_counts` is the number of training images of each class, for the federated loss.
   `image_embeddings` are those of image steps, where their classes are others (strict setting).
+  `has_pseudo_labels` says which have none, but pseudo labels in box batches; None if these have
+  none.
   """
 
   embeddings: Float[Arr, "c e"]
   has_boxes: Bool[Arr, "c"]
   image_counts: Float[Arr, "c"] | None = None
   image_embeddings: Float[Arr, "d e"] | None = None
+  has_pseudo_labels: Bool[Arr, "c"] | None = None

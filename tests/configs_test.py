@@ -138,7 +138,10 @@ DEMO_TERMS = {
   "rkd_longer": {"box": BOX_TERMS | RKD_TERMS},
   "ils": {"box": BOX_TERMS, "image": {"pms"}},
   "rkd_ils": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
-  "rkd_ils_weight_transfer": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
+  **{
+    stage: {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS}
+    for stage in ("rkd_ils_weight_transfer", "retrieved", "retrieved_boxes", "refined")
+  },
 }
 
 
@@ -329,9 +332,7 @@ def test_unknown_stages_are_refused():
     _load("demo.py").get_config("rdk")
 
 
-@pytest.mark.parametrize(
-  "stage", ["rkd", "ils", "rkd_longer", "rkd_ils", "rkd_ils_weight_transfer"]
-)
+@pytest.mark.parametrize("stage", _load("demo.py").INITIAL_STAGE)
 def test_later_stages_start_from_earlier_ones_of_the_same_seed(stage):
   demo = _load("demo.py")
   config = demo.get_config(f"{stage},seed=2,root=r")

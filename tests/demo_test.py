@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from rkd_jax import demo
+from rkd_jax import demo, retrieve
 from rkd_jax.configs import demo as demo_config
+from rkd_jax.files import json_checks
 
 RUN = {"AP50_novel": 20.0, "AP50_base": 50.0, "AP50_all": 42.0, "per_class": {}}
 
@@ -23,6 +24,37 @@ def test_the_ablation_has_every_seed_mean_median_and_sample_spread(tmp_path):
   assert (written["mean"], written["median"]) == (30.0, 20.0)
   assert written["spread"] == pytest.approx(26.457513)
   assert row.control
+
+
+@pytest.mark.parametrize("stage", demo.PSEUDO_LABEL_STAGES)
+def test_rows_with_other_pseudo_boxes_differ_from_their_control_in_these_alone(stage):
+  control, config = (demo.stage_config("root", s, 2) for s in ("rkd_ils_weight_transfer", stage))
+  found = json_checks.differences(control.to_dict(), config.to_dict())
+  kind, more = ("box", "pseudo_labels") if stage == "retrieved_boxes" else ("image", "max_labels")
+  assert set(found) == {"name", f"data.{kind}.teachers", f"data.{kind}.{more}"}
+  assert config.data[kind].teachers == demo_config.folder("root", stage, 2)
+  assert config.data.teachers == "root/teachers"
+
+
+def test_pseudo_boxes_are_made_once_before_a_stage_that_reads_them(tmp_path, monkeypatch):
+  asked = []
+  monkeypatch.setattr(retrieve, "main", asked.append)
+  for stage in ("rkd_ils_weight_transfer", "retrieved", "refined"):
+    demo.make_pseudo_labels(str(tmp_path), stage, 3)
+  parsed = [retrieve.make_parser("").parse_args(arguments) for arguments in asked]
+  assert [args.output for args in parsed] == [
+    f"{tmp_path}/retrieved",
+    f"{tmp_path}/refined/seed3",
+  ]
+  for args in parsed:
+    retrieve.complete(args)
+    assert args.keep and args.softmax == 50 and args.splits == "train_boxes,train_images"
+  detectors = [args.detector for args in parsed]
+  assert detectors == [None, f"{tmp_path}/rkd_ils_weight_transfer/seed3"]
+  (tmp_path / "retrieved").mkdir()
+  (tmp_path / "retrieved" / retrieve.SUMMARY).touch()
+  demo.make_pseudo_labels(str(tmp_path), "retrieved_boxes", 3)
+  assert len(asked) == 2
 
 
 @pytest.mark.parametrize("stage", demo.ABLATION_STAGES)

@@ -108,6 +108,19 @@ def test_valid_boxes_are_drawn_in_the_colour_of_their_kind(kind, field):
   assert not any(_is(picture, c).any() for other, c in show.COLOURS.items() if other != kind)
 
 
+def test_pseudo_labels_among_the_ground_truth_have_the_colour_of_pseudo_boxes():
+  vertices, owners = np.zeros((1, 2, 4, 2), np.float32), np.full((1, 2, 4), -1)
+  for masks in ({}, {"vertices": vertices, "owners": owners}):
+    batch = _batch(ground_truth=_truth(**masks, pseudo=np.array([[True, True]])))
+    picture = show.draw_image(batch, 0, NAMES, min_side=96)
+    assert _is(picture, show.COLOURS["pseudo box"])[55, 10:51].all()
+    assert not _is(picture, show.COLOURS["ground truth"]).any()
+  sheet = show.draw_batch(batch, NAMES, "a step", 640)
+  plain = show.draw_batch(_batch(ground_truth=_truth()), NAMES, "a step", 640)
+  legend = [_is(own[: len(own) - 480], show.COLOURS["pseudo box"]).any() for own in (sheet, plain)]
+  assert legend == [True, False]
+
+
 def test_padding_is_hatched():
   picture = show.draw_image(_batch(), 0, NAMES, min_side=96)
   assert (picture[:60, :80] == 90).all() and picture.shape == (96, 112, 3)

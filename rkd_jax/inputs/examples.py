@@ -15,6 +15,7 @@ from jaxtyping import Int, UInt8
 
 from rkd_jax import structures
 from rkd_jax.inputs import transforms
+from rkd_jax.ops.host import iou
 from rkd_jax.ops.polygons import pack_polygons, simplify_polygons
 from rkd_jax.records.sources import Record
 
@@ -23,6 +24,8 @@ _CANVAS_UNIT = 32
 
 # Of an image's id in a batch; ImageNet's ids are longer.
 _ID_BITS = 2**31 - 1
+# A pseudo box with such an IoU with an annotated one is of the same object.
+_SAME_OBJECT = 0.5
 Example = structures.Batch | structures.CaptionedImages
 Canvas = UInt8[np.ndarray, "h w 3"]
 
@@ -47,6 +50,9 @@ class BatchSpec:
       objects without polygons are left out.  0 leaves masks out of the batch.
     max_regions, max_labels: the first so many teacher regions, or pseudo boxes, are used; 0 leaves
       them out of the batch.
+    pseudo_labels: rows of the ground truth, behind the others, for the first pseudo boxes of a
+      'box' record with a score above `pseudo_label_score`, on no annotated box and not of the
+      classes `annotated`, all of whose boxes are known; 0 leaves them out.
     embedding_dim: width of the teacher's embeddings.
     crop: caption batches cut a random window that is up to this fraction smaller per axis.
     tokenizer: caption -> int32 tokens of fixed length, for caption batches.
@@ -63,6 +69,9 @@ class BatchSpec:
   max_vertices: int = 0
   max_regions: int = 0
   max_labels: int = 0
+  pseudo_labels: int = 0
+  pseudo_label_score: float = 0.0
+  annotated: tuple[int, ...] = ()
   embedding_dim: int = 0
   crop: float = 0.0
   tokenizer: Callable[[str], Int[np.ndarray, "t"]] | None = None
@@ -194,7 +203,25 @@ def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> str
       f"max_boxes = {max_boxes}: raise max_boxes (boxes are never dropped silently)."
     )
   fields = {"objects/bbox": boxes, "objects/label": classes}
-  return structures.GroundTruth(*_padded(record, max_boxes, fields), **masks)
+  truth = _padded(record, max_boxes, fields)
+  if not spec.pseudo_labels:
+    return structures.GroundTruth(*truth, **masks)
+  chosen = pseudo_labels(record, spec)
+  fields = {
+    "pseudo_boxes/boxes": view.boxes(record.pseudo_boxes[chosen]),
+    "pseudo_boxes/labels": np.asarray(record.pseudo_labels[chosen], np.int32),
+  }
+  more = _padded(record, spec.pseudo_labels, fields)
+  rows = [np.concatenate(pair) for pair in zip(truth, more)]
+  return structures.GroundTruth(*rows, **masks, pseudo=np.arange(len(rows[0])) >= max_boxes)
+
+
+def pseudo_labels(record: Record, spec: BatchSpec) -> Int[np.ndarray, "p"]:
+  """Which of a record's pseudo boxes stand beside its ground truth, see `BatchSpec`."""
+  taken = (iou(record.pseudo_boxes, record.boxes) < _SAME_OBJECT).all(1)
+  taken &= record.pseudo_scores > spec.pseudo_label_score
+  taken &= ~np.isin(record.pseudo_labels, spec.annotated) & transforms.nonempty(record.pseudo_boxes)
+  return np.flatnonzero(taken)[: spec.pseudo_labels]
 
 
 def count_boxes(record: Record, spec: BatchSpec) -> int:
@@ -208,9 +235,10 @@ def count_boxes(record: Record, spec: BatchSpec) -> int:
 def _masks(
   objects: Sequence[Sequence[np.ndarray]], view: transforms.View, spec: BatchSpec
 ) -> dict[str, np.ndarray]:
-  """Vertices and owners of all rows of the ground truth; rows beyond max_boxes are left to it."""
-  vertices = np.zeros((spec.max_boxes, spec.max_vertices, 2), np.float32)
-  owners = np.full((spec.max_boxes, spec.max_vertices), -1, np.int32)
+  """Vertices and owners of all rows of the ground truth, of pseudo labels none."""
+  rows = spec.max_boxes + spec.pseudo_labels
+  vertices = np.zeros((rows, spec.max_vertices, 2), np.float32)
+  owners = np.full((rows, spec.max_vertices), -1, np.int32)
   for row, polygons in enumerate(objects[: spec.max_boxes]):
     fitting = simplify_polygons(view.polygons(polygons), spec.max_vertices)
     vertices[row], owners[row] = pack_polygons([p.ravel() for p in fitting], spec.max_vertices)

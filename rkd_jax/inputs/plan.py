@@ -90,12 +90,30 @@ def make_plan(
   """
   sources = open_sources(config) if sources is None else sources
   specs = detector_specs(config) if specs is None else specs
+  if "box" in sources and specs["box"].pseudo_labels:
+    names, base = sources["box"].class_names, set(sources["box"].base)
+    known = tuple(number for number, name in enumerate(names) if name in base)
+    specs = {**specs, "box": dataclasses.replace(specs["box"], annotated=known)}
   repeats = {
     kind: Repeats(repeat_factors(source.index, own.repeat_threshold), own.repeat_form)
     for kind, source in sources.items()
     if (own := config.data[kind]).get("repeat_threshold")
   }
   return Plan(config.seed, tuple(config.data.schedule), sources, specs, repeats)
+
+
+def pseudo_classes(source: AnySource, score: float) -> set[int]:
+  """Numbers of the classes of all pseudo boxes with a score above a bound; reads all results."""
+  found: set[int] = set()
+  if (results := getattr(source, "results", None)) is not None:
+    for row in np.flatnonzero(results.num_pseudo_boxes):
+      result = results.at(row)
+      kept = result["pseudo_boxes/scores"] > score
+      found.update(result["pseudo_boxes/labels"][kept].tolist())
+    return found
+  for record in map(source.__getitem__, range(len(source))):
+    found.update(record.pseudo_labels[record.pseudo_scores > score].tolist())
+  return found
 
 
 def place(data: ml_collections.ConfigDict, kind: str) -> tuple[str, str, str]:
@@ -117,7 +135,7 @@ def _open(config: ml_collections.ConfigDict, kind: str) -> AnySource:
   data, own = config.data, config.data[kind]
   source, rule = open_source(*place(data, kind)), own.get("records", "")
   regions = own.get("max_regions", 0) > 0
-  labels = own.get("max_labels", 0) > 0 or rule == "pseudo_boxes"
+  labels = own.get("max_labels", 0) + own.get("pseudo_labels", 0) > 0 or rule == "pseudo_boxes"
   if (regions or labels) and not source.has_results:
     folder = own.get("teachers") or data.get("teachers")
     if not folder:

@@ -12,15 +12,15 @@ def classification(
   logits: Float[Array, "n c1"],
   classes: Int[Array, "n"],
   valid: Bool[Array, "n"],
-  class_mask: Bool[Array, "c"] | None,
+  class_mask: Bool[Array, "c"] | Bool[Array, "n c"] | None,
   kind: str = "sigmoid",
 ) -> Float[Array, ""]:
   """Classification loss over the RoIs of a group of images.
 
   `sigmoid` (published code): binary cross-entropy on the C class columns, the background column
-  dropped, columns outside `class_mask` (classes without training images) weighted 0 even as
-  negatives, summed and divided by the number of RoIs.  `softmax` (paper): cross-entropy over
-  C + 1 columns.
+  dropped, columns outside `class_mask` (classes without training images; of all RoIs or of each)
+  weighted 0 even as negatives, summed and divided by the number of RoIs.  `softmax` (paper):
+  cross-entropy over C + 1 columns.
   """
   count = jnp.maximum(jnp.sum(valid), 1)
   num_classes = logits.shape[-1] - 1
@@ -30,7 +30,7 @@ def classification(
     target = jax.nn.one_hot(classes, num_classes)  # background: a row of zeros
     per_column = optax.sigmoid_binary_cross_entropy(logits[:, :num_classes], target)
     if class_mask is not None:
-      per_column = jnp.where(class_mask[None], per_column, 0.0)
+      per_column = jnp.where(class_mask, per_column, 0.0)
     per_roi = jnp.sum(per_column, axis=-1)
   else:
     raise ValueError(f"loss.classification is {kind!r}; expected 'sigmoid' or 'softmax'.")

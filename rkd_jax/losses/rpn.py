@@ -20,7 +20,8 @@ def rpn_losses(
   """(objectness BCE, box L1), both sums over sampled anchors / (batch size * images).
 
   The normaliser is the nominal number of samples, not the number drawn.  Anchors that are not valid
-  are neither matched nor sampled.  `keys` holds one key per image; None samples in index order.
+  are neither matched nor sampled; pseudo labels are no ground truth here.  `keys` holds one key per
+  image; None samples in index order.
   `config` is `config.loss.rpn`.
   """
 
@@ -46,8 +47,9 @@ def rpn_losses(
     return objectness, regression
 
   out, truth = outputs, ground_truth
+  annotated = truth.valid if truth.pseudo is None else truth.valid & ~truth.pseudo
   objectness, regression = over_images(
-    one_image, out.logits, out.deltas, out.valid, truth.boxes, truth.valid, keys
+    one_image, out.logits, out.deltas, out.valid, truth.boxes, annotated, keys
   )
   normalizer = config.batch_size_per_image * outputs.logits.shape[0]
   return jnp.sum(objectness) / normalizer, jnp.sum(regression) / normalizer

@@ -75,6 +75,10 @@ def box_losses(
 
   `keys` holds one key per image; None samples anchors in index order and draws the most
   frequent classes.
+
+  RoIs matched to pseudo labels are foreground for L_cls alone.  The classes that these alone name
+  count at foreground: what is background there may well be one of their objects, which few of their
+  boxes are of (`config.pseudo_background` lets it count, too).
   """
   objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, config.rpn)
   has_boxes = jnp.asarray(vocabulary.has_boxes)
@@ -83,15 +87,20 @@ def box_losses(
     rois = jax.tree.map(flat, rois)
     foreground = rois.classes < logits.shape[-1] - 1
     counted = has_boxes if config.ignore_zero_classes else jnp.ones_like(has_boxes)
+    if vocabulary.has_pseudo_labels is not None and config.ignore_zero_classes:
+      where = True if config.get("pseudo_background", False) else foreground[:, None]
+      counted = counted | (jnp.asarray(vocabulary.has_pseudo_labels) & where)
     if config.federated_classes:
       key = None if keys is None else jax.random.fold_in(keys[0], 1)
       weights = jnp.sqrt(vocabulary.image_counts)
-      counted &= federated_classes(key, rois.classes, rois.valid, weights, config.federated_classes)
+      drawn = federated_classes(key, rois.classes, rois.valid, weights, config.federated_classes)
+      counted = counted & drawn
+    annotated = foreground if rois.pseudo is None else foreground & ~rois.pseudo
     losses = {
       "cls": roi.classification(
         flat(logits), rois.classes, rois.valid, counted, config.classification
       ),
-      "box": roi.box_regression(flat(deltas), rois.boxes, rois.gt_boxes, foreground, rois.valid),
+      "box": roi.box_regression(flat(deltas), rois.boxes, rois.gt_boxes, annotated, rois.valid),
     }
     if masks is not None:
       losses["mask"] = mask_bce(*map(flat, masks))
@@ -117,6 +126,8 @@ def _mask_terms(outputs: Outputs, batch: Batch):
   count, size = outputs.mask_logits.shape[1:3]
   rois = jax.tree.map(lambda x: x[:, :count], outputs.rois)
   foreground = rois.valid & (rois.classes < outputs.class_logits.shape[-1] - 1)
+  if rois.pseudo is not None:
+    foreground &= ~rois.pseudo
 
   def one_image(vertices, owners, index, boxes):
     return jax.vmap(lambda i, box: rasterize(vertices[i], owners[i], box, size))(index, boxes)

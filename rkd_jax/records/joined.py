@@ -18,28 +18,32 @@ from rkd_jax.records.sources import Record, Selection, Source, with_results
 
 
 class Joined(Selection):
-  """Some records of a source, each with its result, as a source."""
+  """Some records of a source, each with its result, as a source; `results` has all of these."""
 
   has_results = True
 
   def __init__(self, source: Source, results: TeacherReader, rows: Int[np.ndarray, "n"]):
     """`rows` says where the result of each record is, -1 for those to leave out; see `join`."""
     super().__init__(source, np.flatnonzero(rows >= 0))
-    self._results, self._rows = results, rows[rows >= 0]
+    self.results, self._rows = results, rows[rows >= 0]
 
   def __getitem__(self, index: int) -> Record:
     """As `Source`; ValueError also where the result is damaged."""
-    return with_results(super().__getitem__(index), self._results.at(self._rows[index]))
+    return with_results(super().__getitem__(index), self.result(index))
+
+  def result(self, index: int) -> dict[str, np.ndarray]:
+    """The result of a record alone (`results.FIELDS`), without reading the record."""
+    return self.results.at(self._rows[index])
 
   @property
   def identity(self) -> str:
     """The same for the same records with the same results, wherever they lie."""
-    return f"{self._source.identity}{self._results.identity}"
+    return f"{self._source.identity}{self.results.identity}"
 
   @functools.cached_property
   def index(self) -> Index:
     """That of the records, with the number of pseudo boxes of their results."""
-    counts = self._results.num_pseudo_boxes[self._rows]
+    counts = self.results.num_pseudo_boxes[self._rows]
     return dataclasses.replace(self._source.index.take(self._positions), num_pseudo_boxes=counts)
 
 

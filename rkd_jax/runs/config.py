@@ -35,7 +35,12 @@ FREE_KEYS = (
   "skip_bad_images",
 )
 # Settings that configs of earlier versions lack, and what these did without them.
-DEFAULTS = {"model.precision": "default"}
+DEFAULTS = {
+  "model.precision": "default",
+  "loss.pseudo_background": False,
+  "data.box.pseudo_labels": 0,
+  "data.box.pseudo_label_score": 0.0,
+}
 # Settings that say where something lies: it may move.
 _PLACES = (
   r"data(\.\w+)?\.(dir|teachers|class_embeddings)|class_embeddings|image_counts"

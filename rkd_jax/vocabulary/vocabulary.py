@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rkd_jax.files import storage
-from rkd_jax.inputs.plan import place
+from rkd_jax.inputs.plan import place, pseudo_classes
 from rkd_jax.records.class_names import clean_name
 from rkd_jax.records.sources import Source, open_source
 from rkd_jax.structures import Vocabulary
@@ -41,6 +41,10 @@ def training_vocabulary(
   """
   main = sources["box"] if "box" in sources else next(iter(sources.values()))
   vocabulary = load_vocabulary(config, main)
+  if "box" in sources and config.data.box.get("pseudo_labels", 0):
+    of_pseudo_labels = pseudo_classes(main, config.data.box.pseudo_label_score)
+    named = np.isin(np.arange(len(main.class_names)), list(of_pseudo_labels))
+    vocabulary = dataclasses.replace(vocabulary, has_pseudo_labels=named & ~vocabulary.has_boxes)
   if "image" not in sources:
     return vocabulary
   if path := config.data.image.get("class_embeddings"):

@@ -103,6 +103,63 @@ def test_empty_ground_truth_is_dropped():
   assert batch.ground_truth.classes[0, 0] == 1
 
 
+def _labelled(**changes):
+  """A record whose pseudo boxes are, in this order: on an annotated box, on a crowd, free three."""
+  boxes = [[1, 2, 9, 12], [0, 0, 5, 5], [9, 0, 14, 5], [0, 14, 4, 20], [5, 0, 9, 2]]
+  fields = {
+    "pseudo_boxes": np.array(boxes, np.float32),
+    "pseudo_labels": np.array([5, 5, 6, 5, 7], np.int32),
+    "pseudo_scores": np.array([0.9, 0.9, 0.8, 0.4, 0.7], np.float32),
+  }
+  return make_record(1, **{**fields, **changes})
+
+
+def test_pseudo_labels_stand_behind_the_ground_truth():
+  record = _labelled()
+  plain = _one("box", record).ground_truth
+  assert plain.pseudo is None
+  truth = _one("box", record, pseudo_labels=4).ground_truth
+  for name in ("boxes", "classes", "valid"):
+    np.testing.assert_array_equal(getattr(truth, name)[:, :5], getattr(plain, name))
+  assert truth.pseudo.tolist() == [[False] * 5 + [True] * 4]
+  assert truth.valid[0, 5:].tolist() == [True, True, True, False]
+  assert truth.classes[0, 5:].tolist() == [6, 5, 7, 0]
+  np.testing.assert_array_equal(truth.boxes[0, 5:8], record.pseudo_boxes[2:])
+
+
+def test_only_the_first_pseudo_labels_above_the_bound_are_taken():
+  truth = _one("box", _labelled(), pseudo_labels=1).ground_truth
+  assert truth.classes[0, 5:].tolist() == [6]
+  truth = _one("box", _labelled(), pseudo_labels=3, pseudo_label_score=0.4).ground_truth
+  assert truth.classes[0, 5:].tolist() == [6, 7, 0]
+  # Classes whose boxes are all annotated have no others.
+  truth = _one("box", _labelled(), pseudo_labels=3, annotated=(1, 6)).ground_truth
+  assert truth.classes[0, 5:].tolist() == [5, 7, 0]
+
+
+def test_records_without_pseudo_boxes_have_rows_of_padding():
+  none = {"pseudo_boxes": np.zeros((0, 4), np.float32), "pseudo_labels": np.zeros(0, np.int32)}
+  record = make_record(1, **none, pseudo_scores=np.zeros(0, np.float32))
+  truth = _one("box", record, pseudo_labels=2).ground_truth
+  assert truth.valid[0].tolist() == [True, True, False, False, False, False, False]
+  alone = {"boxes": np.zeros((0, 4), np.float32), "classes": np.zeros(0, np.int32)}
+  record = _labelled(**alone, is_crowd=np.zeros(0, bool))
+  assert _one("box", record, pseudo_labels=5).ground_truth.valid[0, 5:].all()
+
+
+def test_pseudo_labels_move_with_the_picture():
+  record = _labelled()
+  spec = make_spec(short_sides=(28,), flip=True, pseudo_labels=3)
+  seen = set()
+  for seed in range(8):
+    rng = np.random.default_rng(seed)
+    truth = examples.detector_example(record, decode_image(record), spec, rng).ground_truth
+    left = truth.boxes[5, 0]
+    assert left == (0 if truth.boxes[0, 0] > 2 else 18)
+    seen.add(float(left))
+  assert seen == {0.0, 18.0}
+
+
 TRIANGLE = np.array([[1.0, 2], [9, 2], [9, 12]])
 
 
@@ -127,6 +184,13 @@ def test_polygons_go_with_their_boxes():
   batch = _one("box", make_record(1, polygons=((), (), two)), max_vertices=8)
   assert batch.ground_truth.classes[0, 0] == 2 and len(_masks(batch)) == 1
   assert _one("box", make_record(1, polygons=((), (), two))).ground_truth.vertices is None
+
+
+def test_pseudo_labels_have_no_polygons():
+  record = _labelled(polygons=((TRIANGLE,), (), (TRIANGLE,)))
+  truth = _one("box", record, max_vertices=8, pseudo_labels=2).ground_truth
+  assert truth.vertices.shape == (1, 7, 8, 2) and truth.valid[0, 5:].all()
+  assert (truth.owners[0, :2] == 0).any(1).all() and (truth.owners[0, 5:] == -1).all()
 
 
 def test_polygons_move_with_the_picture():

@@ -96,6 +96,29 @@ def test_missing_results_are_an_error_or_left_out(root, tmp_path):
   assert len(made.sources["box"]) == 9 and made.sampler.sizes["box"] == (9, 8)
 
 
+def test_pseudo_labels_of_box_batches_are_of_classes_without_annotations(root):
+  config = _config(root, schedule=("box",))
+  assert plan.make_plan(config).specs["box"].annotated == ()
+  config.data.box.update(max_regions=0, pseudo_labels=3)
+  made = plan.make_plan(config)
+  source, spec = made.sources["box"], made.specs["box"]
+  names = [source.class_names[number] for number in spec.annotated]
+  assert names == [name for name in source.class_names if name in source.base]
+  assert spec.pseudo_labels == 3 and len(source[0].region_boxes) == 2
+
+
+@pytest.mark.parametrize("score, expected", [(0.0, True), (0.5, False)])
+def test_classes_of_pseudo_boxes_are_those_above_the_bound(root, score, expected):
+  made = plan.make_plan(_config(root))
+  source = made.sources["image"]
+  found = plan.pseudo_classes(source, score)
+  labels = {label for record in source for label in record.labels.tolist()}
+  assert labels and found == (labels if expected else set())
+  # Of records that have their results in them, and of some of the records.
+  records = [source[i] for i in range(len(source))]
+  assert plan.pseudo_classes(records, score) == found  # pyright: ignore
+
+
 def test_a_data_set_with_results_in_it_says_how_it_is_done_now(root):
   with pytest.raises(
     ValueError,

@@ -44,6 +44,16 @@ def test_sigmoid_by_hand():
   assert float(loss) == pytest.approx(np.log1p(np.exp(-1)), rel=1e-6)
 
 
+def test_each_roi_may_count_columns_of_its_own():
+  logits = jnp.array([[1.0, 2.0, 3.0], [-1.0, 3.0, 3.0]])
+  arguments = logits, jnp.array([0, 2]), jnp.array([True, True])
+  loss = classification(*arguments, jnp.array([[True, True], [True, False]]))
+  expected = np.log1p(np.exp(-1)) + np.log1p(np.exp(2)) + np.log1p(np.exp(-1))
+  assert float(loss) == pytest.approx(expected / 2, rel=1e-6)
+  same = classification(*arguments, jnp.array([[True, False]] * 2))
+  assert float(same) == float(classification(*arguments, jnp.array([True, False])))
+
+
 def test_softmax_by_hand():
   """The paper's form: background competes, and no class is left out."""
   logits = jnp.array([[0.0, 0.0, np.log(2)], [0.0, np.log(2), 0.0], [5.0, 0.0, 0.0]])

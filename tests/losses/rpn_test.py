@@ -58,6 +58,15 @@ def test_hand_computed():
   assert float(regression) == pytest.approx((0.1 - np.log(0.8)) / 8, rel=1e-5)
 
 
+def test_pseudo_labels_are_no_ground_truth():
+  boxes = [[[0.0, 0.0, 8.0, 10.0], [20.0, 0.0, 30.0, 10.0]]]
+  truth, out = ground_truth(boxes), outputs([[2.0, 0.0, 0.5, -1.0]], np.ones((1, 4, 4)))
+  labelled = truth.replace(pseudo=jnp.array([[False, True]]))
+  expected = losses(out, ground_truth(boxes, [[True, False]]))
+  np.testing.assert_array_equal(losses(out, labelled), expected)
+  assert abs(losses(out, truth)[1] - expected[1]) > 0.1
+
+
 def test_between_the_thresholds_is_ignored_unless_it_is_the_best():
   # IoU 0.6 with anchor 0: low quality, but the best there is.
   best = ground_truth([[[0.0, 0.0, 6.0, 10.0]]])

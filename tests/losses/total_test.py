@@ -182,6 +182,67 @@ def test_paper_switches_reach_the_losses():
   assert abs(paper["cls"] - base["cls"]) > 0.1
 
 
+def _with_pseudo_labels(pseudo, named=(False, True), **changes):
+  """Losses where some foreground RoIs are matched to pseudo labels of the second class."""
+  outputs = OUTPUTS.replace(rois=OUTPUTS.rois.replace(pseudo=np.array(pseudo, bool)))
+  vocabulary = VOCABULARY.replace(has_pseudo_labels=np.array(named))
+  config = loss_config(box=IMAGES, **changes)
+  return jax.jit(lambda o, v: total_lib.box_losses(o, BATCH, v, None, config))(outputs, vocabulary)
+
+
+def _cross_entropy(counted):
+  """Over all valid RoIs, in plain NumPy; `counted` is of each RoI and class."""
+  logits = OUTPUTS.class_logits[..., :CLASSES].reshape(-1, CLASSES).astype(np.float64)
+  target = np.eye(CLASSES + 1)[OUTPUTS.rois.classes.reshape(-1)][:, :CLASSES]
+  valid = OUTPUTS.rois.valid.reshape(-1)
+  per_column = np.log1p(np.exp(logits)) - target * logits
+  return (per_column * counted)[valid].sum() / valid.sum()
+
+
+# RoIs of class 1 are those of pseudo labels: its boxes have no annotations.
+PSEUDO = OUTPUTS.rois.classes == 1
+
+
+def test_classes_of_pseudo_labels_count_where_it_is_known_what_is_there():
+  foreground = OUTPUTS.rois.classes.reshape(-1) < CLASSES
+  counted = np.stack([np.ones_like(foreground), foreground], axis=1)
+  losses = _with_pseudo_labels(PSEUDO)
+  np.testing.assert_allclose(losses["cls"], _cross_entropy(counted), rtol=1e-5)
+  everywhere = _with_pseudo_labels(PSEUDO, pseudo_background=True)
+  np.testing.assert_allclose(everywhere["cls"], _cross_entropy(np.ones((12, 2))), rtol=1e-5)
+  # Without the mask all columns count anyway; without pseudo labels the second counts nowhere.
+  unmasked = _with_pseudo_labels(PSEUDO, ignore_zero_classes=False)
+  np.testing.assert_allclose(unmasked["cls"], everywhere["cls"], rtol=1e-6)
+  none = _with_pseudo_labels(PSEUDO, named=(False, False))
+  np.testing.assert_allclose(none["cls"], box_losses(box=IMAGES)["cls"], rtol=1e-6)
+
+
+def test_boxes_are_not_learned_from_pseudo_labels():
+  losses, plain = _with_pseudo_labels(PSEUDO), box_losses(box=IMAGES)
+  classes = np.where(PSEUDO, CLASSES, OUTPUTS.rois.classes)
+  without = OUTPUTS.replace(rois=OUTPUTS.rois.replace(classes=classes))
+  expected = box_losses(without, box=IMAGES)["box"]
+  np.testing.assert_allclose(losses["box"], expected, rtol=1e-6)
+  assert abs(float(plain["box"]) - float(expected)) > 0.1
+  nothing = _with_pseudo_labels(np.zeros_like(PSEUDO), named=(False, False))
+  for name, value in plain.items():
+    np.testing.assert_allclose(nothing[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_pseudo_labels_and_the_federated_loss_go_together():
+  vocabulary = VOCABULARY.replace(
+    has_pseudo_labels=np.array([False, True]), image_counts=np.array([5.0, 5.0], np.float32)
+  )
+  outputs = OUTPUTS.replace(rois=OUTPUTS.rois.replace(pseudo=PSEUDO))
+  found = {}
+  for classes in (0, CLASSES):
+    config = loss_config(box=IMAGES, federated_classes=classes)
+    loss = jax.jit(lambda o, v, c=config: total_lib.box_losses(o, BATCH, v, None, c))
+    found[classes] = loss(outputs, vocabulary)["cls"]
+  # All classes are drawn.
+  np.testing.assert_allclose(found[CLASSES], found[0], rtol=1e-6)
+
+
 def test_padding_content_has_no_influence():
   """Whatever the rows of padding hold: values are equal and their gradient is zero."""
 

@@ -88,6 +88,18 @@ def test_a_run_of_before_a_setting_was_there_goes_on(started, key):
     check_model(str(workdir), config)
 
 
+def test_a_run_of_before_pseudo_labels_of_box_batches_goes_on(started):
+  workdir, config = started
+  old = json.loads((workdir / "config.json").read_text())
+  del old["data"]["box"]["pseudo_labels"], old["data"]["box"]["pseudo_label_score"]
+  del old["loss"]["pseudo_background"]
+  (workdir / "config.json").write_text(json.dumps(old))
+  check_config(workdir, config)
+  config.data.box.pseudo_labels = 2
+  with pytest.raises(CheckpointError, match=r"differs in data\.box\.pseudo_labels \(None, now 2\)"):
+    check_config(workdir, config)
+
+
 def test_a_run_of_when_arrays_could_be_split_goes_on(started):
   workdir, config = started
   old = json.loads((workdir / "config.json").read_text()) | {"mesh": {"data": -1, "model": 2}}

@@ -63,6 +63,30 @@ def test_counts_and_base_classes_are_those_of_the_boxes(config, order):
   assert result.image_embeddings is None
 
 
+def test_classes_with_pseudo_labels_alone_are_told(config, tmp_path):
+  """Of box batches that ask for them, above their bound."""
+  names = ("cat", "dog", "emu", "fox")
+  config.class_embeddings = _embeddings(tmp_path / "four.npz", names)
+  source = types.SimpleNamespace(
+    **vars(_source("boxes/train", names, base=("dog",))),
+    results=types.SimpleNamespace(
+      num_pseudo_boxes=np.array([0, 2, 1]),
+      at=lambda row: {
+        "pseudo_boxes/labels": np.array([[], [1, 2], [3]][row], int),
+        "pseudo_boxes/scores": np.array([[], [0.9, 0.8], [0.3]][row]),
+      },
+    ),
+  )
+  assert training_vocabulary(config, {"box": source}).has_pseudo_labels is None
+  config.data.box.pseudo_labels = 2
+  found = training_vocabulary(config, {"box": source})
+  assert found.has_pseudo_labels.tolist() == [False, False, True, True]
+  assert found.has_boxes.tolist() == [False, True, False, False]
+  config.data.box.pseudo_label_score = 0.3
+  found = training_vocabulary(config, {"box": source})
+  assert found.has_pseudo_labels.tolist() == [False, False, True, False]
+
+
 @pytest.mark.parametrize(
   "names, message",
   [

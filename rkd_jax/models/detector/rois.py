@@ -28,7 +28,7 @@ def sample(
   None takes the first that fit rather than a random choice.  `config` is `config.model.roi`.
   """
 
-  def one_image(boxes, valid, gt_boxes, gt_classes, gt_valid, key):
+  def one_image(boxes, valid, gt_boxes, gt_classes, gt_valid, gt_pseudo, key):
     boxes = jnp.concatenate([boxes, gt_boxes])
     valid = jnp.concatenate([valid, gt_valid])
     iou = boxes_lib.pairwise_iou(gt_boxes, boxes)
@@ -46,12 +46,12 @@ def sample(
       gt_boxes=gt_boxes[matched],
       gt_index=matched,
       valid=valid,
+      pseudo=None if gt_pseudo is None else foreground & gt_pseudo[matched],
     )
 
   found, truth = proposals, ground_truth
-  return over_images(
-    one_image, found.boxes, found.valid, truth.boxes, truth.classes, truth.valid, keys
-  )
+  rows = truth.boxes, truth.classes, truth.valid, truth.pseudo
+  return over_images(one_image, found.boxes, found.valid, *rows, keys)
 
 
 def detections(

@@ -34,6 +34,27 @@ def test_samples_are_matched_and_the_truth_is_among_them():
   np.testing.assert_array_equal(found.gt_boxes[0, :2], [[0, 0, 10, 10]] * 2)
 
 
+def test_rois_know_when_they_are_matched_to_a_pseudo_label():
+  """One proposal on an annotated box, one on a pseudo label, one on neither."""
+  proposals = _proposals([0, 0, 10, 9], [50, 50, 60, 59], [80, 80, 90, 90])
+  truth = GroundTruth(
+    boxes=np.array([[[0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 90]]], np.float32),
+    classes=np.array([[3, 4, 5]]),
+    valid=np.array([[True, True, False]]),
+    pseudo=np.array([[False, True, True]]),
+  )
+  config = ml_collections.FrozenConfigDict(
+    {"iou_threshold": 0.5, "batch_size_per_image": 6, "positive_fraction": 0.75}
+  )
+  found = jax.jit(lambda: rois.sample(proposals, truth, None, 7, config))()
+  assert found.classes[0].tolist()[:5] == [3, 4, 3, 4, 7]
+  assert found.pseudo[0].tolist() == [False, True, False, True, False, False]
+  assert found.valid[0].tolist() == [True] * 5 + [False]
+  plain = jax.jit(lambda: rois.sample(proposals, truth.replace(pseudo=None), None, 7, config))()
+  assert plain.pseudo is None
+  np.testing.assert_array_equal(plain.classes, found.classes)
+
+
 def test_detections_are_suppressed_within_a_class_alone():
   """Two boxes that overlap: of class 0 the better one stays, of class 1 only one is there."""
   proposals = _proposals([0, 0, 10, 10], [0, 0, 10, 11])
