@@ -78,7 +78,7 @@ class Row:
 def format_table(rows: Sequence[Row], columns: Columns = AP50) -> str:
   """The component table for the terminal; `*` marks the best of a column."""
   best, metrics = _best(rows, columns), columns.metrics
-  lines = [["method", *(f"{own} " for own in columns.headings), *_paper_headings(rows, columns)]]
+  lines = [["method", *(f"{own} " for own in columns.headings), *paper_headings(rows, columns)]]
   for row in rows:
     marks = ["*" if (row.method, metric) in best else " " for metric in metrics]
     cells = [cell(row, metric) + mark for metric, mark in zip(metrics, marks, strict=True)]
@@ -116,7 +116,7 @@ def component_section(
     body.append([f"{html.escape(row.method)}{tag}", *cells])
   names = zip(columns.headings, columns.kinds, strict=True)
   head = ["method", *(f'<span class="dot {kind}"></span>{name}' for name, kind in names)]
-  head += _paper_headings(rows, columns)
+  head += paper_headings(rows, columns)
   summary = f"{columns.summary} The best of each column is bold. {_spread_note(rows)}"
   return section("Components", summary, charts.table(head, body) + notes(paragraphs))
 
@@ -134,7 +134,7 @@ def similarity_section(
   return section("Region similarities", summary, image(figure, "similarity matrices", "wide"))
 
 
-def _paper_headings(rows: Sequence[Row], columns: Columns) -> list[str]:
+def paper_headings(rows: Sequence[Row], columns: Columns) -> list[str]:
   """Those of the columns with published numbers; none where no row has any."""
   has_paper = any(row.paper is not None for row in rows)
   return [f"{name}, paper" for name in columns.headings] if has_paper else []
@@ -144,7 +144,7 @@ def paper_cells(row: Row, rows: Sequence[Row], columns: Columns) -> list[str]:
   """The published numbers of a row beside those of others, '–' where it has none."""
   published = row.paper or [None] * len(columns.metrics)
   shown = ["–" if number is None else f"{number:.1f}" for number in published]
-  return shown if _paper_headings(rows, columns) else []
+  return shown if paper_headings(rows, columns) else []
 
 
 def cell(row: Row, metric: str) -> str:
