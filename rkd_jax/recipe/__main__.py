@@ -21,6 +21,7 @@ ROOT gets recipe.json (every seed, mean, sample standard deviation, median, the 
 recipe.md and recipe.html.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -33,8 +34,6 @@ from rkd_jax.recipe import rows, table
 from rkd_jax.recipe.order import Order, check, parse_seeds, parse_settings
 from rkd_jax.recipe.run import Clock, jobs_of, prepare, run
 from rkd_jax.runs.lock import WorkdirInUseError, locked
-
-_CHANGES: list[str] = []
 
 
 def make_order(given: flags.FlagValues, names: Sequence[str], changes: Sequence[str]) -> Order:
@@ -57,8 +56,8 @@ def make_order(given: flags.FlagValues, names: Sequence[str], changes: Sequence[
   )
 
 
-def main(given: flags.FlagValues, names: Sequence[str]) -> None:
-  order = make_order(given, names, _CHANGES)
+def main(given: flags.FlagValues, names: Sequence[str], changes: Sequence[str] = ()) -> None:
+  order = make_order(given, names, changes)
   if given.dry_run:
     check(order)
     for job in jobs_of(order):
@@ -105,8 +104,13 @@ def define_flags() -> None:
   )
 
 
+def start() -> None:
+  """Runs the command line of the module's docstring."""
+  # Settings are of no config in particular, so that absl does not know them.
+  changes = [word for word in sys.argv[1:] if word.startswith("--config.")]
+  sys.argv[1:] = [word for word in sys.argv[1:] if word not in changes]
+  commands.run(functools.partial(main, changes=changes), define_flags, with_arguments=True)
+
+
 if __name__ == "__main__":
-  # Of no config in particular, so that absl does not know them.
-  _CHANGES += [word for word in sys.argv if word.startswith("--config.")]
-  sys.argv = [word for word in sys.argv if not word.startswith("--config.")]
-  commands.run(main, define_flags, with_arguments=True)
+  start()

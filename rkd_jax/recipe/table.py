@@ -18,8 +18,8 @@ from rkd_jax.recipe.rows import Row
 from rkd_jax.report.build import build
 from rkd_jax.report.examination import open_run
 
-# By row, what each seed that is finished was evaluated to.
-Results = Mapping[Row, Mapping[int, Mapping[str, Any]]]
+# By name of a row, what each seed that is finished was evaluated to.
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
 def statistics(values: Sequence[float | None]) -> dict[str, Any]:
@@ -47,14 +47,15 @@ def collect(order: Order) -> Results:
   found = {}
   for row in order.recipe.rows:
     own = {seed: evaluation(order, row, seed) for seed in seeds}
-    found[row] = {seed: results for seed, results in own.items() if results is not None}
-  return {row: own for row, own in found.items() if own or row in order.rows}
+    found[row.name] = {seed: results for seed, results in own.items() if results is not None}
+  asked = {row.name for row in order.rows}
+  return {name: own for name, own in found.items() if own or name in asked}
 
 
 def content(order: Order, results: Results) -> dict[str, Any]:
   """What recipe.json holds: for each row its seeds, folders, steps, and statistics by metric."""
   metrics, rows = order.recipe.columns.metrics, {}
-  for row, own in results.items():
+  for row, own in _by_row(order, results):
     paper = row.paper or (None,) * len(metrics)
     rows[row.name] = {
       "title": row.title,
@@ -76,8 +77,12 @@ def rows_of(order: Order, results: Results) -> list[components.Row]:
   none = dict.fromkeys(order.recipe.columns.metrics)
   return [
     components.Row(row.title, [none | dict(run) for run in own.values()], row.control, row.paper)
-    for row, own in results.items()
+    for row, own in _by_row(order, results)
   ]
+
+
+def _by_row(order: Order, results: Results) -> list[tuple[Row, Mapping[int, Mapping[str, Any]]]]:
+  return [(order.recipe.row(name), own) for name, own in results.items()]
 
 
 def markdown(order: Order, results: Results) -> str:
@@ -117,7 +122,7 @@ def write_report(order: Order, results: Results, images: int) -> None:
   """
   runs = [
     open_run(order.folder(row, next(iter(own))), row.title)
-    for row, own in results.items()
+    for row, own in _by_row(order, results)
     if own and row.trains
   ]
   output = f"{order.root}/recipe.html"
@@ -131,7 +136,7 @@ def _section(order: Order, results: Results) -> str:
     notes.append(f"Settings of all rows that are not those of the configs: {changed}.")
   if order.arguments:
     notes.append(f"Arguments of all configs: {order.arguments}.")
-  if missing := [row.title for row, own in results.items() if not own]:
+  if missing := [row.title for row, own in _by_row(order, results) if not own]:
     notes.append(f"Not finished yet: {', '.join(missing)}.")
   return components.component_section(rows_of(order, results), notes, order.recipe.columns)
 
