@@ -5,6 +5,7 @@
 after `tiny.build_data(ROOT)`.
 """
 
+import json
 from pathlib import Path
 
 import tiny
@@ -13,6 +14,7 @@ from rkd_jax.configs import common
 from rkd_jax.pictures.components import AP50
 from rkd_jax.recipe import __main__ as command
 from rkd_jax.recipe import needs, rows
+from rkd_jax.recipe.order import Order
 from rkd_jax.recipe.rows import Recipe, Row
 
 
@@ -34,8 +36,8 @@ RECIPE = Recipe(
     Row("rkd", "RKD", __file__, "2", parent="base"),
     Row("control", "RKD, longer", __file__, "2", parent="rkd", control=True),
     Row(
-      "base_on_few",
-      "base, on training scenes",
+      "base_again",
+      "base, five detections",
       parent="base",
       trains=False,
       settings={"model.test.detections": 5},
@@ -52,6 +54,24 @@ NEEDS = {
     lambda order: ["python", "-m", "tiny", f"--output={order.root}"],
   )
 }
+
+
+def order_of(root, *names, only=False, seeds=(0,), **more):
+  """Some rows, by default all."""
+  chosen = RECIPE.chosen(names, with_parents=not only)
+  return Order(RECIPE, str(root), seeds, tuple(chosen), only, **more)
+
+
+def write_run(order, name, step, seed=0, **results):
+  """What is there of a run with a checkpoint, and its evaluation if there are results."""
+  row = order.recipe.row(name)
+  folder = Path(order.folder(row, seed))
+  (folder / "checkpoints" / str(step)).mkdir(parents=True)
+  (folder / "config.json").write_text(json.dumps(order.config(row, seed).to_dict()))
+  if results:
+    (folder / "evaluation.json").write_text(json.dumps({"step": step, **results}))
+  return folder
+
 
 if __name__ == "__main__":
   rows.RECIPES["tiny"], needs.NEEDS["tiny"] = RECIPE, NEEDS
