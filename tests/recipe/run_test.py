@@ -167,23 +167,27 @@ def test_rows_are_trained_gone_on_with_and_evaluated_again(root, monkeypatch, ca
 
 
 @pytest.mark.faults
-def test_sigterm_ends_with_143_and_the_same_command_goes_on(root, tmp_path):
-  shutil.copytree(root / "data", tmp_path / "data")
-  for name in ("teachers", "jax_cache"):
-    shutil.copytree(root / name, tmp_path / name, dirs_exist_ok=True)
-  shutil.copy(root / "class_embeddings.npz", tmp_path)
+@pytest.mark.parametrize("while_training", [False, True])
+def test_sigterm_ends_with_143_and_the_same_command_goes_on(tmp_path, while_training):
+  tiny.build_data(tmp_path)
   environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
   command = [sys.executable, REPOSITORY / "tests" / "tiny_rows.py", "tiny", f"--root={tmp_path}"]
-  command += ["--rows=rkd", "--report_images=0"]
+  command += ["--rows=base", "--report_images=0", "--config.num_steps=300"]
   first = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
-  while "== " not in first.stdout.readline():
+  while "== base" not in first.stdout.readline():
     pass
-  time.sleep(1)
+  base = tmp_path / "base" / "seed0"
+  while while_training and not latest_step(base):
+    time.sleep(0.05)
   first.send_signal(signal.SIGTERM)
   first.communicate()
   assert first.returncode == 143
+  reached = latest_step(base)
+  assert 2 <= reached < 300 if while_training else reached is None
   second = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
   assert second.returncode == 0, second.stderr[-2000:]
-  assert latest_step(tmp_path / "rkd" / "seed0") == 2
-  rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
-  assert rows["rkd"]["seeds"] == [0]
+  assert latest_step(base) == 300
+  rows = json.loads((tmp_path / "recipe.json").read_text())
+  assert rows["rows"]["base"]["steps"] == [300] and rows["settings"] == {"num_steps": 300}
+  steps = [json.loads(line)["step"] for line in (base / "metrics.jsonl").read_text().splitlines()]
+  assert steps == sorted(steps)
