@@ -164,9 +164,13 @@ def prepare(order: Order) -> list[Job]:
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-  """A block that SIGTERM leaves with code 143, also where no loop of training receives it."""
+  """A block that SIGTERM leaves with code 143, also where no loop of training receives it.
+
+  A program that is being compiled is waited for; a second SIGTERM ends the process at once.
+  """
 
   def leave(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
     raise SystemExit(128 + number)
 
   previous = signal.signal(signal.SIGTERM, leave)
