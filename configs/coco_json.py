@@ -39,9 +39,9 @@ What follows from the number N of training images (1,000 while the records are n
   short sides     320 for the small network, 800 for others, those of the run that it starts from
 
 Arguments (`coco_json:rkd,root=ROOT,epochs=50`): stage, root, init, epochs, steps (in place of
-epochs), size (short side in pixels), seed, data_dir, class_embeddings, and embedding_dim (that of
-the file of class embeddings, or 512).  All else is a flag: --config.data.box.max_boxes=300 for
-crowded images, --config.data.eval.split=train where there is no validation split.
+epochs), size (short side in pixels), seed, data_dir, class_embeddings, teachers, and embedding_dim
+(that of the file of class embeddings, or 512).  All else is a flag: --config.data.box.max_boxes=300
+for crowded images, --config.data.eval.split=train where there is no validation split.
 
 Measured: 64 photographs of COCO (47 classes, 439 boxes), size=192, steps=1200 (37 epochs), trained
 and evaluated on the same reach AP50 3.4, 13.6, 17.8 and 20.4 after 600, 750, 900 and 1,200 steps:
@@ -82,6 +82,7 @@ def get_config(argument: str | None = None):
     size=0,
     data_dir="",
     class_embeddings="",
+    teachers="",
     embedding_dim=0,
     seed=0,
   )
@@ -103,7 +104,7 @@ def get_config(argument: str | None = None):
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = args.class_embeddings or f"{args.root}/class_embeddings.npz"
   c.data.dir, c.data.name = args.data_dir or f"{args.root}/data", DATA_SET
-  c.data.teachers = f"{args.root}/teachers"
+  c.data.teachers = args.teachers or f"{args.root}/teachers"
   count, small = _records(c.data.dir), start == "nothing"
   few, many = (2 if count < 200 else 4, 8) if small else (4, 16)
   c.data.box.batch_size = few if count < (2000 if small else 1000) else many

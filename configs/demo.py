@@ -20,7 +20,8 @@ As rkd_ils_weight_transfer, which is their control, with other pseudo boxes:
   retrieved_boxes          these in box batches instead, as foreground of the classifier alone
   refined                  what rkd_ils_weight_transfer itself finds in image batches, too
 
-`FOLDERS` says where those are; `python -m rkd_jax.demo --pseudo_labels` makes them (docs/demo.md).
+`FOLDERS` says where those are; `rkd-jax retrieve` makes them, for the rows of `rkd-jax recipe demo`
+by itself (docs/pseudo_labels.md).
 
 Hardware: 2 CPU cores, 6 GB, minutes.  docs/demo.md has the measured table.
 """
@@ -127,6 +128,7 @@ def detector(args):
   # With these, CLIP's own embeddings of tuning-split crops are calibrated (least BCE).
   m.classifier.temperature, m.classifier.bias = 20.0, -17.5
   m.test.candidates = 400
+  m.test.fusion.clip = f"{args.root}/clip"
   c.loss.rpn.batch_size_per_image = 64
 
   d = c.data

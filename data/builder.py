@@ -257,12 +257,17 @@ def _gone(value: str) -> None:
   )
 
 
-def run(parser: argparse.ArgumentParser, make: Callable[..., RecordBuilder]) -> None:
+def run(
+  parser: argparse.ArgumentParser,
+  make: Callable[..., RecordBuilder],
+  arguments: Sequence[str] | None = None,
+) -> None:
   """Builds or checks, prints what there is, and ends with a message at the first problem.
 
-  `make` gets the flags, whose names are those of the builder's arguments.
+  `make` gets the flags, whose names are those of the builder's arguments; `arguments` are by
+  default those of the process.
   """
-  settings = vars(parser.parse_args())
+  settings = vars(parser.parse_args(arguments))
   print_any_name()
   dry_run = settings.pop("dry_run")
   try:

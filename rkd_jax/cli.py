@@ -24,6 +24,7 @@ VERBS = {
   "show": ("show", [], "draw the batches that training reads"),
   "report": ("report.__main__", [], "one page about a run, or about several side by side"),
   "benchmark": ("benchmark.__main__", [], "measure a detector, its input or a CLIP here"),
+  "recipe": ("recipe.__main__", [], "make the rows of a table, beside the paper's numbers"),
   "demo": ("demo", [], "run the whole method on the embedded data set"),
 }
 

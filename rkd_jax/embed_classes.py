@@ -8,7 +8,8 @@
 
 Names come from the command line, from a file with one per line (--names=@FILE), or from the
 categories of a COCO or LVIS JSON in the order of their ids (LVIS' category-info files will do).
-Names and templates are stored beside the matrix: in the .npz, or in F.json beside F.npy.
+Names and templates are stored beside the matrix: in the .npz, or in F.json beside F.npy.  An .npz
+also says which CLIP embedded them, by its place from the file's folder where it lies in that.
 
 Rows are not normalised by default, as in the matrices that the RKD code ships: the detector's
 classifier divides by the norm, so detections are the same, and a file can be compared with theirs.
@@ -21,12 +22,14 @@ prediction can look them up.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from rkd_jax.files import json_checks as checks
+from rkd_jax.files import storage
 from rkd_jax.files.terminal import print_any_name
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.records import class_names as category_names
@@ -89,7 +92,16 @@ def make(
   return class_embeddings.embed_classes(clip, names, templates, texts, args.normalize)
 
 
-def main():
+def _place_of_clip(clip: str | None, output: str) -> str | None:
+  """What a file of class embeddings calls the CLIP that they are of; None without one."""
+  if clip is None or storage.is_remote(clip) or storage.is_remote(output):
+    return clip
+  place, folder = os.path.abspath(clip), os.path.dirname(os.path.abspath(output))
+  # A folder that holds both may move.
+  return os.path.relpath(place, folder) if os.path.commonpath([place, folder]) == folder else place
+
+
+def main(arguments: Sequence[str] | None = None):
   """Command line of the module's docstring."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,13 +127,14 @@ def main():
   parser.add_argument("--spaces", action="store_true", help="read '_' in names as a space")
   parser.add_argument("--normalize", action="store_true", help="make every row a unit vector")
   parser.add_argument("--output", required=True, help=".npz or .npy to write")
-  args = parser.parse_args()
+  args = parser.parse_args(arguments)
   print_any_name()
   try:
     names = class_names(args.names, args.annotations)
     templates = prompts.ENSEMBLES[args.ensemble] if args.ensemble else (args.template,)
     rows = make(names, templates, args)
-    class_embeddings.save(args.output, names, templates, rows)
+    clip = _place_of_clip(args.clip, args.output)
+    class_embeddings.save(args.output, names, templates, rows, clip)
   except (ValueError, OSError) as error:
     parser.exit(1, f"{error}\n")
   print(f"{args.output}: {len(names)} classes, {rows.shape[1]} dimensions")

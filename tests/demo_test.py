@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rkd_jax import demo, retrieve
+from rkd_jax import demo
 from rkd_jax.configs import demo as demo_config
 from rkd_jax.files import json_checks
 
@@ -26,9 +26,10 @@ def test_the_ablation_has_every_seed_mean_median_and_sample_spread(tmp_path):
   assert row.control
 
 
-@pytest.mark.parametrize("stage", demo.PSEUDO_LABEL_STAGES)
+@pytest.mark.parametrize("stage", demo_config.FOLDERS)
 def test_rows_with_other_pseudo_boxes_differ_from_their_control_in_these_alone(stage):
-  control, config = (demo.stage_config("root", s, 2) for s in ("rkd_ils_weight_transfer", stage))
+  stages = ("rkd_ils_weight_transfer", stage)
+  control, config = (demo_config.get_config(f"{s},root=root,seed=2") for s in stages)
   found = json_checks.differences(control.to_dict(), config.to_dict())
   kind, more = ("box", "pseudo_labels") if stage == "retrieved_boxes" else ("image", "max_labels")
   assert set(found) == {"name", f"data.{kind}.teachers", f"data.{kind}.{more}"}
@@ -36,28 +37,7 @@ def test_rows_with_other_pseudo_boxes_differ_from_their_control_in_these_alone(s
   assert config.data.teachers == "root/teachers"
 
 
-def test_pseudo_boxes_are_made_once_before_a_stage_that_reads_them(tmp_path, monkeypatch):
-  asked = []
-  monkeypatch.setattr(retrieve, "main", asked.append)
-  for stage in ("rkd_ils_weight_transfer", "retrieved", "refined"):
-    demo.make_pseudo_labels(str(tmp_path), stage, 3)
-  parsed = [retrieve.make_parser("").parse_args(arguments) for arguments in asked]
-  assert [args.output for args in parsed] == [
-    f"{tmp_path}/retrieved",
-    f"{tmp_path}/refined/seed3",
-  ]
-  for args in parsed:
-    retrieve.complete(args)
-    assert args.keep and args.softmax == 50 and args.splits == "train_boxes,train_images"
-  detectors = [args.detector for args in parsed]
-  assert detectors == [None, f"{tmp_path}/rkd_ils_weight_transfer/seed3"]
-  (tmp_path / "retrieved").mkdir()
-  (tmp_path / "retrieved" / retrieve.SUMMARY).touch()
-  demo.make_pseudo_labels(str(tmp_path), "retrieved_boxes", 3)
-  assert len(asked) == 2
-
-
-@pytest.mark.parametrize("stage", demo.ABLATION_STAGES)
+@pytest.mark.parametrize("stage", [s for s in demo.ABLATION_STAGES if demo.RECIPE.row(s).trains])
 def test_rows_that_are_compared_differ_only_in_what_they_are_named_after(stage):
   base, config = (demo.stage_config("root", s, 1) for s in ("base", stage))
   for key in ("backbone", "rpn", "roi", "box_head", "test"):

@@ -48,8 +48,12 @@ def module_of(command):
 @functools.cache
 def flags_of(module):
   """The flags that --help tells."""
+  # Scenic is no requirement; its command line stands in.
+  places = os.pathsep.join(map(str, (REPOSITORY / "tests/scenic_stand_in", REPOSITORY)))
+  environment = {**os.environ, **({"PYTHONPATH": places} if ".scenic" in module else {})}
+  command = [sys.executable, "-m", module, "--help"]
   done = subprocess.run(
-    [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=REPOSITORY
+    command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False
   )
   return set(re.findall(r"--(?:\[no-?\])?([\w]+)", done.stdout))
 

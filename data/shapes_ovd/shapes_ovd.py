@@ -13,7 +13,7 @@ Splits, after open-vocabulary COCO:
 
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,12 +122,12 @@ def sizes_at(scale: float) -> dict[str, int]:
   return {split: max(round(size * scale), 4) for split, size in DEFAULT_SIZES.items()}
 
 
-def main():
+def main(arguments: Sequence[str] | None = None):
   """Command line of the module's docstring."""
   parser = builder.argument_parser(__doc__)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scale", type=float, default=1.0, help="times the default sizes")
-  builder.run(parser, lambda scale, **given: ShapesOvd(sizes=sizes_at(scale), **given))
+  builder.run(parser, lambda scale, **given: ShapesOvd(sizes=sizes_at(scale), **given), arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""The recipes as data: what starts from what, which configs, the paper's numbers."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rkd_jax import configs
+from rkd_jax.recipe import needs, rows
+from rkd_jax.recipe.order import Order
+
+ALL = [(recipe, row) for recipe in rows.RECIPES.values() for row in recipe.rows]
+
+
+def _order(recipe, root="ROOT", seeds=(0,)):
+  return Order(recipe, root, seeds, recipe.rows)
+
+
+@pytest.mark.parametrize("recipe", rows.RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_rows_come_after_those_that_they_start_from(recipe):
+  names = [row.name for row in recipe.rows]
+  assert len(set(names)) == len(names)
+  for place, row in enumerate(recipe.rows):
+    assert not row.parent or row.parent in names[:place]
+    assert set(row.needs) <= needs.NEEDS[recipe.name].keys()
+
+
+@pytest.mark.parametrize("recipe, row", ALL, ids=lambda own: own.name)
+def test_rows_start_where_their_configs_say(recipe, row):
+  order = _order(recipe)
+  config = order.config(row, 0)
+  plain = configs.load(f"{row.config}:{row.argument}{',' if row.argument else ''}root=ROOT")
+  assert config.init.checkpoint == plain.init.checkpoint
+  if row.parent:
+    assert config.init.checkpoint == order.folder(recipe.row(row.parent), 0)
+  if not row.settings:
+    assert config.to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize(
+  "recipe, row", [(r, row) for r, row in ALL if r.name in ("coco", "lvis") and not row.optional]
+)
+def test_the_papers_numbers_are_those_of_the_configs(recipe, row):
+  assert len(row.paper) == len(recipe.columns.metrics)
+  text = " ".join(Path(configs.FOLDER / f"{row.config}.py").read_text().split())
+  published = re.search(r"Published \([^)]*\): ([\d. /]+\d)", text)[1]
+  assert tuple(map(float, published.split(" / "))) == row.paper
+
+
+def test_chosen_rows_bring_those_that_they_start_from():
+  names = [row.name for row in rows.LVIS.chosen(["rkd_ils_weight_transfer"])]
+  assert names == ["base", "rkd", "rkd_ils_weight_transfer"]
+  alone = rows.LVIS.chosen(["rkd_ils_weight_transfer"], with_parents=False)
+  assert [row.name for row in alone] == names[-1:]
+
+
+def test_optional_rows_are_made_when_they_are_named():
+  assert "rkd_no_irm" not in [row.name for row in rows.DEMO.chosen()]
+  assert [row.name for row in rows.DEMO.chosen(["rkd_no_irm"])] == ["base", "rkd_no_irm"]
+  config = _order(rows.DEMO).config(rows.DEMO.row("rkd_no_irm"), 3)
+  assert config.loss.irm.weight == 0.0 and config.loss.rkd.weight > 0
+  assert config.seed == 3 and config.init.checkpoint == "ROOT/base/seed3"
+
+
+def test_unknown_names_are_told_the_nearest():
+  with pytest.raises(ValueError, match=r"no recipe 'cocoa'; the nearest is 'coco'"):
+    rows.find("cocoa")
+  with pytest.raises(ValueError, match=r"demo has no row 'rdk'; the nearest is 'rkd'. All: base"):
+    rows.DEMO.chosen(["base", "rdk"])
+
+
+@pytest.mark.parametrize("name", ["coco", "coco_json"])
+def test_other_seeds_have_runs_of_their_own_and_the_same_data(name):
+  order = _order(rows.RECIPES[name], seeds=(0, 2))
+  first, other = (order.config(order.recipe.row("rkd"), seed) for seed in (0, 2))
+  assert (first.init.checkpoint, other.init.checkpoint) == ("ROOT/base", "ROOT/seed2/base")
+  assert order.folder(order.recipe.row("rkd"), 2) == "ROOT/seed2/rkd"
+  assert (first.seed, other.seed) == (0, 2)
+  same = other.unlock()
+  same.seed, same.init.checkpoint = first.seed, first.init.checkpoint
+  assert same.to_dict() == first.to_dict()

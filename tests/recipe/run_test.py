@@ -1,0 +1,193 @@
+"""Rows in the order of what they start from: skipped, gone on with, waited for, evaluated again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_rows
+from tiny_rows import order_of, write_run
+
+from rkd_jax.recipe import needs, run, training
+from rkd_jax.recipe.run import Clock, Job
+from rkd_jax.runs.checkpoint import latest_step
+from rkd_jax.runs.lock import locked
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+  monkeypatch.setitem(needs.NEEDS, "tiny", tiny_rows.NEEDS)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Records, teachers' results, and a cache of compiled steps."""
+  path = tmp_path_factory.mktemp("tiny")
+  tiny.build_data(path)
+  with tiny.compiled_once(path):
+    yield path
+
+
+@pytest.fixture
+def pretended(monkeypatch, tmp_path):
+  """Runs that are trained at once; the folders, in the order in which they were."""
+  (tmp_path / "data").mkdir()
+  done = []
+
+  def train_and_evaluate(config, workdir):
+    if config.init.checkpoint:
+      assert latest_step(config.init.checkpoint), "what it starts from is not there"
+    done.append(Path(workdir).relative_to(tmp_path).as_posix())
+    name, seed = done[-1].split("/seed")
+    write_run(order_of(tmp_path), name, config.num_steps, int(seed), AP50_all=float(seed))
+    return {"AP50_all": 1.0}
+
+  monkeypatch.setattr(run, "train_and_evaluate", train_and_evaluate)
+  return done
+
+
+def test_rows_are_made_after_what_they_start_from(tmp_path, pretended):
+  order = order_of(tmp_path, seeds=(3, 1))
+  found = run.run(order, Clock())
+  rows = ("base", "rkd", "control")
+  assert pretended == [f"{row}/seed{seed}" for seed in (3, 1) for row in rows]
+  assert [own["AP50_all"] for own in found["control"]] == [3.0, 1.0]
+  # Nothing is left to be done.
+  run.run(order, Clock())
+  assert len(pretended) == 6
+
+
+def test_only_what_is_not_finished_is_made(tmp_path, pretended):
+  write_run(order_of(tmp_path), "base", 4, AP50_all=1.0)
+  write_run(order_of(tmp_path), "rkd", 2)  # not evaluated
+  shutil.rmtree(tmp_path / "rkd")
+  run.run(order_of(tmp_path, "rkd"), Clock())
+  assert pretended == ["rkd/seed0"]
+  run.run(order_of(tmp_path, "control", only=True), Clock())
+  assert pretended == ["rkd/seed0", "control/seed0"]
+
+
+def test_what_cannot_be_made_is_said_before_anything_is(tmp_path, pretended):
+  (tmp_path / "data").rmdir()
+  sentence = f"Records of {tmp_path}: not there. Make it with: python -m tiny --output={tmp_path}."
+  with pytest.raises(ValueError, match="Nothing was done yet") as error:
+    run.run(order_of(tmp_path), Clock())
+  assert str(error.value).splitlines()[1:] == [sentence] and not pretended
+  # Of rows that are finished nothing is needed.
+  for name, step in (("base", 4), ("rkd", 2), ("control", 2)):
+    write_run(order_of(tmp_path), name, step, AP50_all=1.0)
+  assert run.run(order_of(tmp_path), Clock())["rkd"] == [{"step": 2, "AP50_all": 1.0}]
+
+
+def _job(name, done, folder, after=()):
+  def do():
+    with locked(folder / name):
+      done.append(name)
+
+  return Job(name, f"title of {name}", after, lambda: name in done, do)
+
+
+def test_what_another_process_has_is_waited_for_and_others_are_made_meanwhile(tmp_path, capsys):
+  done, held, free = [], threading.Event(), threading.Event()
+
+  def elsewhere():
+    with locked(tmp_path / "parent"):
+      held.set()
+      free.wait()
+
+  thread = threading.Thread(target=elsewhere)
+  thread.start()
+  held.wait()
+  jobs = [
+    _job("parent", done, tmp_path),
+    _job("child", done, tmp_path, ("parent",)),
+    _job("other", done, tmp_path),
+  ]
+  worker = threading.Thread(target=run.work_off, args=(jobs, Clock()), kwargs={"pause": 0.02})
+  worker.start()
+  until = time.monotonic() + 20
+  while "other" not in done and time.monotonic() < until:
+    time.sleep(0.02)
+  time.sleep(0.2)
+  assert done == ["other"]
+  free.set()
+  worker.join()
+  thread.join()
+  # The other process ended without a result.
+  assert done == ["other", "parent", "child"]
+  lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Waiting")]
+  assert len(lines) == 1
+  assert lines[0].startswith("Waiting for title of parent: ") and "is in use: process" in lines[0]
+
+
+def test_what_another_process_finishes_is_not_made_here(tmp_path):
+  done = []
+
+  def do():
+    raise AssertionError("another process has made it")
+
+  jobs = [Job("a", "a", (), lambda: True, do), _job("b", done, tmp_path, ("a",))]
+  run.work_off(jobs, Clock())
+  assert done == ["b"]
+
+
+def test_rows_are_trained_gone_on_with_and_evaluated_again(root, monkeypatch, capsys):
+  order = order_of(root, "rkd", "base_again")
+  found = run.run(order, Clock())
+  base, rkd = (root / name / "seed0" for name in ("base", "rkd"))
+  assert latest_step(base) == 4 and latest_step(rkd) == 2
+  assert found["rkd"][0]["step"] == 2 and "AP50_novel" in found["rkd"][0]
+  again = root / "base_again" / "seed0"
+  assert json.loads((again / "evaluation.json").read_text())["step"] == 4
+  assert latest_step(again) is None
+  config = json.loads((again / "config.json").read_text())
+  assert config["model"]["test"]["detections"] == 5
+
+  # A run that was killed goes on; the other rows stay.
+  shutil.rmtree(rkd / "checkpoints" / "2")
+  evaluated = []
+  monkeypatch.setattr(training, "evaluate", lambda *a: evaluated.append(a) or {"step": 2})
+  capsys.readouterr()
+  run.run(order_of(root, "rkd"), Clock())
+  assert latest_step(rkd) == 2 and not evaluated  # what it was evaluated to holds, the same step
+  # Under other settings the row without training is evaluated once more.
+  config["model"]["test"]["detections"] = 7
+  (again / "config.json").write_text(json.dumps(config))
+  jobs = [job.name for job in run.prepare(order) if not job.is_done()]
+  assert jobs == ["base_again/0"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("while_training", [False, True])
+def test_sigterm_ends_with_143_and_the_same_command_goes_on(tmp_path, while_training):
+  tiny.build_data(tmp_path)
+  environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+  command = [sys.executable, REPOSITORY / "tests" / "tiny_rows.py", "tiny", f"--root={tmp_path}"]
+  command += ["--rows=base", "--report_images=0", "--config.num_steps=300"]
+  first = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
+  while "== base" not in first.stdout.readline():
+    pass
+  base = tmp_path / "base" / "seed0"
+  while while_training and not latest_step(base):
+    time.sleep(0.05)
+  first.send_signal(signal.SIGTERM)
+  first.communicate()
+  assert first.returncode == 143
+  reached = latest_step(base)
+  assert 2 <= reached < 300 if while_training else reached is None
+  second = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+  assert second.returncode == 0, second.stderr[-2000:]
+  assert latest_step(base) == 300
+  rows = json.loads((tmp_path / "recipe.json").read_text())
+  assert rows["rows"]["base"]["steps"] == [300] and rows["settings"] == {"num_steps": 300}
+  steps = [json.loads(line)["step"] for line in (base / "metrics.jsonl").read_text().splitlines()]
+  assert steps == sorted(steps)
