@@ -70,7 +70,7 @@ def work_off(
   What another process has is waited for, with a line that says who has it; when that process ends
   without a result, it is done here.  `finished` is told of each job that was done here.
   """
-  left, told = {job.name: job for job in jobs}, None
+  left, told = {job.name: job for job in jobs}, set()
   while left:
     elsewhere, before = {}, len(left)
     for job in list(left.values()):
@@ -87,10 +87,9 @@ def work_off(
         finished(job)
         break
     if len(left) == before:
-      if elsewhere != told:
-        for title, holder in elsewhere.items():
-          print(f"Waiting for {title}: {holder}.", flush=True)
-        told = elsewhere
+      for title in elsewhere.keys() - told:
+        print(f"Waiting for {title}: {elsewhere[title]}.", flush=True)
+      told = elsewhere.keys()
       time.sleep(pause)
 
 
