@@ -9,6 +9,9 @@ below the root, in the order clip, base, rkd, then any of the others:
   clip                     both CLIP towers on captioned scenes
   base                     boxes of base classes only; the backbone starts from CLIP's tower
   rkd                      + region-based distillation, from base
+  rkd_contrastive          rkd with InfoNCE and relations in place of L1 and IRM, from base
+  rkd_both                 rkd with all four, from base
+  rkd_teacher_boxes        rkd whose teacher boxes are objects to the RPN, from base
   rkd_longer               rkd trained on for as many steps as the next rows (control)
   ils                      image-level supervision, from base
   rkd_ils                  both, from rkd
@@ -19,9 +22,15 @@ Hardware: 2 CPU cores, 6 GB, minutes.  docs/demo.md has the measured table.
 
 from rkd_jax.configs import common
 
-STAGES = ("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer")
+# As long as rkd, which is their control.
+RKD_VARIANTS = ("rkd_contrastive", "rkd_both", "rkd_teacher_boxes")
+STAGES = (
+  *("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer"),
+  *RKD_VARIANTS,
+)
 INITIAL_STAGE = {
   "rkd": "base",
+  **dict.fromkeys(RKD_VARIANTS, "base"),
   "ils": "base",
   "rkd_longer": "rkd",
   "rkd_ils": "rkd",
@@ -82,9 +91,9 @@ def detector(args):
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
   c.checkpoint.every = 300
-  c.num_steps = 500 if stage == "rkd" else 450
+  c.num_steps = 500 if stage in ("rkd", *RKD_VARIANTS) else 450
   c.optimizer = common.adamw(
-    learning_rate=2e-3 if stage in ("base", "rkd") else 1.5e-3, warmup_steps=50
+    learning_rate=2e-3 if stage in ("base", "rkd", *RKD_VARIANTS) else 1.5e-3, warmup_steps=50
   )
   # As the originals start from an ImageNet ResNet whose norms, stem and res2 stay frozen, the
   # demo starts from the first stages of its CLIP's image tower.
@@ -123,9 +132,30 @@ def detector(args):
     d.box.max_regions = d.image.max_regions = 5
     c.loss.rkd.weight = 0.05
     c.loss.irm.weight = 0.01
+  if stage in ("rkd_contrastive", "rkd_both"):
+    _contrast(c.loss, alone=stage == "rkd_contrastive")
+  if stage == "rkd_teacher_boxes":
+    # What an annotated box covers by half is that object, found less exactly.
+    c.loss.rpn.teacher_boxes.below = 0.5
   if "ils" in stage:
     d.schedule = ("box", "image")
     c.loss.ils.weight = 6.0
   if "weight_transfer" in stage:
     common.add_weight_transfer(c, hidden=(64, 128))
   return c
+
+
+def _contrast(loss, alone: bool) -> None:
+  """InfoNCE and relations with the weights of HD-OVD's code in place of L1 and IRM, or half beside.
+
+  A region's embedding, of length 1, is drawn by L1 with a force of at most 0.05 * 100 / sqrt(64) =
+  0.6, and by InfoNCE with one of 0.1 * 20 = 2 times the distance from its own teacher embedding to
+  the mean that the softmax takes of all, which vanishes once the own one is found.
+  """
+  share = 1.0 if alone else 0.5
+  loss.contrastive.weight, loss.relations.weight = share * 0.1, share * 1.0
+  if alone:
+    loss.rkd.weight = loss.irm.weight = 0.0
+  # Twelve batches: half a dozen regions of each of the 80 classes.  The classifier calls an object
+  # by a class from the cosine 17.5 / 20 on, so that what is closer than 0.9 is the same to it.
+  loss.contrastive.queue, loss.contrastive.duplicates = 480, 0.9

@@ -35,7 +35,17 @@ FREE_KEYS = (
   "skip_bad_images",
 )
 # Settings that configs of earlier versions lack, and what these did without them.
-DEFAULTS = {"model.precision": "default"}
+DEFAULTS = {
+  "loss.contrastive.duplicates": 0.999,
+  "loss.contrastive.queue": 0,
+  "loss.contrastive.temperature": 20.0,
+  "loss.contrastive.weight": 0.0,
+  "loss.relations.temperature": 5.0,
+  "loss.relations.weight": 0.0,
+  "loss.rpn.teacher_boxes.below": 0.0,
+  "loss.rpn.teacher_boxes.regression": True,
+  "model.precision": "default",
+}
 # Settings that say where something lies: it may move.
 _PLACES = (
   r"data(\.\w+)?\.(dir|teachers|class_embeddings)|class_embeddings|image_counts"
