@@ -1,6 +1,6 @@
 """Contrastive distillation: a region is to find its own teacher embedding among those of others.
 
-After the instance-wise distillation of HD-OVD (Fu et al. 2025, arXiv 2503.10152); docs/method.md
+After the instance-wise distillation of HD-OVD (Fu et al. 2025, arXiv 2503.10152); docs/training.md
 says what is as in its published code and what is not.
 """
 

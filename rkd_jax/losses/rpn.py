@@ -33,7 +33,7 @@ def rpn_losses(
   Raises:
     ValueError: teacher boxes are asked for, and there are no regions.
   """
-  teacher, boxes = config.get("teacher_boxes", {}), None
+  teacher, boxes = config.get("teacher_boxes", ml_collections.ConfigDict()), None
   below = teacher.get("below", 0.0)
   if below and regions is None:
     raise ValueError(

@@ -55,7 +55,8 @@ def distillation(
   Regions are contrasted with those of the whole batch and of `queue`, in no groups.
   """
   # Configs of earlier versions have neither.
-  contrastive, relations = (config.get(name) or {} for name in ("contrastive", "relations"))
+  none = ml_collections.ConfigDict()
+  contrastive, relations = config.get("contrastive", none), config.get("relations", none)
 
   def group(student, teacher, valid):
     student, teacher, valid = flat(student), flat(teacher), flat(valid)
@@ -75,8 +76,14 @@ def distillation(
     group, images_per_group, outputs.region_embeddings, regions.embeddings, regions.valid
   )
   if contrastive.get("weight"):
-    rows = map(flat, (outputs.region_embeddings, regions.embeddings, regions.valid))
-    own = infonce.region_infonce(*rows, contrastive.temperature, contrastive.duplicates, queue)
+    own = infonce.region_infonce(
+      flat(outputs.region_embeddings),
+      flat(regions.embeddings),
+      flat(regions.valid),
+      contrastive.temperature,
+      contrastive.duplicates,
+      queue,
+    )
     losses["rkd_contrastive"] = contrastive.weight * own
   return losses | {
     "rkd_l1": losses["rkd_l1"] * config.rkd.weight * config.rkd.temperature,

@@ -77,7 +77,7 @@ def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
 
 def detector_memory(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """What the loss of a config remembers, before the first step: nothing, or an empty 'queue'."""
-  contrastive = config.loss.get("contrastive") or {}
+  contrastive = config.loss.get("contrastive", ml_collections.ConfigDict())
   if not (contrastive.get("weight") and contrastive.queue):
     return {}
   width = config.model.classifier.embedding_dim
