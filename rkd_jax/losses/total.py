@@ -63,7 +63,7 @@ def distillation(
     divergence = {}
     if relations.get("weight"):
       found = irm.relation_divergence(student, teacher, valid, relations.temperature)
-      divergence = {"rkd_relations": relations.weight * found}
+      divergence = {"rkd_relations": found}
     return divergence | {
       "rkd_l1": rkd.point_wise_l1(student, teacher, valid, config.rkd.reduction),
       "rkd_irm": irm.inter_embedding_relationship(
@@ -75,6 +75,12 @@ def distillation(
   losses = over_groups(
     group, images_per_group, outputs.region_embeddings, regions.embeddings, regions.valid
   )
+  weighted = {
+    "rkd_l1": losses["rkd_l1"] * config.rkd.weight * config.rkd.temperature,
+    "rkd_irm": losses["rkd_irm"] * config.irm.weight * config.irm.temperature,
+  }
+  if relations.get("weight"):
+    weighted["rkd_relations"] = losses["rkd_relations"] * relations.weight
   if contrastive.get("weight"):
     own = infonce.region_infonce(
       flat(outputs.region_embeddings),
@@ -84,11 +90,8 @@ def distillation(
       contrastive.duplicates,
       queue,
     )
-    losses["rkd_contrastive"] = contrastive.weight * own
-  return losses | {
-    "rkd_l1": losses["rkd_l1"] * config.rkd.weight * config.rkd.temperature,
-    "rkd_irm": losses["rkd_irm"] * config.irm.weight * config.irm.temperature,
-  }
+    weighted["rkd_contrastive"] = own * contrastive.weight
+  return weighted
 
 
 def box_losses(
