@@ -142,11 +142,25 @@ def loss() -> ml_collections.ConfigDict:
       pseudo_background=False,
       # Classes that count per group of images (LVIS: 50); 0 is all of them.
       federated_classes=0,
-      rpn=dict(batch_size_per_image=256, positive_fraction=0.5, low=0.3, high=0.7),
+      # teacher_boxes: regions whose IoU with every annotated box is below `below` (0 is none of
+      # them, 1 all) are foreground, too, and boxes are regressed to them if `regression`.
+      rpn=dict(
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        low=0.3,
+        high=0.7,
+        teacher_boxes=dict(below=0.0, regression=True),
+      ),
       # beta_1 L_1: weight * temperature; reduction mean (code) or sum (paper).
       rkd=dict(weight=0.15, temperature=100.0, reduction="mean", on_image_batches=True),
       # beta_2 L_irm: row_norm l1 (code) or l2 (paper); reduction sum (code) or mean (paper).
       irm=dict(weight=0.15, temperature=100.0, row_norm="l1", reduction="sum"),
+      # InfoNCE of a region's own teacher embedding among those of its batch and of the last `queue`
+      # regions before it.  temperature: factor of cosines.  duplicates: negatives whose cosine with
+      # the region's own teacher embedding is above it do not count; 1 counts all.
+      contrastive=dict(weight=0.0, temperature=20.0, queue=0, duplicates=0.999),
+      # Kullback-Leibler divergence of the softmax of a region's cosines to others of its group.
+      relations=dict(weight=0.0, temperature=5.0),
       ils=dict(weight=0.1),
       # What one of the authors' GPUs held; losses are averaged over groups.
       images_per_group=dict(box=2, image=8),

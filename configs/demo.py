@@ -9,6 +9,9 @@ below the root, in the order clip, base, rkd, then any of the others:
   clip                     both CLIP towers on captioned scenes
   base                     boxes of base classes only; the backbone starts from CLIP's tower
   rkd                      + region-based distillation, from base
+  rkd_contrastive          rkd with InfoNCE and relations in place of L1 and IRM, from base
+  rkd_both                 rkd with all four, from base
+  rkd_teacher_boxes        rkd whose teacher boxes are objects to the RPN, from base
   rkd_longer               rkd trained on for as many steps as the next rows (control)
   ils                      image-level supervision, from base
   rkd_ils                  both, from rkd
@@ -34,12 +37,16 @@ FOLDERS = {
   "retrieved_boxes": "{root}/retrieved",
   "refined": "{root}/refined/seed{seed}",
 }
+# As long as rkd, which is their control.
+RKD_VARIANTS = ("rkd_contrastive", "rkd_both", "rkd_teacher_boxes")
 STAGES = (
   *("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer"),
+  *RKD_VARIANTS,
   *FOLDERS,
 )
 INITIAL_STAGE = {
   "rkd": "base",
+  **dict.fromkeys(RKD_VARIANTS, "base"),
   "ils": "base",
   "rkd_longer": "rkd",
   "rkd_ils": "rkd",
@@ -106,9 +113,9 @@ def detector(args):
   c.compilation_cache = f"{args.root}/jax_cache"
   c.class_embeddings = f"{args.root}/class_embeddings.npz"
   c.checkpoint.every = 300
-  c.num_steps = 500 if stage == "rkd" else 450
+  c.num_steps = 500 if stage in ("rkd", *RKD_VARIANTS) else 450
   c.optimizer = common.adamw(
-    learning_rate=2e-3 if stage in ("base", "rkd") else 1.5e-3, warmup_steps=50
+    learning_rate=2e-3 if stage in ("base", "rkd", *RKD_VARIANTS) else 1.5e-3, warmup_steps=50
   )
   # As the originals start from an ImageNet ResNet whose norms, stem and res2 stay frozen, the
   # demo starts from the first stages of its CLIP's image tower.
@@ -128,7 +135,8 @@ def detector(args):
   # With these, CLIP's own embeddings of tuning-split crops are calibrated (least BCE).
   m.classifier.temperature, m.classifier.bias = 20.0, -17.5
   m.test.candidates = 400
-  m.test.fusion.clip = f"{args.root}/clip"
+  # Chosen on the tuning split.
+  m.test.fusion.update(clip=f"{args.root}/clip", base=0.2, novel=0.2, temperature=15.0)
   c.loss.rpn.batch_size_per_image = 64
 
   d = c.data
@@ -149,6 +157,11 @@ def detector(args):
     d.box.max_regions = d.image.max_regions = 5
     c.loss.rkd.weight = 0.05
     c.loss.irm.weight = 0.01
+  if stage in ("rkd_contrastive", "rkd_both"):
+    _contrast(c.loss, alone=stage == "rkd_contrastive")
+  if stage == "rkd_teacher_boxes":
+    # What an annotated box covers by half is that object, found less exactly.
+    c.loss.rpn.teacher_boxes.below = 0.5
   if "ils" in parts:
     d.schedule = ("box", "image")
     c.loss.ils.weight = 6.0
@@ -159,3 +172,19 @@ def detector(args):
   elif stage in FOLDERS:
     d.image.update(teachers=folder(args.root, stage, args.seed), max_labels=8)
   return c
+
+
+def _contrast(loss, alone: bool) -> None:
+  """InfoNCE and relations with the weights of HD-OVD's code in place of L1 and IRM, or half beside.
+
+  A region's embedding, of length 1, is drawn by L1 with a force of at most 0.05 * 100 / sqrt(64) =
+  0.6, and by InfoNCE with one of 0.1 * 20 = 2 times the distance from its own teacher embedding to
+  the mean that the softmax takes of all, which vanishes once the own one is found.
+  """
+  share = 1.0 if alone else 0.5
+  loss.contrastive.weight, loss.relations.weight = share * 0.1, share * 1.0
+  if alone:
+    loss.rkd.weight = loss.irm.weight = 0.0
+  # Twelve batches: half a dozen regions of each of the 80 classes.  The classifier calls an object
+  # by a class from the cosine 17.5 / 20 on, so that what is closer than 0.9 is the same to it.
+  loss.contrastive.queue, loss.contrastive.duplicates = 480, 0.9

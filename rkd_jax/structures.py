@@ -45,6 +45,17 @@ class Regions:
 
 
 @struct.dataclass
+class RegionQueue:
+  """Teacher embeddings of regions of earlier batches, not normalised, the newest first.
+
+  Rows that were never filled are zero, not `valid`, and last.
+  """
+
+  embeddings: Float[Arr, "q d"]
+  valid: Bool[Arr, "q"]
+
+
+@struct.dataclass
 class PseudoBoxes:
   """One box per image-level label, for ILS."""
 

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from rkd_jax import configs
 from rkd_jax.configs import common
+from rkd_jax.files.json_checks import differences
 from rkd_jax.inputs import examples, plan
 from rkd_jax.models.detector.rcnn import abstract_params
 from rkd_jax.records import index as index_lib
@@ -131,6 +132,7 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
 
 BOX_TERMS = {"rpn_cls", "rpn_box", "cls", "box"}
 RKD_TERMS = {"rkd_l1", "rkd_irm"}
+CONTRAST_TERMS = {"rkd_contrastive", "rkd_relations"}
 DEMO_TERMS = {
   "clip": {"caption": {"accuracy", "scale"}},
   "base": {"box": BOX_TERMS},
@@ -142,6 +144,9 @@ DEMO_TERMS = {
     stage: {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS}
     for stage in ("rkd_ils_weight_transfer", "retrieved", "retrieved_boxes", "refined")
   },
+  "rkd_contrastive": {"box": BOX_TERMS | RKD_TERMS | CONTRAST_TERMS},
+  "rkd_both": {"box": BOX_TERMS | RKD_TERMS | CONTRAST_TERMS},
+  "rkd_teacher_boxes": {"box": BOX_TERMS | RKD_TERMS},
 }
 
 
@@ -338,6 +343,15 @@ def test_later_stages_start_from_earlier_ones_of_the_same_seed(stage):
   config = demo.get_config(f"{stage},seed=2,root=r")
   assert config.init.checkpoint == f"r/{demo.INITIAL_STAGE[stage]}/seed2"
   assert config.seed == 2
+
+
+@pytest.mark.parametrize("stage", ["rkd_contrastive", "rkd_both", "rkd_teacher_boxes"])
+def test_variants_of_rkd_differ_from_it_in_their_losses_alone(stage):
+  demo = _load("demo.py")
+  control, variant = demo.get_config("rkd"), demo.get_config(stage)
+  assert variant.num_steps == control.num_steps == 500
+  found = differences(control.to_dict(), variant.to_dict())
+  assert {key.split(".")[0] for key in found} == {"name", "loss"}
 
 
 _STEM_AND_RES2 = [

@@ -23,7 +23,13 @@ from rkd_jax.models.detector.rcnn import RCNN
 from rkd_jax.runs.state import create_state
 from rkd_jax.structures import Batch, Outputs
 from rkd_jax.train.optimizer import frozen_mask, make_optimizer
-from rkd_jax.train.step import detector_loss, image_keys, make_gradient, make_step
+from rkd_jax.train.step import (
+  detector_loss,
+  detector_memory,
+  image_keys,
+  make_gradient,
+  make_step,
+)
 
 PROGRAMS = ("inference", "box", "image", "forms")
 DTYPES = ("float32", "bfloat16")
@@ -118,7 +124,8 @@ class _Detector:
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
     # The step donates its state; `self._params` serve other programs.
     copied = jax.tree.map(jnp.copy, self._params)
-    state = create_state(lambda _: (copied, {}), optimizer, jax.random.key(0))
+    memory = functools.partial(detector_memory, config)
+    state = create_state(lambda _: (copied, {}), optimizer, jax.random.key(0), memory)
     key = jax.random.key(config.seed)
     step = functools.partial(make_step(loss, optimizer, frozen), kind=kind)
     args = (state, self._vocabulary, batch, key)
@@ -127,7 +134,7 @@ class _Detector:
     )
     bench.row(f"{kind} step", whole | {"loss": float(metrics.read()["loss"])}, images)
 
-    args = (self._params, {}, self._vocabulary, batch, image_keys(key, images))
+    args = (self._params, memory(), self._vocabulary, batch, image_keys(key, images))
     forward = functools.partial(loss, kind=kind)
     _, forward = bench.measure("forward", forward, *args, images=images)
     both = functools.partial(make_gradient(loss, frozen), kind=kind)

@@ -1,5 +1,6 @@
 """Inter-embedding relationship matching between student and CLIP regions."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -42,3 +43,28 @@ def inter_embedding_relationship(
   if reduction == "mean":
     return total / jnp.square(jnp.maximum(jnp.sum(valid), 1))
   raise ValueError(f"loss.irm.reduction is {reduction!r}; expected 'sum' or 'mean'.")
+
+
+def relation_divergence(
+  student: Float[Array, "n d"],
+  teacher: Float[Array, "n d"],
+  valid: Bool[Array, "n"],
+  temperature: float | int,
+) -> Float[Array, ""]:
+  """Mean Kullback-Leibler divergence, in nats, of the student's relations from the teacher's.
+
+  A region's relations are the softmax of `temperature` times its cosines with the other valid
+  regions.  Regions without others, and no valid region, give 0.  After the relation distillation of
+  HD-OVD (arXiv 2503.10152), whose published code counts a region among its own relations.
+  """
+  others = valid[:, None] & valid[None] & ~jnp.eye(len(valid), dtype=bool)
+
+  def log_relations(embeddings):
+    unit = l2_normalize(embeddings)
+    cosines = jnp.matmul(unit, unit.T, precision="highest")
+    # Finite where there are no others, too; those entries are left out below.
+    return jax.nn.log_softmax(jnp.where(others, temperature * cosines, -1e9), axis=-1)
+
+  of_student, of_teacher = log_relations(student), log_relations(teacher)
+  terms = jnp.exp(of_teacher) * (of_teacher - of_student)
+  return jnp.sum(jnp.where(others, terms, 0.0)) / jnp.maximum(jnp.sum(valid), 1)

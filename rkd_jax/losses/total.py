@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Key, Shaped
 
-from rkd_jax.losses import ils, irm, rkd, roi, rpn
+from rkd_jax.losses import ils, infonce, irm, rkd, roi, rpn
 from rkd_jax.losses.federated import federated_classes
 from rkd_jax.losses.mask import mask_bce
 from rkd_jax.machine.target import over_images
 from rkd_jax.ops.masks import rasterize
-from rkd_jax.structures import Batch, Outputs, Vocabulary
+from rkd_jax.structures import Batch, Outputs, RegionQueue, Vocabulary
 
 Losses = dict[str, Float[Array, ""]]
 
@@ -42,12 +42,29 @@ def flat(x: Shaped[Array, "i n *d"]) -> Shaped[Array, "in *d"]:
   return x.reshape(-1, *x.shape[2:])
 
 
-def distillation(outputs: Outputs, batch: Batch, config, images_per_group: int) -> Losses:
-  """beta_1 L_1 and beta_2 L_irm on the teacher's regions."""
+def distillation(
+  outputs: Outputs,
+  batch: Batch,
+  config,
+  images_per_group: int,
+  queue: RegionQueue | None = None,
+) -> Losses:
+  """beta_1 L_1 and beta_2 L_irm on the teacher's regions, and what is in their place or beside.
+
+  Those are the terms of `config.contrastive` and `config.relations`, where their weights are not 0.
+  Regions are contrasted with those of the whole batch and of `queue`, in no groups.
+  """
+  # Configs of earlier versions have neither.
+  none = ml_collections.ConfigDict()
+  contrastive, relations = config.get("contrastive", none), config.get("relations", none)
 
   def group(student, teacher, valid):
     student, teacher, valid = flat(student), flat(teacher), flat(valid)
-    return {
+    divergence = {}
+    if relations.get("weight"):
+      found = irm.relation_divergence(student, teacher, valid, relations.temperature)
+      divergence = {"rkd_relations": found}
+    return divergence | {
       "rkd_l1": rkd.point_wise_l1(student, teacher, valid, config.rkd.reduction),
       "rkd_irm": irm.inter_embedding_relationship(
         student, teacher, valid, config.irm.row_norm, config.irm.reduction
@@ -58,10 +75,23 @@ def distillation(outputs: Outputs, batch: Batch, config, images_per_group: int) 
   losses = over_groups(
     group, images_per_group, outputs.region_embeddings, regions.embeddings, regions.valid
   )
-  return {
+  weighted = {
     "rkd_l1": losses["rkd_l1"] * config.rkd.weight * config.rkd.temperature,
     "rkd_irm": losses["rkd_irm"] * config.irm.weight * config.irm.temperature,
   }
+  if relations.get("weight"):
+    weighted["rkd_relations"] = losses["rkd_relations"] * relations.weight
+  if contrastive.get("weight"):
+    own = infonce.region_infonce(
+      flat(outputs.region_embeddings),
+      flat(regions.embeddings),
+      flat(regions.valid),
+      contrastive.temperature,
+      contrastive.duplicates,
+      queue,
+    )
+    weighted["rkd_contrastive"] = own * contrastive.weight
+  return weighted
 
 
 def box_losses(
@@ -70,17 +100,20 @@ def box_losses(
   vocabulary: Vocabulary,
   keys: Key[Array, "b"] | None,
   config: ml_collections.ConfigDict,
+  queue: RegionQueue | None = None,
 ) -> Losses:
   """L_rpn, L_cls, L_reg, L_mask and, where the batch has regions, the distillation terms.
 
   `keys` holds one key per image; None samples anchors in index order and draws the most
-  frequent classes.
+  frequent classes.  `queue` is that of `distillation`.
 
   RoIs matched to pseudo labels are foreground for L_cls alone.  The classes that these alone name
   count at foreground: what is background there may well be one of their objects, which few of their
   boxes are of (`config.pseudo_background` lets it count, too).
   """
-  objectness, regression = rpn.rpn_losses(outputs.rpn, batch.ground_truth, keys, config.rpn)
+  objectness, regression = rpn.rpn_losses(
+    outputs.rpn, batch.ground_truth, keys, config.rpn, batch.regions
+  )
   has_boxes = jnp.asarray(vocabulary.has_boxes)
 
   def group(logits, deltas, rois, masks, keys):
@@ -111,7 +144,7 @@ def box_losses(
   per_roi = (outputs.class_logits, outputs.box_deltas, outputs.rois, masks)
   losses |= over_groups(group, config.images_per_group.box, *per_roi, keys)
   if batch.regions is not None:
-    losses |= distillation(outputs, batch, config, config.images_per_group.box)
+    losses |= distillation(outputs, batch, config, config.images_per_group.box, queue)
   return losses
 
 
@@ -136,13 +169,18 @@ def _mask_terms(outputs: Outputs, batch: Batch):
   return outputs.mask_logits, targets, foreground
 
 
-def image_losses(outputs: Outputs, batch: Batch, config: ml_collections.ConfigDict) -> Losses:
-  """alpha L_pms and, where the batch has regions, the distillation terms."""
+def image_losses(
+  outputs: Outputs,
+  batch: Batch,
+  config: ml_collections.ConfigDict,
+  queue: RegionQueue | None = None,
+) -> Losses:
+  """alpha L_pms and, where the batch has regions, the distillation terms (`queue` is theirs)."""
   pseudo = batch.pseudo_boxes
   pms = ils.pseudo_max_score(outputs.pseudo_box_logits, pseudo.classes, pseudo.valid)
   losses = {"pms": config.ils.weight * pms}
   if batch.regions is not None and config.rkd.on_image_batches:
-    losses |= distillation(outputs, batch, config, config.images_per_group.image)
+    losses |= distillation(outputs, batch, config, config.images_per_group.image, queue)
   return losses
 
 

@@ -19,6 +19,7 @@ def match(
   low: float | int,
   high: float | int,
   allow_low_quality: bool,
+  lowest: float | int = 0.0,
 ) -> tuple[Int[Array, "n"], Int8[Array, "n"]]:
   """Matches every candidate to the valid ground truth it overlaps most.
 
@@ -34,6 +35,7 @@ def match(
     gt_valid: False for padding rows, which influence nothing.
     low, high: thresholds of the IoU.
     allow_low_quality: whether each ground truth claims its best candidates (RPN).
+    lowest: IoU that a claimed candidate must have with who claims it; by default any, even 0.
 
   Returns:
     The matched row (the first of equals; 0 without valid ground truth) and the label.
@@ -59,6 +61,8 @@ def match(
     top = jnp.max(overlaps, axis=0)
     gt_index = jnp.where(top > best, index[jnp.argmax(overlaps, axis=0)], gt_index)
     claims = (overlaps == jnp.max(overlaps, axis=1, keepdims=True)) & counts
+    if lowest > 0:
+      claims &= overlaps >= lowest
     return jnp.maximum(best, top), gt_index, claimed | jnp.any(claims, axis=0)
 
   start = jnp.full(n, -1.0), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)

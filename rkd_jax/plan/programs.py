@@ -1,5 +1,6 @@
 """The programs of a config, lowered for devices that need not be there."""
 
+import functools
 import math
 
 import jax
@@ -11,7 +12,7 @@ from rkd_jax.benchmark import synthetic
 from rkd_jax.machine.target import Target, compiled_for, lower_for
 from rkd_jax.models.detector import rcnn
 from rkd_jax.train.sharding import check_batch, make_mesh, placed, replicated, split
-from rkd_jax.train.step import detector_loss
+from rkd_jax.train.step import detector_loss, detector_memory
 from rkd_jax.train.tasks import Task
 from rkd_jax.train.train import Trainer
 
@@ -77,7 +78,8 @@ def lower(
     return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
 
   # The plan of the batches is for those who read them.
-  task = Task(init, detector_loss(model, config.loss), vocabulary, plan=None)
+  memory = functools.partial(detector_memory, config)
+  task = Task(init, detector_loss(model, config.loss), vocabulary, plan=None, memory=memory)
   trainer = Trainer(config, task, devices)
   if program == "create":
     return trainer.lower_create(), shape

@@ -281,6 +281,14 @@ DEMO = Recipe(
       (*TEACHERS, "retrieved"),
       optional=True,
     ),
+    *(
+      Row(name, title, "demo", name, "base", TEACHERS, optional=True)
+      for name, title in (
+        ("rkd_contrastive", "InfoNCE and relations in place of RKD's losses"),
+        ("rkd_both", "RKD beside half of InfoNCE and relations"),
+        ("rkd_teacher_boxes", "RKD, teacher boxes as foreground of the RPN"),
+      )
+    ),
     Row(
       "rkd_no_irm",
       "RKD without IRM",

@@ -169,9 +169,10 @@ class Checkpointer(contextlib.AbstractContextManager):
 
 def items_of(state: TrainState) -> dict[str, dict[str, Any]]:
   """What a state is stored as: the trees of a checkpoint's two folders."""
+  memory = {"memory": state.memory} if state.memory else {}
   return {
     "variables": {"params": state.params, "model_state": state.model_state},
-    "optimizer": {"opt_state": state.opt_state, "step": state.step},
+    "optimizer": {"opt_state": state.opt_state, "step": state.step, **memory},
   }
 
 

@@ -36,10 +36,18 @@ FREE_KEYS = (
 )
 # Settings that configs of earlier versions lack, and what these did without them.
 DEFAULTS = {
-  "model.precision": "default",
-  "loss.pseudo_background": False,
-  "data.box.pseudo_labels": 0,
   "data.box.pseudo_label_score": 0.0,
+  "data.box.pseudo_labels": 0,
+  "loss.contrastive.duplicates": 0.999,
+  "loss.contrastive.queue": 0,
+  "loss.contrastive.temperature": 20.0,
+  "loss.contrastive.weight": 0.0,
+  "loss.pseudo_background": False,
+  "loss.relations.temperature": 5.0,
+  "loss.relations.weight": 0.0,
+  "loss.rpn.teacher_boxes.below": 0.0,
+  "loss.rpn.teacher_boxes.regression": True,
+  "model.precision": "default",
 }
 # Settings that say where something lies: it may move.
 _PLACES = (

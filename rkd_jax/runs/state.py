@@ -14,6 +14,8 @@ from jaxtyping import Array, Int
 class TrainState:
   """`model_state` holds running statistics ('batch_stats'), empty for most models.
 
+  `memory` is what the loss remembers of earlier batches ('queue'), empty for most: no part of the
+  network, so that it is stored with the optimiser's state.
   `step` counts the updates; it is -1 - t once training is to stop for what step t gave (`step.py`).
   """
 
@@ -21,16 +23,24 @@ class TrainState:
   params: Any
   model_state: Any
   opt_state: optax.OptState
+  memory: dict[str, Any] = struct.field(default_factory=dict)
+
+  @property
+  def carried(self) -> dict[str, Any]:
+    """What a loss is given and returns anew: `model_state` and `memory`."""
+    return {**self.model_state, **self.memory}
 
 
 def create_state(
   init: Callable[[jax.Array], tuple[Any, Any]],
   optimizer: optax.GradientTransformation,
   key: jax.Array,
+  memory: Callable[[], dict[str, Any]] = dict,
 ) -> TrainState:
   """A fresh state; `init(key)` gives (params, model_state).  Meant for jit / eval_shape."""
   params, model_state = init(key)
-  return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params))
+  step = jnp.zeros((), jnp.int32)
+  return TrainState(step, params, model_state, optimizer.init(params), memory())
 
 
 def parameter_paths(params) -> dict:

@@ -26,7 +26,7 @@ from rkd_jax.scenic.model import RKDModel
 from rkd_jax.train.identity import identities
 from rkd_jax.train.nonfinite import NonFiniteLossError
 from rkd_jax.train.step import detector_loss
-from rkd_jax.train.tasks import detector_task, initialize
+from rkd_jax.train.tasks import check_distillation, detector_task, initialize
 from rkd_jax.train.train import Trainer, is_logged
 
 
@@ -55,6 +55,7 @@ def main(
     task = detector_task(config)
     write_config(workdir, config, identities(config, task.plan))
     task.plan.check()
+    check_distillation(config, task.plan)
     model = RKDModel(config, {"vocabulary": task.constants})
     task = dataclasses.replace(task, loss=detector_loss(model.flax_model, config.loss))
     trainer = Trainer(config, task)

@@ -31,7 +31,10 @@ class RKDModel(BaseModel):
     return demo.get_config("base")
 
   def losses(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-    """The terms of eq. (3) for a batch of boxes, of eq. (5) for one of images, weighted."""
+    """The terms of eq. (3) for a batch of boxes, of eq. (5) for one of images, weighted.
+
+    Regions are contrasted within the batch: a queue of earlier ones is the train state's.
+    """
     inputs, config = batch["inputs"], self.config.loss
     if batch["kind"] == "image":
       return total.image_losses(outputs, inputs, config)

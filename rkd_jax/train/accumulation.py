@@ -35,6 +35,11 @@ def parts_of(config: ml_collections.ConfigDict, mesh: Mesh, kind: str, images: i
       f"{key}={parts}: with model.padding.to='batch' an image depends on the largest of its batch, "
       "which another part may hold; set either to its default."
     )
+  if config.loss.get("contrastive", {}).get("weight"):
+    raise ValueError(
+      f"{key}={parts}: loss.contrastive contrasts each region with all others of its batch, which "
+      f"parts do not hold; set {key}=1 or loss.contrastive.weight=0."
+    )
   devices, group = mesh.shape["data"], min(config.loss.images_per_group[kind], images)
   rows, rest = divmod(images, parts * devices)
   if rest:

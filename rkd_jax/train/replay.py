@@ -63,9 +63,9 @@ def replay(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterat
   gradient_of = make_gradient(task.loss, frozen_mask(state.params, config.frozen))
 
   @functools.partial(jax.jit, static_argnames="term")
-  def gradient(params, model_state, batch, term: str):
+  def gradient(params, carried, batch, term: str):
     keys = image_keys(jax.random.fold_in(jax.random.key(config.seed), step), len(records))
-    args = model_state, constants, batch, keys, kind
+    args = carried, constants, batch, keys, kind
     if not term:
       (loss, (terms, _)), found = gradient_of(params, *args)
       return {"loss": loss, **terms}, found
@@ -75,7 +75,7 @@ def replay(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterat
 
     return None, jax.grad(one)(params)
 
-  terms, whole = jax.device_get(gradient(state.params, state.model_state, placed, ""))
+  terms, whole = jax.device_get(gradient(state.params, state.carried, placed, ""))
   params = jax.device_get(state.params)
   yield ""
   yield from _table(["layer", "parameters", "gradient", "not finite"], list(_layers(params, whole)))
@@ -84,7 +84,7 @@ def replay(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterat
   updated = trainer.step(state, placed, kind)[1].read()
   norms = {"loss": _number(_norm(whole))}
   for term in terms.keys() - norms.keys():
-    own = gradient(before.params, before.model_state, placed, term)[1]
+    own = gradient(before.params, before.carried, placed, term)[1]
     norms[term] = _number(_norm(jax.device_get(own)))
   then = said.get("metrics", {})
   rows = [[t, then.get(t, ""), repr(value), norms.get(t, "")] for t, value in updated.items()]

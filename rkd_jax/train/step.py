@@ -13,14 +13,15 @@ import ml_collections
 import numpy as np
 import optax
 
+from rkd_jax.losses import infonce
 from rkd_jax.losses import total as losses_lib
 from rkd_jax.models.detector.rcnn import RCNN
 from rkd_jax.runs.state import TrainState
 from rkd_jax.structures import Batch, Vocabulary
 from rkd_jax.train.accumulation import mean_over_parts
 
-# (params, model_state, constants, batch, keys, kind) -> (loss, ({name: scalar}, model_state));
-# `keys` are those of `image_keys`.
+# (params, carried, constants, batch, keys, kind) -> (loss, ({name: scalar}, carried)); `carried` is
+# that of the state, and `keys` are those of `image_keys`.
 Loss = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
 
 
@@ -49,38 +50,51 @@ def image_keys(key: jax.Array, images: int) -> tuple[jax.Array, jax.Array]:
 def detector_loss(model: RCNN, config: ml_collections.ConfigDict) -> Loss:
   """The loss of a box batch (eq. 3) or of an image batch (eq. 5), by the static `kind`.
 
-  `config` is `config.loss`; the constants are the `Vocabulary`.
+  `config` is `config.loss`; the constants are the `Vocabulary`.  Regions that are distilled enter
+  the queue of `detector_memory`, if there is one, after the step whose loss they are part of.
   """
 
-  def loss(params, model_state, vocabulary: Vocabulary, batch: Batch, keys, kind: str):
-    variables = {"params": params}
+  def loss(params, carried, vocabulary: Vocabulary, batch: Batch, keys, kind: str):
+    variables, queue, regions = {"params": params}, carried.get("queue"), batch.regions
     if kind == "box":
       rpn_keys, roi_keys = keys
       outputs = model.apply(
         variables, batch, vocabulary.embeddings, roi_keys, method=model.box_step
       )
-      losses = losses_lib.box_losses(outputs, batch, vocabulary, rpn_keys, config)
+      losses = losses_lib.box_losses(outputs, batch, vocabulary, rpn_keys, config, queue)
     else:
       embeddings = vocabulary.image_embeddings
       embeddings = vocabulary.embeddings if embeddings is None else embeddings
       outputs = model.apply(variables, batch, embeddings, method=model.image_step)
-      losses = losses_lib.image_losses(outputs, batch, config)
-    return losses_lib.total(losses), (losses, model_state)
+      losses = losses_lib.image_losses(outputs, batch, config, queue)
+    if queue is not None and regions is not None and (kind == "box" or config.rkd.on_image_batches):
+      rows = losses_lib.flat(regions.embeddings), losses_lib.flat(regions.valid)
+      carried = {**carried, "queue": infonce.enqueue(queue, *rows)}
+    return losses_lib.total(losses), (losses, carried)
 
   return loss
 
 
+def detector_memory(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What the loss of a config remembers, before the first step: nothing, or an empty 'queue'."""
+  contrastive = config.loss.get("contrastive", ml_collections.ConfigDict())
+  if not (contrastive.get("weight") and contrastive.queue):
+    return {}
+  width = config.model.classifier.embedding_dim
+  return {"queue": infonce.empty_queue(contrastive.queue, width)}
+
+
 def make_gradient(loss: Loss, frozen) -> Callable:
-  """A function like `loss` that returns ((loss, (metrics, model_state)), gradient).
+  """A function like `loss` that returns ((loss, (metrics, carried)), gradient).
 
   `frozen` is the mask of `optimizer.frozen_mask`.
   """
 
-  def gradient(params, model_state, constants, batch, keys, kind: str):
+  def gradient(params, carried, constants, batch, keys, kind: str):
     def objective(params):
       # No gradient is computed for frozen parameters, nor below the last of them.
       params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
-      return loss(params, model_state, constants, batch, keys, kind)
+      return loss(params, carried, constants, batch, keys, kind)
 
     return jax.value_and_grad(objective, has_aux=True)(params)
 
@@ -110,9 +124,9 @@ def make_step(
     keys = image_keys(jax.random.fold_in(seed_key, state.step), images)
 
     def of_part(rows):
-      return gradient_of(state.params, state.model_state, constants, *rows, kind)
+      return gradient_of(state.params, state.carried, constants, *rows, kind)
 
-    (loss, (metrics, model_state)), gradient = mean_over_parts(
+    (loss, (metrics, carried)), gradient = mean_over_parts(
       of_part, parts_of(kind, images), (batch, keys)
     )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -126,7 +140,9 @@ def make_step(
       stopped = state.step < 0
       following = jnp.where(stopped, state.step, jnp.where(good, following, -following))
       good &= ~stopped
-    updated = TrainState(following, params, model_state, opt_state)
+    model_state = {name: carried[name] for name in state.model_state}
+    memory = {name: carried[name] for name in state.memory}
+    updated = TrainState(following, params, model_state, opt_state, memory)
     before = dataclasses.replace(state, step=following)
     state = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, before)
     return state, Metrics(tuple(metrics), values)

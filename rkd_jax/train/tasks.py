@@ -7,7 +7,7 @@ The loop (train.py) is the same for CLIP and for every stage of the detector.  W
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ from rkd_jax.records.sources import Source
 from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.restore import restore_variables
 from rkd_jax.runs.state import TrainState
-from rkd_jax.train.step import Loss, detector_loss
+from rkd_jax.train.step import Loss, detector_loss, detector_memory
 from rkd_jax.vocabulary.vocabulary import training_vocabulary
 
 
@@ -45,12 +45,14 @@ class Task:
     loss: see `step.Loss`; `kind` is static.
     constants: arrays the loss needs and training does not change.
     plan: records, shapes and augmentation of the batches.
+    memory: gives what the loss remembers before the first step, see `TrainState.memory`.
   """
 
   init: Callable[[jax.Array], tuple[Any, Any]]
   loss: Loss
   constants: Any
   plan: Plan
+  memory: Callable[[], dict[str, Any]] = dict
 
 
 def make_task(config: ml_collections.ConfigDict, workdir: str) -> Task:
@@ -76,7 +78,75 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
   def init(key):
     return model.init(key, *rcnn.dummy_inputs(config))["params"], {}
 
-  return Task(init, detector_loss(model, config.loss), vocabulary, plan)
+  memory = functools.partial(detector_memory, config)
+  return Task(init, detector_loss(model, config.loss), vocabulary, plan, memory)
+
+
+def check_distillation(config: ml_collections.ConfigDict, plan: Plan) -> None:
+  """Refuses settings of the contrast, the relations and the teacher boxes that make no sense.
+
+  Raises:
+    ValueError: one sentence that names the key, what it is, and what it may be.
+  """
+  if config.task != "detector":
+    return
+  loss = config.loss
+  # Image batches may have regions that are not distilled.
+  kinds = [kind for kind in ("box", "image") if kind in plan.schedule and _distils(config, kind)]
+  for name in ("contrastive", "relations"):
+    own = loss.get(name)
+    if own is None:  # a config of before
+      continue
+    if own.weight < 0:
+      raise ValueError(f"loss.{name}.weight is {own.weight}; expected 0, for none, or more.")
+    if not own.weight:
+      continue
+    if own.temperature <= 0:
+      raise ValueError(
+        f"loss.{name}.temperature is {own.temperature}; expected more than 0: cosines are "
+        "multiplied by it."
+      )
+    if not kinds:
+      raise ValueError(
+        f"loss.{name}.weight is {own.weight}, but no regions are distilled: set "
+        f"data.box.max_regions and data.teachers, or loss.{name}.weight=0."
+      )
+  below = loss.rpn.get("teacher_boxes", {}).get("below", 0.0)
+  if not 0 <= below <= 1:
+    raise ValueError(
+      f"loss.rpn.teacher_boxes.below is {below}; expected an IoU, from 0 (no boxes) to 1 (all)."
+    )
+  if below and "box" not in kinds:
+    raise ValueError(
+      f"loss.rpn.teacher_boxes.below is {below}, but box batches have no regions: set "
+      "data.box.max_regions and data.teachers, or loss.rpn.teacher_boxes.below=0."
+    )
+  if loss.get("contrastive", {}).get("weight"):
+    _check_queue(config, plan, kinds)
+
+
+def _distils(config: ml_collections.ConfigDict, kind: str) -> bool:
+  counts = kind == "box" or config.loss.rkd.on_image_batches
+  return counts and config.data[kind].max_regions > 0
+
+
+def _check_queue(config: ml_collections.ConfigDict, plan: Plan, kinds: Sequence[str]) -> None:
+  queue, duplicates = config.loss.contrastive.queue, config.loss.contrastive.duplicates
+  if not 0 < duplicates <= 1:
+    raise ValueError(
+      f"loss.contrastive.duplicates is {duplicates}; expected a cosine above 0, up to 1, which "
+      "counts all negatives."
+    )
+  most = sum(len(plan.sources[kind]) * config.data[kind].max_regions for kind in kinds)
+  if not 0 <= queue <= most:
+    what = " and ".join(
+      f"{len(plan.sources[k]):,} records of {config.data[k].max_regions} regions (data.{k})"
+      for k in kinds
+    )
+    raise ValueError(
+      f"loss.contrastive.queue is {queue:,}; expected 0 up to {most:,}, as many as {what} can "
+      "give: a longer one would hold regions twice."
+    )
 
 
 def clip_task(config: ml_collections.ConfigDict, workdir: str) -> Task:

@@ -45,7 +45,7 @@ from rkd_jax.train.sharding import (
 )
 from rkd_jax.train.step import Metrics, make_step
 from rkd_jax.train.summary import summary
-from rkd_jax.train.tasks import Task, initialize, make_task
+from rkd_jax.train.tasks import Task, check_distillation, initialize, make_task
 
 
 class Trainer:
@@ -68,7 +68,7 @@ class Trainer:
     abstract_params, _ = jax.eval_shape(task.init, jax.random.key(0))
     self.frozen = frozen = frozen_mask(abstract_params, config.frozen)
     optimizer = make_optimizer(config.optimizer, config.num_steps, frozen)
-    create = functools.partial(create_state, task.init, optimizer)
+    create = functools.partial(create_state, task.init, optimizer, memory=task.memory)
     abstract = jax.eval_shape(create, jax.random.key(0))
     everywhere = replicated(self.mesh)
     self.abstract_state = placed(abstract, everywhere)
@@ -270,6 +270,7 @@ def _train(
     if first:
       write_config(workdir, config, identities(config, task.plan))
     task.plan.check()
+    check_distillation(config, task.plan)
     trainer = Trainer(config, task)
     for kind in dict.fromkeys(task.plan.schedule):
       check_batch(trainer.mesh, task.plan.specs[kind].batch_size)

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rkd_jax.losses.irm import inter_embedding_relationship, relationship_matrix
+from rkd_jax.losses.irm import (
+  inter_embedding_relationship,
+  relation_divergence,
+  relationship_matrix,
+)
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_losses.npz")
 # Gram matrices of the unit vectors: [[1, 0.6], [0.6, 1]] and [[1, 0], [0, 1]].
@@ -91,3 +95,62 @@ def test_unknown_switches():
     relationship_matrix(STUDENT, VALID, "max")
   with pytest.raises(ValueError, match=r"loss\.irm\.reduction is 'max'"):
     inter_embedding_relationship(STUDENT, TEACHER, VALID, reduction="max")
+
+
+def _relation_divergence(student, teacher, valid, temperature):
+  """The same by loops, in float64."""
+  unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in np.float64([student, teacher])]
+  total, rows = 0.0, np.flatnonzero(valid)
+  for i in rows:
+    q, p = (np.exp([temperature * x[i] @ x[j] for j in rows if j != i]) for x in unit)
+    p, q = p / p.sum(), q / q.sum()
+    total += np.sum(p * np.log(p / q))
+  return total / max(len(rows), 1)
+
+
+def test_relations_by_hand():
+  """Teacher's cosines of region 0 with 1 and 2: 1 and 0; the student's: 0 and 1; and so on."""
+  teacher = jnp.array([[1.0, 0], [2, 0], [0, 1]])
+  student = jnp.array([[1.0, 0], [0, 3], [1, 0]])
+  p = np.e / (np.e + 1)
+  # Regions 0, 1 and 2 have the teacher's (p, 1 - p), (p, 1 - p) and halves.
+  first = (2 * p - 1) * 1.0
+  second = p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p))
+  third = np.log(0.5) - (np.log(p) + np.log(1 - p)) / 2
+  found = relation_divergence(student, teacher, jnp.ones(3, bool), 1.0)
+  assert float(found) == pytest.approx((first + second + third) / 3, rel=1e-5)
+
+
+def test_relations_as_by_loops_in_any_order_with_any_padding():
+  rng = np.random.default_rng(3)
+  student, teacher = rng.normal(size=(2, 6, 4)).astype(np.float32)
+  valid = np.array([1, 0, 1, 1, 0, 1], bool)
+  divergence = jax.jit(relation_divergence, static_argnums=3)
+  wanted = _relation_divergence(student, teacher, valid, 5.0)
+  assert wanted > 0.1
+  order = rng.permutation(6)
+  scrambled = np.where(valid[:, None], 3 * student, 7)
+  for args in (
+    (student, teacher, valid),
+    (student[order], 2 * teacher[order], valid[order]),
+    (scrambled, np.where(valid[:, None], teacher, -1), valid),
+  ):
+    assert float(divergence(*args, 5.0)) == pytest.approx(wanted, rel=1e-5)
+  # Only angles count: a turned space has the same relations.
+  turn = np.linalg.qr(rng.normal(size=(4, 4)))[0].astype(np.float32)
+  assert float(divergence(teacher @ turn, teacher, valid, 5.0)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_relations_of_few_equal_or_zero_regions_are_finite(count):
+  rng, valid = np.random.default_rng(4), np.arange(5) < count
+  student, teacher = rng.normal(size=(2, 5, 3)).astype(np.float32)
+  slope = jax.jit(jax.value_and_grad(relation_divergence), static_argnums=3)
+  same, zero = np.ones_like(student), np.zeros_like(student)
+  for args in ((student, teacher), (same, same), (zero, zero), (student, same), (same, teacher)):
+    value, gradient = slope(*args, valid, 5.0)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[~valid], 0)
+    # With one other region there is nothing to divide.
+    assert count > 2 or float(value) == pytest.approx(0, abs=1e-6)
+  assert count < 3 or np.abs(slope(student, teacher, valid, 5.0)[1]).max() > 1e-3

@@ -8,7 +8,7 @@ import pytest
 
 from rkd_jax.configs import common
 from rkd_jax.losses.rpn import rpn_losses
-from rkd_jax.structures import GroundTruth, RpnOutputs
+from rkd_jax.structures import GroundTruth, Regions, RpnOutputs
 
 # Four anchors of 10 pixels side by side; the fourth lies wholly to the right of a 30 pixel image.
 ANCHORS = jnp.array(
@@ -127,3 +127,82 @@ def test_empty_ground_truth_is_finite(valid):
   if not valid:
     assert float(value) == pytest.approx(4 * np.log(2) / 8, rel=1e-6)
     np.testing.assert_array_equal(gradients[1], 0)
+
+
+def teacher_losses(out, truth, boxes, valid=None, below=0.5, regression=True):
+  boxes = jnp.asarray(boxes, jnp.float32)
+  valid = jnp.ones(boxes.shape[:2], bool) if valid is None else jnp.asarray(valid)
+  config = ml_collections.ConfigDict(options(8).to_dict())
+  config.teacher_boxes.update(below=below, regression=regression)
+  regions = Regions(boxes=boxes, embeddings=jnp.zeros((*boxes.shape[:2], 2)), valid=valid)
+  return jax.jit(lambda *args: rpn_losses(*args, None, config, regions))(out, truth)
+
+
+TRUTH = ground_truth([[[0.0, 0.0, 8.0, 10.0]]])
+LOGITS = [[2.0, 0.0, 1.0, -1.0]]
+
+
+@pytest.mark.parametrize("regression", [True, False])
+def test_teacher_boxes_are_foreground_by_hand(regression):
+  """Anchor 2 has the IoU 0.8 with the teacher's box; the annotated box keeps anchor 0."""
+  found = teacher_losses(outputs(LOGITS), TRUTH, [[[22.0, 0.0, 30.0, 10.0]]], regression=regression)
+  objectness = np.log1p(np.exp(-2)) + np.log(2) + np.log1p(np.exp(-1)) + np.log1p(np.exp(-1))
+  assert float(found[0]) == pytest.approx(objectness / 8, rel=1e-6)
+  one = 0.1 - np.log(0.8)  # |dx| and |dw|, for each of the two
+  assert float(found[1]) == pytest.approx((1 + regression) * one / 8, rel=1e-5)
+
+
+def test_teacher_boxes_near_an_annotated_one_padded_or_without_area_are_none():
+  plain = losses(outputs(LOGITS), TRUTH)
+  near = [[[0.0, 0.0, 10.0, 10.0]]]  # IoU 0.8 with the annotated box
+  far = [[[20.0, 0.0, 30.0, 10.0]]]
+  np.testing.assert_array_equal(teacher_losses(outputs(LOGITS), TRUTH, near), plain)
+  np.testing.assert_array_equal(teacher_losses(outputs(LOGITS), TRUTH, near, below=0.8), plain)
+  np.testing.assert_array_equal(teacher_losses(outputs(LOGITS), TRUTH, far, [[False]]), plain)
+  np.testing.assert_array_equal(teacher_losses(outputs(LOGITS), TRUTH, far, below=0.0), plain)
+  # A box without area has the IoU 0 with everything and claims nothing.
+  np.testing.assert_array_equal(teacher_losses(outputs(LOGITS), TRUTH, [[[5.0] * 4]]), plain)
+  assert teacher_losses(outputs(LOGITS), TRUTH, far)[0] != plain[0]
+  # Padded ground truth hides no teacher box.
+  padded = ground_truth([[[0.0, 0.0, 8.0, 10.0], [20.0, 0.0, 30.0, 10.0]]], [[True, False]])
+  np.testing.assert_allclose(
+    teacher_losses(outputs(LOGITS), padded, far),
+    teacher_losses(outputs(LOGITS), TRUTH, far),
+    rtol=1e-6,
+  )
+
+
+def test_an_anchor_of_an_annotated_box_is_regressed_to_that():
+  """Of IoU 0.8 with the annotated box and 0.9 with the teacher's."""
+  found = teacher_losses(outputs(LOGITS), TRUTH, [[[0.0, 0.0, 10.0, 9.0]]], below=0.9)
+  np.testing.assert_array_equal(found, losses(outputs(LOGITS), TRUTH))
+
+
+def test_anchors_that_a_teacher_box_half_covers_are_neither():
+  """It claims anchor 2 (IoU 0.6), the best it has; anchor 1 (0.3) is left out of the background."""
+  boxes = [[[17.0, 0.0, 30.0, 10.0]]]  # 3/20 with anchor 1, 10/13 with anchor 2
+  whole = teacher_losses(outputs([[2.0, 50.0, 0.0, -1.0]]), TRUTH, boxes)
+  assert float(whole[0]) > 50 / 8  # anchor 1 is background
+  boxes = [[[14.0, 0.0, 30.0, 10.0]]]  # 6/20 with anchor 1, 10/16 with anchor 2
+  half = teacher_losses(outputs([[2.0, 50.0, 0.0, -1.0]]), TRUTH, boxes)
+  expected = np.log1p(np.exp(-2)) + np.log(2) + np.log1p(np.exp(-1))
+  assert float(half[0]) == pytest.approx(expected / 8, rel=1e-6)
+  # Nor does it claim what it hardly meets, 25/400 of every anchor here.
+  small = teacher_losses(outputs(LOGITS), TRUTH, [[[22.0, 2.0, 24.5, 4.5]]])
+  np.testing.assert_array_equal(small, losses(outputs(LOGITS), TRUTH))
+
+
+def test_teacher_boxes_without_regions_are_refused():
+  config = ml_collections.ConfigDict(options(8).to_dict())
+  config.teacher_boxes.below = 0.5
+  with pytest.raises(
+    ValueError, match=r"teacher_boxes\.below is 0\.5, but box batches have no reg"
+  ):
+    rpn_losses(outputs(LOGITS), TRUTH, None, config)
+
+
+def test_configs_of_before_have_no_teacher_boxes():
+  config = ml_collections.ConfigDict(options(8).to_dict())
+  del config["teacher_boxes"]
+  found = jax.jit(lambda *args: rpn_losses(*args, None, config))(outputs(LOGITS), TRUTH)
+  np.testing.assert_array_equal(found, losses(outputs(LOGITS), TRUTH))

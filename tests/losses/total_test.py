@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from rkd_jax.configs import common
-from rkd_jax.losses import irm, rkd, roi
+from rkd_jax.losses import infonce, irm, rkd, roi
 from rkd_jax.losses import total as total_lib
 from rkd_jax.structures import (
   Batch,
   GroundTruth,
   Outputs,
   PseudoBoxes,
+  RegionQueue,
   Regions,
   RoiSamples,
   RpnOutputs,
@@ -274,3 +275,53 @@ def test_padding_content_has_no_influence():
   for name, valid in masks.items():
     np.testing.assert_array_equal(gradient[name][~np.asarray(valid)], 0, err_msg=name)
     assert np.abs(gradient[name]).max() > 0
+
+
+CONTRAST = {"contrastive.weight": 0.5, "relations.weight": 2.0}
+
+
+def test_contrast_and_relations_are_there_if_they_have_a_weight():
+  base, all_four = box_losses(), box_losses(**CONTRAST)
+  assert all_four.keys() - base.keys() == {"rkd_contrastive", "rkd_relations"}
+  for name, value in base.items():
+    np.testing.assert_array_equal(all_four[name], value)
+  assert image_losses(**CONTRAST).keys() - image_losses().keys() == all_four.keys() - base.keys()
+  one = box_losses(**{"contrastive.weight": 1.0})
+  np.testing.assert_allclose(2 * all_four["rkd_contrastive"], one["rkd_contrastive"], rtol=1e-6)
+  assert "rkd_contrastive" not in image_losses(**CONTRAST, **{"rkd.on_image_batches": False})
+
+
+def test_regions_are_contrasted_with_the_batch_and_related_within_groups():
+  student, regions, flat = OUTPUTS.region_embeddings, BATCH.regions, total_lib.flat
+  rows = [flat(jnp.asarray(x)) for x in (student, regions.embeddings, regions.valid)]
+  found = box_losses(**CONTRAST)
+  whole = 0.5 * infonce.region_infonce(*rows, 20.0, 0.999)
+  np.testing.assert_allclose(found["rkd_contrastive"], whole, rtol=1e-5)
+  groups = [irm.relation_divergence(*(x[4 * i : 4 * i + 4] for x in rows), 5.0) for i in (0, 1)]
+  np.testing.assert_allclose(found["rkd_relations"], sum(groups), rtol=1e-5)
+  # In other groups the contrast is the same, and the relations are not.
+  order = np.array([0, 2, 1, 3])
+  other = box_losses(take(OUTPUTS, order), take(BATCH, order), **CONTRAST)
+  np.testing.assert_allclose(other["rkd_contrastive"], whole, rtol=1e-5)
+  assert abs(other["rkd_relations"] - found["rkd_relations"]) > 1e-3
+
+
+def test_the_queue_joins_the_negatives():
+  queue = RegionQueue(jnp.asarray(normal(3, DIM)), jnp.array([True, True, False]))
+  config = loss_config(**CONTRAST)
+  of_queue = jax.jit(lambda o, b, q: total_lib.image_losses(o, b, config, q))
+  rows = [
+    total_lib.flat(jnp.asarray(x))
+    for x in (OUTPUTS.region_embeddings, BATCH.regions.embeddings, BATCH.regions.valid)
+  ]
+  found = of_queue(OUTPUTS, BATCH, queue)["rkd_contrastive"]
+  expected = 0.5 * infonce.region_infonce(*rows, 20.0, 0.999, queue)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert found > of_queue(OUTPUTS, BATCH, None)["rkd_contrastive"] + 1e-3
+
+
+def test_configs_of_before_have_neither():
+  config = loss_config()
+  del config["contrastive"], config["relations"]
+  found = jax.jit(lambda o, b: total_lib.image_losses(o, b, config))(OUTPUTS, BATCH)
+  assert found.keys() == image_losses().keys()

@@ -81,3 +81,14 @@ def test_low_quality_matches_survive_compilation_with_the_iou():
 def test_crossed_thresholds_are_refused():
   with pytest.raises(ValueError, match="exceeds high=0"):
     match(jnp.zeros((1, 1)), jnp.ones(1, bool), 0.7, 0.3, False)
+
+
+def test_claims_below_the_lowest_iou_are_void():
+  """Rows that meet nothing, little and half; the fourth candidate is nobody's best."""
+  iou = jnp.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.2, 0.1, 0.0], [0.0, 0.0, 0.5, 0.4]])
+  valid = jnp.ones(3, bool)
+  any_iou = match(iou, valid, 0.3, 0.7, True)[1]
+  np.testing.assert_array_equal(any_iou, [1, 1, 1, 1])
+  index, label = match(iou, valid, 0.3, 0.7, True, lowest=0.3)
+  np.testing.assert_array_equal(label, [0, 0, 1, -1])
+  np.testing.assert_array_equal(index[2:], [2, 2])

@@ -136,3 +136,23 @@ def test_a_setting_of_ones_own_may_say_what_older_runs_did(started, monkeypatch)
   config.loss.cosine.weight = 1.0
   with pytest.raises(CheckpointError, match=r"differs in loss\.cosine\.weight \(None, now 1\.0\)"):
     check_config(workdir, config)
+
+
+@pytest.mark.parametrize("key", config_lib.DEFAULTS)
+def test_what_older_runs_did_is_the_default(key):
+  assert config_lib.at(common.detector().to_dict(), key) == config_lib.DEFAULTS[key]
+
+
+def test_a_run_of_before_the_contrast_goes_on_without_it(started):
+  workdir, config = started
+  old = json.loads((workdir / "config.json").read_text())
+  del old["loss"]["contrastive"], old["loss"]["relations"], old["loss"]["rpn"]["teacher_boxes"]
+  (workdir / "config.json").write_text(json.dumps(old))
+  check_config(workdir, config)
+  config.loss.contrastive.weight, config.loss.rpn.teacher_boxes.below = 0.1, 0.5
+  message = (
+    r"differs in loss\.contrastive\.weight \(None, now 0\.1\), "
+    r"loss\.rpn\.teacher_boxes\.below \(None, now 0\.5\)\."
+  )
+  with pytest.raises(CheckpointError, match=message):
+    check_config(workdir, config)

@@ -90,6 +90,10 @@ def test_what_parts_cannot_do_is_refused():
   config = _config(2)
   config.model.padding.to = "batch"
   assert "model.padding.to='batch'" in _refused(config)
+  config = _config(2)
+  config.loss.contrastive.weight = 0.1
+  message = _refused(config)
+  assert "loss.contrastive contrasts each region with all others of its batch" in message
   config = demo.get_config("clip")
   config.gradient_accumulation_steps = 2
   assert "task 'clip' contrasts each image with all others" in _refused(config)
