@@ -252,6 +252,10 @@ def _check_evaluated(folder: str, config: ml_collections.ConfigDict) -> None:
   if not (place / "evaluation.json").exists() or not (place / "config.json").exists():
     return
   old, new = read_object(place / "config.json"), config.to_dict()
+  for one in (old, new):  # settings of a fusion that is off mean nothing
+    fusion = at(one, "model.test.fusion")
+    if fusion is not None and not fusion.get("kind"):
+      del one["model"]["test"]["fusion"]
   for key in _EVALUATED_WITH:
     found = {k: v for k, v in differences(at(old, key), at(new, key), key).items() if v[0] != v[1]}
     known = {k: values for k, values in found.items() if values[0] is not None}

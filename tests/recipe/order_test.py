@@ -117,3 +117,19 @@ def test_results_count_at_the_last_step_alone(tmp_path):
   # Converted weights are a run, too.
   write_run(order, "base", 0, seed=1, AP50_all=3.0)
   assert lib.evaluation(order, base, 1)["AP50_all"] == 3.0
+
+
+def test_settings_of_a_fusion_that_is_off_are_free(tmp_path):
+  order = order_of(tmp_path)
+  file = write_run(order, "base", 4, AP50_all=1.0) / "config.json"
+  content = json.loads(file.read_text())
+  content["model"]["test"]["fusion"]["novel"] = 0.9
+  file.write_text(json.dumps(content))
+  lib.check(order)
+  del content["model"]["test"]["fusion"]  # of an earlier version
+  file.write_text(json.dumps(content))
+  lib.check(order)
+  content["model"]["test"]["fusion"] = {"kind": "crops"}
+  file.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=r"evaluated with model\.test\.fusion"):
+    lib.check(order)
