@@ -281,6 +281,15 @@ DEMO = Recipe(
       (*TEACHERS, "retrieved"),
       optional=True,
     ),
+    Row(
+      "recommended",
+      f"{_TRANSFER}, retrieved regions in box batches, fused with CLIP on crops",
+      parent="retrieved_boxes",
+      needs=("clip",),
+      settings={"model.test.fusion.kind": "crops"},
+      trains=False,
+      optional=True,
+    ),
     *(
       Row(name, title, "demo", name, "base", TEACHERS, optional=True)
       for name, title in (
