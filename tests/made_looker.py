@@ -28,7 +28,7 @@ class Network:
     self._inside, self._lock = 0, threading.Lock()
     self.wait = lambda: None
 
-  def detect(self, batch, rows, valid):
+  def detect(self, batch, rows, valid, seen):
     with self._lock:
       self.batches += 1
       self._inside += 1
