@@ -26,6 +26,17 @@ EMBEDDING_DIM = 16
 SIZES = {"train_boxes": 12, "train_images": 12, "validation": 8}
 
 
+def root(tmp_path_factory) -> Iterator[Path]:
+  """A folder with the data set and a cache of compiled steps, which is in use meanwhile.
+
+  A module has it as a fixture by `root = pytest.fixture(scope="module")(tiny.root)`.
+  """
+  path = tmp_path_factory.mktemp("tiny")
+  build_data(path)
+  with compiled_once(path):
+    yield path
+
+
 def get_config(argument: str):
   """The demo's last rows without weight transfer (RKD and ILS), much narrower; SGD.
 

@@ -28,13 +28,7 @@ def known(monkeypatch):
   monkeypatch.setitem(needs.NEEDS, "tiny", tiny_rows.NEEDS)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-  """Records, teachers' results, and a cache of compiled steps."""
-  path = tmp_path_factory.mktemp("tiny")
-  tiny.build_data(path)
-  with tiny.compiled_once(path):
-    yield path
+root = pytest.fixture(scope="module")(tiny.root)
 
 
 @pytest.fixture

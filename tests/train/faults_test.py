@@ -42,12 +42,7 @@ def _command(root, workdir, *flags):
   return [*command, *flags]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-  path = tmp_path_factory.mktemp("tiny")
-  tiny.build_data(path)
-  with tiny.compiled_once(path):
-    yield path
+root = pytest.fixture(scope="module")(tiny.root)
 
 
 @pytest.fixture(scope="module")

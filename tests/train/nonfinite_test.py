@@ -24,12 +24,7 @@ from rkd_jax.train.tasks import make_task
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-  path = tmp_path_factory.mktemp("tiny")
-  tiny.build_data(path)
-  with tiny.compiled_once(path):
-    yield path
+root = pytest.fixture(scope="module")(tiny.root)
 
 
 def _batches(config, root, *steps):

@@ -32,13 +32,7 @@ from rkd_jax.train.tasks import Task, initialize, make_task
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-  """Folder with the data set and the cache of compiled steps, which is in use meanwhile."""
-  path = tmp_path_factory.mktemp("tiny")
-  tiny.build_data(path)
-  with tiny.compiled_once(path):
-    yield path
+root = pytest.fixture(scope="module")(tiny.root)
 
 
 @contextlib.contextmanager
