@@ -39,6 +39,7 @@ import dataclasses
 import functools
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -316,15 +317,13 @@ def write_rows(
     places = (os.path.dirname(os.path.abspath(file)) for file in (args.class_embeddings, args.rows))
     clip = os.path.relpath(os.path.join(next(places), clip), next(places))
 
-  def save(mix: float) -> None:
+  def save(mix: float, place: str) -> None:
     mixed = rows.mix_rows(vocabulary, towards, having, mix)
     templates = stored.templates or (class_embeddings.TEMPLATE,)
-    class_embeddings.save(args.rows, names, templates, mixed, clip)
+    class_embeddings.save(place, names, templates, mixed, clip)
 
-  mix = args.mix
-  if args.tune is not None:
-    mix = _tuned(args, save)
-  save(mix)
+  mix = args.mix if args.tune is None else _tuned(args, save)
+  save(mix, args.rows)
   left = len(wanted) - len(having)
   print(
     f"{args.rows}: {len(having)} rows, {1 - mix:g} of their texts and {mix:g} of their regions"
@@ -332,19 +331,22 @@ def write_rows(
   )
 
 
-def _tuned(args: argparse.Namespace, save: Callable[[float], None]) -> float:
+def _tuned(args: argparse.Namespace, save: Callable[[float, str], None]) -> float:
   """The part of `MIXES` with the best AP50 of novel classes; of equals the smallest."""
-  config = restore_config(args.tune)
-  with config.unlocked():
-    config.data.dir, config.data.name = args.data_dir, args.dataset
-    config.data.eval.split, config.class_embeddings = args.tune_split, args.rows
-  detector, measured = Detector.restore(config, args.tune), []
-  for mix in MIXES:
-    save(mix)
-    found = evaluate_detector(config, detector) or {}
-    measured.append(found["AP50_novel"])
-    shown = ", ".join(f"{found[f'AP50_{part}']:.1f} {part}" for part in ("novel", "base", "all"))
-    print(f"mix {mix:g}: AP50 {shown}")
+  config, measured = restore_config(args.tune), []
+  # Only the rows that are chosen are ever written where they are asked for.
+  with tempfile.TemporaryDirectory() as folder:
+    tried = os.path.join(folder, FILE)
+    with config.unlocked():
+      config.data.dir, config.data.name = args.data_dir, args.dataset
+      config.data.eval.split, config.class_embeddings = args.tune_split, tried
+    detector = Detector.restore(config, args.tune)
+    for mix in MIXES:
+      save(mix, tried)
+      found = evaluate_detector(config, detector) or {}
+      measured.append(found["AP50_novel"])
+      shown = ", ".join(f"{found[f'AP50_{part}']:.1f} {part}" for part in ("novel", "base", "all"))
+      print(f"mix {mix:g}: AP50 {shown}")
   return MIXES[int(np.argmax(measured))]
 
 
