@@ -59,6 +59,12 @@ def export(
   """
   if kind not in KINDS:
     raise ValueError(f"There is no format {kind!r}; there are: {', '.join(KINDS)}.")
+  fusion = detector.config.model.test.get("fusion")
+  if fusion and fusion.kind:
+    raise ValueError(
+      f"model.test.fusion.kind is {fusion.kind!r}: exports have the detector's own scores alone. "
+      "Give a config in which it is '' (--config=... --config.model.test.fusion.kind=)."
+    )
   stored = vocabulary or detector.words.stored
   rows = programs.words(stored, max_words)
   config, own = detector.config, stored if stored is not None and stored.names else None

@@ -161,3 +161,12 @@ def test_a_format_has_to_be_known_and_its_packages_installed(detector, tmp_path,
   with pytest.raises(ImportError, match=r"pip install 'rkd_jax\[onnx\]'"):
     export(detector, "onnx", tmp_path / "out")
   assert not list(tmp_path.iterdir())
+
+
+def test_a_detector_whose_scores_are_fused_is_refused(tmp_path):
+  detector = narrow_detectors.make("c4")
+  with detector.config.unlocked():
+    detector.config.model.test.fusion.kind = "crops"
+  with pytest.raises(ValueError, match=r"fusion\.kind is 'crops': exports have the detector's own"):
+    export(detector, "jax", tmp_path / "out")
+  assert not list(tmp_path.iterdir())
