@@ -28,7 +28,8 @@ from rkd_jax.ops.host import unit
 from rkd_jax.records.decoding import BadImageError
 from rkd_jax.records.sources import Source, decode_image, open_source
 from rkd_jax.runs import evaluations
-from rkd_jax.runs.checkpoint import run_and_step
+from rkd_jax.runs.checkpoint import CheckpointError, run_and_step
+from rkd_jax.runs.config import evaluated_otherwise, restore_config
 from rkd_jax.structures import Batch, Detections, Vocabulary
 from rkd_jax.vocabulary.class_embeddings import embed_classes
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
@@ -247,8 +248,10 @@ def evaluate(
   """Evaluates a run's newest checkpoint, or the one of WORKDIR/checkpoints/STEP (or best, latest).
 
   Writes `evaluation.json`, and adds to `evaluations.json`, in the run's folder; where that cannot
-  be written, this is said.  Of several processes the first does so, and has the results.  With
-  `calibrate` the operating points of a detector go to `thresholds.json` there.
+  be written, this is said.  Settings that are not those of the run (`evaluated_otherwise`) stand
+  under 'evaluated_with', and such results are not added: they choose no best checkpoint.  Of
+  several processes the first does so, and has the results.  With `calibrate` the operating points
+  of a detector go to `thresholds.json` there.
   """
   clip = config.task == "clip"
   with cluster.together():
@@ -261,6 +264,8 @@ def evaluate(
       results = evaluate_clip(config, workdir)
     if cluster.is_first():
       points = results.pop("points", None)
+      if changed := {} if clip else evaluated_otherwise(_config_of(folder), config.to_dict()):
+        results["evaluated_with"] = {key: now for key, (_, now) in changed.items()}
       store(folder, results)
       try:
         if points is not None:
@@ -270,10 +275,19 @@ def evaluate(
   return results
 
 
+def _config_of(folder: os.PathLike) -> dict[str, Any]:
+  """The config that a run's folder has, as JSON; empty where it has none."""
+  try:
+    return restore_config(folder).to_dict()
+  except CheckpointError:
+    return {}
+
+
 def store(folder: str | os.PathLike, results: Mapping[str, Any]) -> None:
   """Writes the results of a step in the run's folder; where that cannot be, it is said."""
   try:
     storage.write(storage.path(folder) / "evaluation.json", json.dumps(results, indent=2))
-    evaluations.record(folder, results["step"], results)
+    if "evaluated_with" not in results:
+      evaluations.record(folder, results["step"], results)
   except OSError as error:
     logging.error("The results could not be written to %s: %s.", folder, error)

@@ -14,16 +14,9 @@ from rkd_jax.files import storage
 from rkd_jax.files.json_checks import differences
 from rkd_jax.recipe.rows import Recipe, Row
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step
-from rkd_jax.runs.config import at, check_config, with_tuples
+from rkd_jax.runs.config import check_config, evaluated_otherwise, with_tuples
 
 FILE = "recipe.json"
-# Settings that a run may change, and its evaluation depends on.
-_EVALUATED_WITH = (
-  "evaluation.protocol",
-  "model.test",
-  "model.rpn.test",
-  *(f"data.eval.{name}" for name in ("split", "canvas", "short_sides", "max_side")),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +158,15 @@ def evaluation(order: Order, row: Row, seed: int) -> dict[str, Any] | None:
 def results_of(folder: str, run: str) -> dict[str, Any] | None:
   """What evaluation.json in a folder says of the newest checkpoint of a run; None if nothing.
 
-  Results of earlier versions do not say their step, and are taken.
+  Results of earlier versions do not say their step, and are taken; those that `rkd-jax eval` was
+  given other settings for are not.
   """
   file = storage.path(folder) / "evaluation.json"
   if not file.exists():
     return None
   results, step = read_object(file, "remove it, and the run is evaluated again"), latest_step(run)
-  return results if results.get("step", step) == step else None
+  own = results.get("step", step) == step and not results.get("evaluated_with")
+  return results if own else None
 
 
 def stale(order: Order, row: Row, seed: int) -> dict[str, tuple[Any, Any]]:
@@ -251,20 +246,12 @@ def _check_evaluated(folder: str, config: ml_collections.ConfigDict) -> None:
   place = storage.path(folder)
   if not (place / "evaluation.json").exists() or not (place / "config.json").exists():
     return
-  old, new = read_object(place / "config.json"), config.to_dict()
-  for one in (old, new):  # settings of a fusion that is off mean nothing
-    fusion = at(one, "model.test.fusion")
-    if fusion is not None and not fusion.get("kind"):
-      del one["model"]["test"]["fusion"]
-  for key in _EVALUATED_WITH:
-    found = {k: v for k, v in differences(at(old, key), at(new, key), key).items() if v[0] != v[1]}
-    known = {k: values for k, values in found.items() if values[0] is not None}
-    if known:
-      key, (before, now) = next(iter(known.items()))
-      raise CheckpointError(
-        f"{folder} was evaluated with {key}={before!r}, now it is {now!r}: give the same, another "
-        "--root, or a row that does not train (docs/recipes.md), which evaluates it again."
-      )
+  old = read_object(place / "config.json")
+  for key, (before, now) in evaluated_otherwise(old, config.to_dict()).items():
+    raise CheckpointError(
+      f"{folder} was evaluated with {key}={before!r}, now it is {now!r}: give the same, another "
+      "--root, or a row that does not train (docs/recipes.md), which evaluates it again."
+    )
 
 
 def read_object(file: Any, remedy: str = "remove it") -> dict[str, Any]:

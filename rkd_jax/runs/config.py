@@ -54,6 +54,13 @@ _PLACES = (
   r"data(\.\w+)?\.(dir|teachers|class_embeddings)|class_embeddings|image_counts"
   r"|init\.(checkpoint|backbone)"
 )
+# Of the free ones, those that results depend on.
+_EVALUATED_WITH = (
+  "evaluation.protocol",
+  "model.test",
+  "model.rpn.test",
+  *(f"data.eval.{name}" for name in ("split", "canvas", "short_sides", "max_side")),
+)
 IDENTITY_FILE = "identity.json"
 
 
@@ -199,6 +206,23 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any,
     if found.get(key) in ((None, default), (default, None)):
       del found[key]
   return {key: values for key, values in found.items() if not f"{key}.".startswith(free)}
+
+
+def evaluated_otherwise(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+  """The settings of two configs that results depend on and that differ, with both values.
+
+  What the first does not have, as configs of earlier versions, is left out, and so is what a fusion
+  would do that is off in both.
+  """
+  found: dict[str, tuple[Any, Any]] = {}
+  for key in _EVALUATED_WITH:
+    found |= differences(at(old, key), at(new, key), key)
+  fusion = "model.test.fusion"
+  if not any((at(one, fusion) or {}).get("kind") for one in (old, new)):
+    found = {key: values for key, values in found.items() if not key.startswith(f"{fusion}.")}
+  return {key: values for key, values in found.items() if values[0] is not None}
 
 
 def _with_joined_results(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.records.sources import open_source
+from rkd_jax.runs import evaluations
 from rkd_jax.runs.checkpoint import Checkpointer
 from rkd_jax.train.tasks import make_task
 from rkd_jax.train.train import Trainer
@@ -167,3 +168,21 @@ def test_clip_on_records_without_novel_classes_has_no_number_for_them(
   assert results["crop_top1_novel"] is None and results["step"] == 1
   assert results["crop_top1"] == results["crop_top1_base"]
   assert json.loads((tmp_path / "evaluation.json").read_text()) == results
+
+
+def test_results_under_other_settings_say_so_and_choose_no_checkpoint(root, monkeypatch, tmp_path):
+  workdir, config = tmp_path / "run", tiny.get_config(str(root))
+  (workdir / "checkpoints" / "4").mkdir(parents=True)
+  (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+
+  def measured(config, workdir, checkpoint, calibrate):
+    return {"step": 4, "AP50_all": 5.0}
+
+  monkeypatch.setattr(evaluate_lib, "evaluate_with_retention", measured)
+  config.model.test.score_threshold = 0.5
+  results = evaluate(config, str(workdir))
+  assert results["evaluated_with"] == {"model.test.score_threshold": 0.5}
+  assert json.loads((workdir / "evaluation.json").read_text()) == results
+  assert evaluations.read(workdir) == {}
+  evaluate(tiny.get_config(str(root)), str(workdir))
+  assert evaluations.read(workdir) == {4: {"step": 4, "AP50_all": 5.0}}

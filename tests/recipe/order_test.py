@@ -114,6 +114,10 @@ def test_results_count_at_the_last_step_alone(tmp_path):
   assert lib.evaluation(order, base, 0) is None
   (folder / "evaluation.json").write_text('{"step": 4, "AP50_all": 2.0}')
   assert lib.evaluation(order, base, 0) == {"step": 4, "AP50_all": 2.0}
+  (folder / "evaluation.json").write_text(
+    '{"step": 4, "AP50_all": 2.0, "evaluated_with": {"model.test.detections": 7}}'
+  )
+  assert lib.evaluation(order, base, 0) is None
   # Converted weights are a run, too.
   write_run(order, "base", 0, seed=1, AP50_all=3.0)
   assert lib.evaluation(order, base, 1)["AP50_all"] == 3.0

@@ -156,3 +156,18 @@ def test_a_run_of_before_the_contrast_goes_on_without_it(started):
   )
   with pytest.raises(CheckpointError, match=message):
     check_config(workdir, config)
+
+
+def test_settings_that_results_depend_on_are_named_with_both_values():
+  old, new = (demo.get_config("rkd_ils,root=r") for _ in range(2))
+  new.data.threads, new.model.test.fusion.novel, new.evaluation.every = 9, 0.7, 5
+  assert config_lib.evaluated_otherwise(old.to_dict(), new.to_dict()) == {}
+  new.data.eval.split, new.model.test.fusion.kind = "tune", "crops"
+  assert config_lib.evaluated_otherwise(old.to_dict(), new.to_dict()) == {
+    "data.eval.split": ("validation", "tune"),
+    "model.test.fusion.kind": ("", "crops"),
+    "model.test.fusion.novel": (0.2, 0.7),
+  }
+  earlier = old.to_dict()
+  del earlier["model"]["test"]["fusion"], earlier["evaluation"]
+  assert config_lib.evaluated_otherwise(earlier, old.to_dict()) == {}
