@@ -25,9 +25,9 @@ from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.pictures import components, figures
-from rkd_jax.recipe.needs import SCENES
+from rkd_jax.recipe.needs.demo import SCENES
 from rkd_jax.recipe.order import Order, parse_seeds
-from rkd_jax.recipe.rows import find
+from rkd_jax.recipe.recipes import find
 from rkd_jax.recipe.run import Clock, run
 from rkd_jax.recipe.table import statistics
 from rkd_jax.records.results import TeacherReader

@@ -13,9 +13,9 @@ also says which CLIP embedded them, by its place from the file's folder where it
 
 Rows are not normalised by default, as in the matrices that the RKD code ships: the detector's
 classifier divides by the norm, so detections are the same, and a file can be compared with theirs.
---ensemble and --synonyms average the unit vectors of all texts of a class.  The prompts of
---ensemble=vild are those of ViLD's published code ("This is a photo of an apple in the scene."),
-which also reads '_' as a space and normalises rows: give --spaces and --normalize.
+--ensemble, several --template and --synonyms average the unit vectors of all texts of a class.
+The prompts of --ensemble=vild are those of ViLD's published code ("This is a photo of an apple in
+the scene."), which also reads '_' as a space and normalises rows: give --spaces and --normalize.
 
 With --embeddings nothing is embedded: the rows of a published matrix get their names, so that
 prediction can look them up.
@@ -114,7 +114,11 @@ def main(arguments: Sequence[str] | None = None):
   parser.add_argument("--names", help="separated by commas, or @file with one per line")
   parser.add_argument("--annotations", help="COCO or LVIS JSON with 'categories', or their list")
   prompt = parser.add_mutually_exclusive_group()
-  prompt.add_argument("--template", default=prompts.SINGLE, help="prompt, with {} for the name")
+  prompt.add_argument(
+    "--template",
+    action="append",
+    help=f"prompt, with {{}} for the name, {prompts.SINGLE!r} by default; the mean of several",
+  )
   prompt.add_argument(
     "--ensemble", choices=tuple(prompts.ENSEMBLES), help="average over a published list of prompts"
   )
@@ -131,7 +135,8 @@ def main(arguments: Sequence[str] | None = None):
   print_any_name()
   try:
     names = class_names(args.names, args.annotations)
-    templates = prompts.ENSEMBLES[args.ensemble] if args.ensemble else (args.template,)
+    own = args.template or (prompts.SINGLE,)
+    templates = prompts.ENSEMBLES[args.ensemble] if args.ensemble else tuple(own)
     rows = make(names, templates, args)
     clip = _place_of_clip(args.clip, args.output)
     class_embeddings.save(args.output, names, templates, rows, clip)

@@ -13,9 +13,11 @@ import tiny
 from rkd_jax.configs import common
 from rkd_jax.pictures.components import AP50
 from rkd_jax.recipe import __main__ as command
-from rkd_jax.recipe import needs, rows
+from rkd_jax.recipe import recipes
+from rkd_jax.recipe.needs import known as needs
+from rkd_jax.recipe.needs.need import Need
 from rkd_jax.recipe.order import Order
-from rkd_jax.recipe.rows import Recipe, Row
+from rkd_jax.recipe.rows import Group, Recipe, Row
 
 
 def get_config(argument):
@@ -41,14 +43,15 @@ RECIPE = Recipe(
       parent="base",
       trains=False,
       settings={"model.test.detections": 5},
-      optional=True,
+      group="again",
     ),
   ),
   lambda root, row, seed: f"{root}/{row}/seed{seed}",
   lambda root, seed: f"root={root},seed={seed}",
+  groups={"again": Group("Evaluated again", ("base",))},
 )
 NEEDS = {
-  "data": needs.Need(
+  "data": Need(
     "Records",
     lambda order: (Path(order.root) / "data").is_dir(),
     lambda order: ["python", "-m", "tiny", f"--output={order.root}"],
@@ -74,5 +77,5 @@ def write_run(order, name, step, seed=0, **results):
 
 
 if __name__ == "__main__":
-  rows.RECIPES["tiny"], needs.NEEDS["tiny"] = RECIPE, NEEDS
+  recipes.RECIPES["tiny"], needs.NEEDS["tiny"] = RECIPE, NEEDS
   command.start()

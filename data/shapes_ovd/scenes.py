@@ -28,7 +28,8 @@ _LIGHT_INK, _DARK_INK = (244, 242, 236), (34, 30, 40)
 # The second colour of stripes and dots is whichever contrasts more.
 _INK = {colour: _DARK_INK if colour == "yellow" else _LIGHT_INK for colour in _RGB}
 
-_TEMPLATES = {
+# Of captions, by the number of names in them.
+TEMPLATES = {
   1: ("a photo of a {}", "a picture of a {}", "there is a {} here", "one can see a {}", "a {}"),
   2: (
     "a photo of a {} and a {}",
@@ -138,7 +139,7 @@ def _caption(rng: np.random.Generator, classes: list[int]) -> str:
   names = [vocabulary.CLASS_NAMES[c] for c in classes]
   if not names:
     return _WITHOUT_NAMES
-  templates = _TEMPLATES[len(names)]
+  templates = TEMPLATES[len(names)]
   return templates[rng.integers(len(templates))].format(*names)
 
 

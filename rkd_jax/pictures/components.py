@@ -92,7 +92,7 @@ def format_table(rows: Sequence[Row], columns: Columns = AP50) -> str:
 
 
 def component_section(
-  rows: Sequence[Row], paragraphs: Sequence[str], columns: Columns = AP50
+  rows: Sequence[Row], paragraphs: Sequence[str], columns: Columns = AP50, title: str = "Components"
 ) -> str:
   """The component table as a section, with plain-text paragraphs below: data, seeds, time.
 
@@ -118,7 +118,7 @@ def component_section(
   head = ["method", *(f'<span class="dot {kind}"></span>{name}' for name, kind in names)]
   head += paper_headings(rows, columns)
   summary = f"{columns.summary} The best of each column is bold. {_spread_note(rows)}"
-  return section("Components", summary, charts.table(head, body) + notes(paragraphs))
+  return section(title, summary, charts.table(head, body) + notes(paragraphs))
 
 
 def similarity_section(

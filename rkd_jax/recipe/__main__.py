@@ -10,7 +10,8 @@ Recipes are coco, lvis, demo and coco_json (own photographs).  Rows that the cho
 are made, too; with --only they must be there.  What is finished is skipped and training goes on
 where it was, so a recipe that was killed is started again with the same command.  Prerequisites
 (records, class embeddings, teachers' results) are made where all that they need is there; of others
-a sentence says, before anything is trained, which command makes them.
+a sentence says, before anything is trained, which command makes them.  --rows takes names of rows, of
+groups of rows such as losses, and all.
 
 --config.KEY=VALUE changes a setting of all rows.
 
@@ -30,7 +31,7 @@ from absl import flags, logging
 
 from rkd_jax import commands
 from rkd_jax.files import storage
-from rkd_jax.recipe import rows, table
+from rkd_jax.recipe import recipes, table
 from rkd_jax.recipe.order import Order, check, parse_seeds, parse_settings
 from rkd_jax.recipe.run import Clock, jobs_of, prepare, run
 from rkd_jax.runs.lock import WorkdirInUseError, locked
@@ -39,8 +40,8 @@ from rkd_jax.runs.lock import WorkdirInUseError, locked
 def make_order(given: flags.FlagValues, names: Sequence[str], changes: Sequence[str]) -> Order:
   """What the command line asks for; ValueError for what there is not."""
   if len(names) != 1:
-    raise ValueError(f"Name one recipe, of {', '.join(rows.RECIPES)}: rkd-jax recipe demo.")
-  recipe = rows.find(names[0])
+    raise ValueError(f"Name one recipe, of {', '.join(recipes.RECIPES)}: rkd-jax recipe demo.")
+  recipe = recipes.find(names[0])
   if given.only and not given.rows:
     raise ValueError("--only is for some rows: name them with --rows=ROW,ROW.")
   return Order(

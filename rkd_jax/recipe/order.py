@@ -64,13 +64,18 @@ class Order:
     parent = self.parent(row)
     if not row.trains:
       config = self.config(parent, seed).unlock()
-      return changed(config, row.settings).lock()
+      return changed(config, self._settings(row, seed)).lock()
     parts = (row.argument, self._arguments(row), self.recipe.places(self.root, seed))
     config = configs.load(f"{row.config}:{','.join(filter(None, parts))}").unlock()
     config.compilation_cache = f"{self.root}/jax_cache"
     if parent:
       config.init.checkpoint = self.folder(parent, seed)
-    return changed(changed(config.lock(), row.settings), self.settings).lock()
+    return changed(changed(config.lock(), self._settings(row, seed)), self.settings).lock()
+
+  def _settings(self, row: Row, seed: int) -> dict[str, Any]:
+    places = {"root": self.root, "seed": seed}
+    own = row.settings.items()
+    return {key: v.format(**places) if isinstance(v, str) else v for key, v in own}
 
   def _arguments(self, row: Row) -> str:
     parts = filter(None, self.arguments.split(","))

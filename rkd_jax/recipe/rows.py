@@ -1,16 +1,16 @@
-"""Recipes: tables of experiments as data.  A new row is one entry here.
+"""Rows of experiments and their tables, as data.
 
 A row that trains names a config and the row whose run it starts from:
 
   Row("rkd_no_irm", "RKD without IRM", "demo", "rkd", parent="base", needs=TEACHERS,
-      settings={"loss.irm.weight": 0.0}, optional=True)
+      settings={"loss.irm.weight": 0.0}, group="losses")
 
 and one that evaluates its parent's checkpoint again, under other settings, has `trains=False`:
 
   Row("rkd_tune", "RKD on the tuning split", parent="rkd", trains=False,
-      settings={"data.eval.split": "tune"}, optional=True)
+      settings={"data.eval.split": "tune"}, group="losses")
 
-Optional rows are left out unless they are named.
+A row of a group is made where it or its group is named, and stands in the table of the group.
 """
 
 import dataclasses
@@ -18,8 +18,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from rkd_jax.configs import demo as demo_config
-from rkd_jax.pictures.components import AP50, MASK_AP, Columns
+from rkd_jax.pictures.components import Columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +31,13 @@ class Row:
     config: name of a config, as of --config; a row that does not train has its parent's.
     argument: of the config, before those that say root and seed.
     parent: the row whose run (of the same seed) it starts from, or which it evaluates.
-    needs: names of `needs.PREREQUISITES`, beside those of the parent.
-    settings: by dotted name, changed after the config is made.
+    needs: names of `needs.known.NEEDS`, beside those of the parent.
+    settings: by dotted name, changed after the config is made; texts may have {root} and {seed}.
     trains: False evaluates the parent's newest checkpoint.
     control: a control experiment, which is set apart and never the best.
-    optional: left out unless it is named.
+    group: of `Recipe.groups`; '' is the table that is made where nothing is named.
     paper: the published numbers, one for each column of the recipe's table.
+    after: rows that come first, too, since what it needs is made from their runs.
   """
 
   name: str
@@ -49,8 +49,17 @@ class Row:
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   trains: bool = True
   control: bool = False
-  optional: bool = False
+  group: str = ""
   paper: tuple[float, ...] | None = None
+  after: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """A table of its own: its title, and the rows of others that stand beside its own."""
+
+  title: str
+  beside: tuple[str, ...] = ()
 
 
 # From root and seed to what a config's argument says of them.
@@ -71,6 +80,7 @@ class Recipe:
     folder: where the runs of a row are.
     places: the end of every config's argument.
     only_first: names of arguments (`--arguments`) that only rows without a parent take.
+    groups: tables beside that of the rows without a group, by the name that rows know them by.
   """
 
   name: str
@@ -80,6 +90,7 @@ class Recipe:
   folder: Folder
   places: Places
   only_first: tuple[str, ...] = ()
+  groups: Mapping[str, Group] = dataclasses.field(default_factory=dict)
 
   @property
   def root(self) -> str:
@@ -88,247 +99,49 @@ class Recipe:
 
   def row(self, name: str) -> Row:
     """The row of a name; ValueError names the nearest."""
-    return _named({row.name: row for row in self.rows}, name, f"recipe {self.name}", "row")
+    return named({row.name: row for row in self.rows}, name, f"recipe {self.name}", "row")
 
   def chosen(self, names: Iterable[str] = (), with_parents: bool = True) -> list[Row]:
-    """The rows of some names, by default all that are not optional, in the order of the table.
+    """The rows of some names, by default those without a group, in the order of the recipe.
 
-    `with_parents` takes those in that they start from, and theirs.  Raises ValueError: unknown.
+    A name is that of a row or of a group, or 'all'.  `with_parents` takes those in that they start
+    from or need, and theirs.  Raises ValueError: unknown.
     """
-    names = list(names)
-    wanted = [self.row(name) for name in names] or [row for row in self.rows if not row.optional]
-    found = {row.name for row in wanted}
-    for row in wanted if with_parents else ():
-      while row.parent:
-        row = self.row(row.parent)
-        found.add(row.name)
+    sets = {row.name: [row] for row in self.rows}
+    sets |= {name: [r for r in self.rows if r.group == name] for name in ("", *self.groups)}
+    sets["all"] = [*self.rows]
+    wanted = [
+      row
+      for name in list(names) or [""]
+      for row in named(sets, name, f"recipe {self.name}", "row or group")
+    ]
+    found: set[str] = set()
+    while wanted:
+      row = wanted.pop()
+      found.add(row.name)
+      if with_parents:
+        wanted += [self.row(name) for name in (row.parent, *row.after) if name]
     return [row for row in self.rows if row.name in found]
 
+  def tables(self, names: Iterable[str]) -> dict[str, list[str]]:
+    """Which of some rows stand in which table, by its title, in the recipe's order.
 
-def find(name: str) -> Recipe:
-  """The recipe of a name; ValueError names the nearest."""
-  return _named(RECIPES, name, "rkd-jax", "recipe")
+    A group that has none of them has no table.
+    """
+    names, found = list(names), {}
+    for key, group in {"": Group("Components"), **self.groups}.items():
+      if any(self.row(name).group == key for name in names):
+        rows = (r for r in self.rows if r.group == key or r.name in group.beside)
+        found[group.title] = [row.name for row in rows if row.name in names]
+    return found
 
 
-def _named(known: Mapping[str, Any], name: str, where: str, kind: str) -> Any:
+def named(known: Mapping[str, Any], name: str, where: str, kind: str) -> Any:
+  """What has a name; ValueError names the nearest of those that are known."""
   if name not in known:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    names = [*filter(None, known)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
     raise ValueError(
-      f"{where} has no {kind} {name!r}; the nearest is {near[0]!r}. All: {', '.join(known)}."
+      f"{where} has no {kind} {name!r}; the nearest is {near[0]!r}. All: {', '.join(names)}."
     )
   return known[name]
-
-
-def _beside_seed_0(root: str, row: str, seed: int) -> str:
-  """ROOT/ROW, as the commands of the configs have it, and ROOT/seedN/ROW of other seeds."""
-  return f"{root}/{row}" if seed == 0 else f"{root}/seed{seed}/{row}"
-
-
-def _own_places(root: str, seed: int) -> str:
-  """The config coco_json looks at the run that a row starts from, below its own root."""
-  if seed == 0:
-    return f"root={root}"
-  here = f"data_dir={root}/data,class_embeddings={root}/class_embeddings.npz"
-  return f"root={root}/seed{seed},seed={seed},{here},teachers={root}/teachers"
-
-
-_TRAINED = ("records", "class_embeddings")
-_FROM_IMAGENET = (*_TRAINED, "imagenet")
-_RKD_ILS, _TRANSFER = "RKD + ILS", "RKD + ILS + weight transfer"
-TEACHERS = ("teachers",)
-_BOTH_TEACHERS = ("teachers", "imagenet_records", "imagenet_teachers")
-_IMAGE_TEACHERS = ("imagenet_records", "imagenet_teachers")
-
-COCO = Recipe(
-  "coco",
-  "OV-COCO",
-  AP50,
-  (
-    Row("base", "base", "coco/base", needs=_FROM_IMAGENET, paper=(1.7, 53.2, 39.6)),
-    Row("rkd", "RKD", "coco/rkd", "", "base", TEACHERS, paper=(21.6, 54.4, 45.8)),
-    Row("ils", "ILS", "coco/ils", "", "base", TEACHERS, paper=(34.2, 52.0, 47.4)),
-    Row("rkd_ils", _RKD_ILS, "coco/rkd_ils", "", "base", TEACHERS, paper=(35.3, 52.9, 48.3)),
-    Row(
-      "rkd_ils_weight_transfer",
-      _TRANSFER,
-      "coco/rkd_ils_weight_transfer",
-      parent="rkd",
-      needs=TEACHERS,
-      paper=(40.3, 54.1, 50.5),
-    ),
-    Row(
-      "rkd_ils_weight_transfer_8x",
-      f"{_TRANSFER}, 8x",
-      "coco/rkd_ils_weight_transfer_8x",
-      parent="rkd",
-      needs=TEACHERS,
-      paper=(40.5, 56.7, 52.5),
-    ),
-    Row(
-      "rkd_no_irm",
-      "RKD without IRM",
-      "coco/rkd",
-      parent="base",
-      needs=TEACHERS,
-      settings={"loss.irm.weight": 0.0},
-      optional=True,
-      paper=(16.7, 55.1, 45.0),
-    ),
-  ),
-  _beside_seed_0,
-  lambda root, seed: f"root={root},seed={seed}",
-)
-
-LVIS = Recipe(
-  "lvis",
-  "OV-LVIS",
-  MASK_AP,
-  (
-    Row("base", "base", "lvis/base", needs=_FROM_IMAGENET, paper=(12.2, 19.4, 26.4, 20.9)),
-    Row("rkd", "RKD", "lvis/rkd", "", "base", TEACHERS, paper=(15.2, 20.2, 27.3, 22.1)),
-    Row("ils", "ILS", "lvis/ils", "", "base", _IMAGE_TEACHERS, paper=(17.0, 21.2, 26.1, 22.4)),
-    Row(
-      "rkd_ils",
-      _RKD_ILS,
-      "lvis/rkd_ils",
-      parent="base",
-      needs=_BOTH_TEACHERS,
-      paper=(17.3, 20.9, 25.5, 22.1),
-    ),
-    Row(
-      "rkd_ils_weight_transfer",
-      _TRANSFER,
-      "lvis/rkd_ils_weight_transfer",
-      parent="rkd",
-      needs=_BOTH_TEACHERS,
-      paper=(17.1, 21.4, 26.7, 22.8),
-    ),
-    Row(
-      "rkd_ils_weight_transfer_8x",
-      f"{_TRANSFER}, 8x",
-      "lvis/rkd_ils_weight_transfer_8x",
-      parent="rkd",
-      needs=_BOTH_TEACHERS,
-      paper=(21.1, 25.0, 29.1, 25.9),
-    ),
-  ),
-  _beside_seed_0,
-  lambda root, seed: f"root={root},seed={seed}",
-)
-
-DEMO = Recipe(
-  "demo",
-  "shapes_ovd",
-  AP50,
-  (
-    Row("base", "base", "demo", "base", needs=(*_TRAINED, "clip")),
-    Row("rkd", "RKD", "demo", "rkd", "base", TEACHERS),
-    Row("ils", "ILS", "demo", "ils", "base", TEACHERS),
-    Row("rkd_ils", _RKD_ILS, "demo", "rkd_ils", "rkd", TEACHERS),
-    Row("rkd_ils_weight_transfer", _TRANSFER, "demo", "rkd_ils_weight_transfer", "rkd", TEACHERS),
-    Row(
-      "rkd_longer",
-      "RKD, as many steps as the rows with ILS",
-      "demo",
-      "rkd_longer",
-      "rkd",
-      TEACHERS,
-      control=True,
-    ),
-    Row(
-      "fused",
-      f"{_TRANSFER}, fused with CLIP on crops",
-      parent="rkd_ils_weight_transfer",
-      needs=("clip",),
-      settings={"model.test.fusion.kind": "crops"},
-      trains=False,
-    ),
-    *(
-      Row(
-        f"{row}_fused",
-        f"{title}, fused with CLIP on crops",
-        parent=row,
-        needs=("clip",),
-        settings={"model.test.fusion.kind": "crops"},
-        trains=False,
-        optional=True,
-      )
-      for row, title in (("base", "base"), ("rkd", "RKD"))
-    ),
-    Row(
-      "fused_projection",
-      f"{_TRANSFER}, fused with its distilled projection",
-      parent="rkd_ils_weight_transfer",
-      settings={"model.test.fusion.kind": "projection"},
-      trains=False,
-      optional=True,
-    ),
-    Row(
-      "retrieved",
-      f"{_TRANSFER}, retrieved regions in image batches",
-      "demo",
-      "retrieved",
-      "rkd",
-      (*TEACHERS, "retrieved"),
-      optional=True,
-    ),
-    Row(
-      "retrieved_boxes",
-      f"{_TRANSFER}, retrieved regions in box batches",
-      "demo",
-      "retrieved_boxes",
-      "rkd",
-      (*TEACHERS, "retrieved"),
-      optional=True,
-    ),
-    Row(
-      "recommended",
-      f"{_TRANSFER}, retrieved regions in box batches, fused with CLIP on crops",
-      parent="retrieved_boxes",
-      needs=("clip",),
-      settings={"model.test.fusion.kind": "crops"},
-      trains=False,
-      optional=True,
-    ),
-    *(
-      Row(name, title, "demo", name, "base", TEACHERS, optional=True)
-      for name, title in (
-        ("rkd_contrastive", "InfoNCE and relations in place of RKD's losses"),
-        ("rkd_both", "RKD beside half of InfoNCE and relations"),
-        ("rkd_teacher_boxes", "RKD, teacher boxes as foreground of the RPN"),
-      )
-    ),
-    Row(
-      "rkd_no_irm",
-      "RKD without IRM",
-      "demo",
-      "rkd",
-      "base",
-      TEACHERS,
-      settings={"loss.irm.weight": 0.0},
-      optional=True,
-    ),
-  ),
-  demo_config.workdir,
-  lambda root, seed: f"seed={seed},root={root}",
-)
-
-OWN = Recipe(
-  "coco_json",
-  "Own photographs",
-  AP50,
-  (
-    Row("base", "base", "coco_json", "base", needs=_TRAINED),
-    Row("rkd", "RKD", "coco_json", "rkd", "base", TEACHERS),
-    Row("ils", "ILS", "coco_json", "ils", "base", TEACHERS),
-    Row("rkd_ils", _RKD_ILS, "coco_json", "rkd_ils", "base", TEACHERS),
-    Row(
-      "rkd_ils_weight_transfer", _TRANSFER, "coco_json", "rkd_ils_weight_transfer", "rkd", TEACHERS
-    ),
-  ),
-  _beside_seed_0,
-  _own_places,
-  only_first=("init",),
-)
-
-RECIPES = {recipe.name: recipe for recipe in (COCO, LVIS, DEMO, OWN)}

@@ -16,7 +16,8 @@ import jax
 
 from rkd_jax.files import storage
 from rkd_jax.pictures.components import Columns
-from rkd_jax.recipe.needs import Need, flags_of, missing, needed, shown
+from rkd_jax.recipe.needs.known import each, flags_of, missing, needed, shown
+from rkd_jax.recipe.needs.need import Need
 from rkd_jax.recipe.order import Order, check, evaluation
 from rkd_jax.recipe.rows import Row
 from rkd_jax.recipe.training import evaluate_again, train_and_evaluate
@@ -97,8 +98,11 @@ def jobs_of(order: Order) -> list[Job]:
   """Prerequisites of the rows that are not finished, and all rows, in the order they are made."""
   open_rows = [row for row, seed in order.runs if evaluation(order, row, seed) is None]
   made: set[str] = set()
-  needs = needed(order, open_rows).items()
-  jobs = [_need_job(order, name, need, made) for name, need in needs]
+  jobs = [
+    _need_job(own, name, need, made)
+    for name, need in needed(order, open_rows).items()
+    for own in each(order, need)
+  ]
   return jobs + [_row_job(order, row, seed) for row, seed in order.runs]
 
 
@@ -119,7 +123,11 @@ def _need_job(order: Order, name: str, need: Need, made: set[str]) -> Job:
         made.add(name)
 
   row = (_name(order.recipe.row(need.after_row), order.seeds[0]),) if need.after_row else ()
-  return Job(name, need.what, (*need.after, *row), is_done, do)
+  return Job(_need_name(order, name, need), need.what, (*need.after, *row), is_done, do)
+
+
+def _need_name(order: Order, name: str, need: Need) -> str:
+  return f"{name}/{order.seeds[0]}" if need.each_seed else name
 
 
 def _row_job(order: Order, row: Row, seed: int) -> Job:
@@ -133,9 +141,13 @@ def _row_job(order: Order, row: Row, seed: int) -> Job:
       results = evaluate_again(config, order.folder(parent, seed), folder)
     print(figures(results, order.recipe.columns), flush=True)
 
-  after = (*needed(order, [row]), *([_name(parent, seed)] if parent else []))
+  alone = dataclasses.replace(order, seeds=(seed,))
+  after = [_need_name(alone, name, need) for name, need in needed(order, [row]).items()]
+  after += [_name(parent, seed)] if parent else []
   title = f"{row.title}, seed {seed}"
-  return Job(_name(row, seed), title, after, lambda: evaluation(order, row, seed) is not None, do)
+  return Job(
+    _name(row, seed), title, tuple(after), lambda: evaluation(order, row, seed) is not None, do
+  )
 
 
 def _name(row: Row, seed: int) -> str:

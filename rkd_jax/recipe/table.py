@@ -85,9 +85,24 @@ def _by_row(order: Order, results: Results) -> list[tuple[Row, Mapping[int, Mapp
   return [(order.recipe.row(name), own) for name, own in results.items()]
 
 
+def tables_of(order: Order, results: Results) -> dict[str, list[components.Row]]:
+  """The rows of each table, by its title; those that stand beside others are in several."""
+  rows = dict(zip(results, rows_of(order, results), strict=True))
+  tables = order.recipe.tables(results).items()
+  return {title: [rows[name] for name in names] for title, names in tables}
+
+
 def markdown(order: Order, results: Results) -> str:
-  """The table in Markdown: means with deviations, the paper's numbers, and every seed."""
-  columns, rows = order.recipe.columns, rows_of(order, results)
+  """The tables in Markdown: means with deviations, the paper's numbers, and every seed."""
+  columns = order.recipe.columns
+  spread = "Mean ± sample standard deviation over seeds. " if _several(results) else ""
+  parts = [f"# {order.recipe.title}", f"{columns.summary} {spread}".strip()]
+  for title, rows in tables_of(order, results).items():
+    parts += [f"## {title}", _markdown_table(rows, columns)]
+  return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(rows: Sequence[components.Row], columns: components.Columns) -> str:
   metrics, first = columns.metrics, columns.headings[0]
   head = ["", *columns.headings, *components.paper_headings(rows, columns), f"{first}, each seed"]
   lines = [head, ["---"] * len(head)]
@@ -97,14 +112,14 @@ def markdown(order: Order, results: Results) -> str:
     cells = [components.cell(row, metric) for metric in metrics]
     name = f"control: {row.method}" if row.control else row.method
     lines.append([name, *cells, *components.paper_cells(row, rows, columns), each])
-  table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-  spread = "Mean ± sample standard deviation over seeds. " if _several(results) else ""
-  return f"# {order.recipe.title}\n\n{columns.summary} {spread}\n\n{table}\n".replace(" \n", "\n")
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def printed(order: Order, results: Results) -> str:
-  """The table for the terminal."""
-  return components.format_table(rows_of(order, results), order.recipe.columns)
+  """The tables for the terminal."""
+  tables = tables_of(order, results).items()
+  own = (f"{title}\n{components.format_table(r, order.recipe.columns)}" for title, r in tables)
+  return "\n\n".join(own)
 
 
 def write(order: Order, results: Results) -> None:
@@ -112,7 +127,7 @@ def write(order: Order, results: Results) -> None:
   folder = storage.path(order.root)
   storage.write(folder / FILE, json.dumps(content(order, results), indent=2) + "\n")
   storage.write(folder / "recipe.md", markdown(order, results))
-  write_page(folder / "recipe.html", order.recipe.title, [_section(order, results)])
+  write_page(folder / "recipe.html", order.recipe.title, _sections(order, results))
 
 
 def write_report(order: Order, results: Results, images: int) -> None:
@@ -126,10 +141,10 @@ def write_report(order: Order, results: Results, images: int) -> None:
     if own and row.trains
   ]
   output = f"{order.root}/recipe.html"
-  build(runs, output, order.recipe.title, images, before=[_section(order, results)])
+  build(runs, output, order.recipe.title, images, before=_sections(order, results))
 
 
-def _section(order: Order, results: Results) -> str:
+def _sections(order: Order, results: Results) -> list[str]:
   notes = []
   if order.settings:
     changed = ", ".join(f"{key}={value}" for key, value in order.settings.items())
@@ -138,7 +153,12 @@ def _section(order: Order, results: Results) -> str:
     notes.append(f"Arguments of all configs: {order.arguments}.")
   if missing := [row.title for row, own in _by_row(order, results) if not own]:
     notes.append(f"Not finished yet: {', '.join(missing)}.")
-  return components.component_section(rows_of(order, results), notes, order.recipe.columns)
+  tables = tables_of(order, results).items()
+  columns, last = order.recipe.columns, len(tables) - 1
+  return [
+    components.component_section(rows, notes if number == last else [], columns, title)
+    for number, (title, rows) in enumerate(tables)
+  ]
 
 
 def _several(results: Results) -> bool:

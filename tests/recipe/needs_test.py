@@ -7,7 +7,9 @@ from demo_project import build
 from rkd_jax import precompute
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.machine.workers import process_pool
-from rkd_jax.recipe import needs, rows
+from rkd_jax.recipe import recipes
+from rkd_jax.recipe.needs import known as needs
+from rkd_jax.recipe.needs.demo import SCENES
 from rkd_jax.recipe.order import Order
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
@@ -19,7 +21,7 @@ from rkd_jax.vocabulary import class_embeddings
 
 
 def order_of(name, root="runs/x", seeds=(0,), **more):
-  recipe = rows.RECIPES[name]
+  recipe = recipes.RECIPES[name]
   return Order(recipe, str(root), seeds, tuple(recipe.chosen()), **more)
 
 
@@ -52,8 +54,8 @@ def test_what_is_missing_is_named_with_its_command_and_download(tmp_path):
 
 def test_rows_need_what_they_read_alone():
   lvis = order_of("lvis")
-  assert {*needs.needed(lvis, [rows.LVIS.row("rkd")])} == {"records", "teachers"}
-  ils = needs.needed(lvis, [rows.LVIS.row("ils")])
+  assert {*needs.needed(lvis, [recipes.LVIS.row("rkd")])} == {"records", "teachers"}
+  ils = needs.needed(lvis, [recipes.LVIS.row("ils")])
   assert [*ils] == ["imagenet_records", "imagenet_teachers"]
 
 
@@ -78,14 +80,14 @@ def test_the_demo_makes_what_the_steps_by_hand_make(tmp_path, monkeypatch):
     need.make(needs.flags_of(need.command(order)))
     assert need.is_there(order)
 
-  source = open_source(f"{root}/data", needs.SCENES, "train_boxes")
+  source = open_source(f"{root}/data", SCENES, "train_boxes")
   stored = class_embeddings.load(root / "class_embeddings.npz")
   assert stored.clip == "clip" and stored.names == source.class_names
   expected = class_embeddings.embed_classes(load_clip(root / "clip"), source.class_names)
   np.testing.assert_array_equal(stored.embeddings, expected)
 
   settings = Settings(
-    Options(), data_dir=f"{root}/data", dataset=needs.SCENES, clip=f"{root}/clip", batch_size=320
+    Options(), data_dir=f"{root}/data", dataset=SCENES, clip=f"{root}/clip", batch_size=320
   )
   teachers = open_teachers(settings, "train_boxes")
   writer = TeacherWriter(

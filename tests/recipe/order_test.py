@@ -6,7 +6,7 @@ import pytest
 from tiny_rows import order_of, write_run
 
 from rkd_jax.recipe import order as lib
-from rkd_jax.recipe import rows
+from rkd_jax.recipe import recipes
 from rkd_jax.recipe.order import Order
 
 
@@ -57,7 +57,7 @@ def test_a_root_belongs_to_one_recipe_and_its_settings(tmp_path):
   with pytest.raises(ValueError, match=r"other settings of all rows: settings\.log_every \(2, now"):
     lib.check(order_of(tmp_path, settings={"log_every": 3}))
   with pytest.raises(ValueError, match=r"holds the recipe 'tiny', asked for is 'demo'"):
-    lib.check(Order(rows.DEMO, str(tmp_path), (0,), rows.DEMO.rows))
+    lib.check(Order(recipes.DEMO, str(tmp_path), (0,), recipes.DEMO.rows))
   (tmp_path / "recipe.json").write_text("{")
   with pytest.raises(ValueError, match=r"recipe\.json is damaged .*remove it"):
     lib.check(order_of(tmp_path))

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from rkd_jax import configs
-from rkd_jax.recipe import needs, rows
+from rkd_jax.recipe import recipes
+from rkd_jax.recipe.needs import known as needs
 from rkd_jax.recipe.order import Order
 
-ALL = [(recipe, row) for recipe in rows.RECIPES.values() for row in recipe.rows]
+ALL = [(recipe, row) for recipe in recipes.RECIPES.values() for row in recipe.rows]
 
 
 def _order(recipe, root="ROOT", seeds=(0,)):
   return Order(recipe, root, seeds, recipe.rows)
 
 
-@pytest.mark.parametrize("recipe", rows.RECIPES.values(), ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_rows_come_after_those_that_they_start_from(recipe):
   names = [row.name for row in recipe.rows]
   assert len(set(names)) == len(names)
@@ -40,7 +41,7 @@ def test_rows_start_where_their_configs_say(recipe, row):
 
 
 @pytest.mark.parametrize(
-  "recipe, row", [(r, row) for r, row in ALL if r.name in ("coco", "lvis") and not row.optional]
+  "recipe, row", [(r, row) for r, row in ALL if r.name in ("coco", "lvis") and not row.group]
 )
 def test_the_papers_numbers_are_those_of_the_configs(recipe, row):
   assert len(row.paper) == len(recipe.columns.metrics)
@@ -50,30 +51,56 @@ def test_the_papers_numbers_are_those_of_the_configs(recipe, row):
 
 
 def test_chosen_rows_bring_those_that_they_start_from():
-  names = [row.name for row in rows.LVIS.chosen(["rkd_ils_weight_transfer"])]
+  names = [row.name for row in recipes.LVIS.chosen(["rkd_ils_weight_transfer"])]
   assert names == ["base", "rkd", "rkd_ils_weight_transfer"]
-  alone = rows.LVIS.chosen(["rkd_ils_weight_transfer"], with_parents=False)
+  alone = recipes.LVIS.chosen(["rkd_ils_weight_transfer"], with_parents=False)
   assert [row.name for row in alone] == names[-1:]
 
 
-def test_optional_rows_are_made_when_they_are_named():
-  assert "rkd_no_irm" not in [row.name for row in rows.DEMO.chosen()]
-  assert [row.name for row in rows.DEMO.chosen(["rkd_no_irm"])] == ["base", "rkd_no_irm"]
-  config = _order(rows.DEMO).config(rows.DEMO.row("rkd_no_irm"), 3)
+def test_rows_of_groups_are_made_when_they_or_their_groups_are_named():
+  assert "rkd_no_irm" not in [row.name for row in recipes.DEMO.chosen()]
+  assert [row.name for row in recipes.DEMO.chosen(["rkd_no_irm"])] == ["base", "rkd_no_irm"]
+  config = _order(recipes.DEMO).config(recipes.DEMO.row("rkd_no_irm"), 3)
   assert config.loss.irm.weight == 0.0 and config.loss.rkd.weight > 0
   assert config.seed == 3 and config.init.checkpoint == "ROOT/base/seed3"
+  names = [row.name for row in recipes.DEMO.chosen(["losses"])]
+  assert names == ["base", "rkd_no_irm", "rkd_no_l1", "rkd_paper_equations"]
+  assert recipes.DEMO.chosen(["all"]) == list(recipes.DEMO.rows)
+
+
+def test_rows_bring_those_whose_runs_their_needs_are_made_from():
+  names = [row.name for row in recipes.DEMO.chosen(["refined"])]
+  assert names == ["base", "rkd", "rkd_ils_weight_transfer", "refined"]
+
+
+def test_settings_may_name_root_and_seed():
+  config = _order(recipes.DEMO).config(recipes.DEMO.row("rkd_rpn"), 3)
+  assert config.data.teachers == "ROOT/rpn_teachers/seed3"
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_tables_have_every_row_once_and_others_beside(recipe):
+  assert {row.group for row in recipe.rows} <= {"", *recipe.groups}
+  names = {row.name for row in recipe.rows}
+  own = [name for table in recipe.tables(names).values() for name in table]
+  beside = [name for group in recipe.groups.values() for name in group.beside]
+  assert sorted(own) == sorted([*names, *beside])
+  # A group of which nothing is there has no table.
+  assert list(recipe.tables({"base"})) == ["Components"]
 
 
 def test_unknown_names_are_told_the_nearest():
   with pytest.raises(ValueError, match=r"no recipe 'cocoa'; the nearest is 'coco'"):
-    rows.find("cocoa")
-  with pytest.raises(ValueError, match=r"demo has no row 'rdk'; the nearest is 'rkd'. All: base"):
-    rows.DEMO.chosen(["base", "rdk"])
+    recipes.find("cocoa")
+  with pytest.raises(
+    ValueError, match=r"demo has no row or group 'rdk'; the nearest is 'rkd'. All: base"
+  ):
+    recipes.DEMO.chosen(["base", "rdk"])
 
 
 @pytest.mark.parametrize("name", ["coco", "coco_json"])
 def test_other_seeds_have_runs_of_their_own_and_the_same_data(name):
-  order = _order(rows.RECIPES[name], seeds=(0, 2))
+  order = _order(recipes.RECIPES[name], seeds=(0, 2))
   first, other = (order.config(order.recipe.row("rkd"), seed) for seed in (0, 2))
   assert (first.init.checkpoint, other.init.checkpoint) == ("ROOT/base", "ROOT/seed2/base")
   assert order.folder(order.recipe.row("rkd"), 2) == "ROOT/seed2/rkd"

@@ -1,5 +1,6 @@
 """Rows in the order of what they start from: skipped, gone on with, waited for, evaluated again."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,10 @@ import tiny
 import tiny_rows
 from tiny_rows import order_of, write_run
 
-from rkd_jax.recipe import needs, run, training
+from rkd_jax.recipe import run, training
+from rkd_jax.recipe.needs import known as needs
+from rkd_jax.recipe.needs.need import Need
+from rkd_jax.recipe.rows import Row
 from rkd_jax.recipe.run import Clock, Job
 from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.lock import locked
@@ -80,6 +84,33 @@ def test_what_cannot_be_made_is_said_before_anything_is(tmp_path, pretended):
   for name, step in (("base", 4), ("rkd", 2), ("control", 2)):
     write_run(order_of(tmp_path), name, step, AP50_all=1.0)
   assert run.run(order_of(tmp_path), Clock())["rkd"] == [{"step": 2, "AP50_all": 1.0}]
+
+
+def test_what_each_seed_needs_is_made_after_the_seeds_own_run(tmp_path, pretended, monkeypatch):
+  row = Row("own", "own", tiny_rows.__file__, "2", "base", ("of_seed",), after=("rkd",))
+  recipe = dataclasses.replace(tiny_rows.RECIPE, rows=(*tiny_rows.RECIPE.rows, row))
+  monkeypatch.setattr(tiny_rows, "RECIPE", recipe)
+  place = tmp_path / "made"
+
+  def make(flags):
+    place.joinpath(*flags).touch()
+    pretended.append(flags[0])
+
+  place.mkdir()
+  need = Need(
+    "Of a seed",
+    lambda order: (place / f"{order.seeds}").exists(),
+    lambda order: ["python", "-m", "tiny", f"{order.seeds}"],
+    make,
+    after_row="rkd",
+    each_seed=True,
+  )
+  monkeypatch.setitem(needs.NEEDS, "tiny", {**tiny_rows.NEEDS, "of_seed": need})
+  run.run(order_of(tmp_path, "own", seeds=(1, 0)), Clock())
+  for seed in (1, 0):
+    assert pretended.index(f"rkd/seed{seed}") < pretended.index(f"({seed},)")
+    assert pretended.index(f"({seed},)") < pretended.index(f"own/seed{seed}")
+  assert len(pretended) == 8
 
 
 def _job(name, done, folder, after=()):
