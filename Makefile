@@ -15,8 +15,8 @@ BENCH_FLAGS ?= --canvas=800x1088
 demo: .venv/ready                 ## the whole method on the embedded dataset, then runs/demo/report.html
 	$(BIN)/python -m rkd_jax.demo --root=$(DEMO)
 
-ablation: .venv/ready             ## all rows and the equal-steps control, three seeds
-	$(BIN)/python -m rkd_jax.demo --root=$(DEMO) --ablation --seeds=0,1,2
+ablation: .venv/ready             ## all rows of all tables on the embedded dataset, three seeds
+	$(BIN)/python -m rkd_jax.recipe demo --root=$(DEMO) --rows=all --seeds=0,1,2 --workers=2
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder

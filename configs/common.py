@@ -132,6 +132,16 @@ def add_weight_transfer(c, hidden: tuple[int, int]) -> None:
   c.init.allow_missing = ("params/classifier/transfer/.*",)
 
 
+def add_recommended(c):
+  """What helped on the embedded data set: retrieved regions in box batches, and fused scores.
+
+  `data.teachers` is ROOT/teachers; the retrieved regions are in ROOT/retrieved beside it.
+  """
+  c.data.box.update(teachers=f"{c.data.teachers.rpartition('/')[0]}/retrieved", pseudo_labels=4)
+  c.model.test.fusion.update(kind="crops", clip="weights/ViT-B-32.pt")
+  return c
+
+
 def loss() -> ml_collections.ConfigDict:
   """The published code's losses; METHOD notes on each switch are in rkd_jax/losses."""
   return ml_collections.ConfigDict(

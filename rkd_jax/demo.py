@@ -1,17 +1,18 @@
 """The whole method on the embedded dataset: from nothing to a report, in one command.
 
   python -m rkd_jax.demo --root=runs/demo
-  python -m rkd_jax.demo --root=runs/demo --ablation --seeds=0,1,2
 
-Scenes -> CLIP -> class embeddings -> offline step -> base -> RKD -> RKD + ILS +
-weight transfer -> table, results.json, report.html.  Every step is skipped where
-its result is there, and training resumes, so an interrupted run goes on.
+Scenes -> CLIP -> class embeddings -> offline step -> base -> RKD -> RKD + ILS + weight transfer,
+and the recommended row of docs/beyond.md -> table, results.json, report.html.  Every step is
+skipped where its result is there, and training resumes, so an interrupted run goes on.
 """
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from absl import flags
@@ -26,10 +27,9 @@ from rkd_jax.inputs import examples
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.pictures import components, figures
 from rkd_jax.recipe.needs.demo import SCENES
-from rkd_jax.recipe.order import Order, parse_seeds
+from rkd_jax.recipe.order import Order
 from rkd_jax.recipe.recipes import find
 from rkd_jax.recipe.run import Clock, run
-from rkd_jax.recipe.table import statistics
 from rkd_jax.records.results import TeacherReader
 from rkd_jax.records.sources import Source, decode_image, open_source
 from rkd_jax.report.build import build
@@ -37,20 +37,19 @@ from rkd_jax.report.examination import open_run
 from rkd_jax.teachers.pipeline import assess
 
 RECIPE = find("demo")
-DEMO_STAGES = ("base", "rkd", "rkd_ils_weight_transfer", "fused")
-ABLATION_STAGES = tuple(row.name for row in RECIPE.chosen())
+STAGES = ("base", "rkd", "rkd_ils_weight_transfer", "retrieved_boxes", "fused", "recommended")
+SIMILARITY_STAGES = ("base", "rkd", "rkd_ils_weight_transfer")
 SIMILARITY_IMAGES, REPORT_IMAGES = 128, 400
 
 
-def order_of(root: str, seeds: Sequence[int], ablation: bool) -> Order:
-  """The rows of the demo, or with `ablation` all of the table, as the recipe makes them."""
-  stages = ABLATION_STAGES if ablation else DEMO_STAGES
-  return Order(RECIPE, root, tuple(seeds), tuple(map(RECIPE.row, stages)))
+def order_of(root: str, seed: int) -> Order:
+  """The rows of the demo."""
+  return Order(RECIPE, root, (seed,), tuple(map(RECIPE.row, STAGES)))
 
 
 def stage_config(root: str, stage: str, seed: int) -> ml_collections.ConfigDict:
   """The config of a row's run, locked."""
-  return order_of(root, [seed], ablation=True).config(RECIPE.row(stage), seed)
+  return order_of(root, seed).config(RECIPE.row(stage), seed)
 
 
 def teachers_facts(root: str) -> dict[str, float]:
@@ -74,9 +73,9 @@ def _opened(root: str, stage: str, seed: int, source: Source, indices: Iterable[
 
 
 def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.ndarray]:
-  """Similarity of class-mean region embeddings of novel classes: CLIP, base, RKD.
+  """Similarity of class-mean region embeddings of novel classes: of CLIP and of each stage.
 
-  Regions are the validation boxes of novel classes, the same for all three.
+  Regions are the validation boxes of novel classes, the same for all.
   """
   novel = [source.class_names.index(name) for name in source.novel]
   records = [source[i] for i in range(SIMILARITY_IMAGES)]
@@ -90,7 +89,7 @@ def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.nd
   own = [(decode_image(record), record.boxes[keep]) for record, keep in zip(records, kept)]
   crops = [crop_regions(image, regions, clip.image_size) for image, regions in own]
   embeddings = {"CLIP": RegionEncoder(clip, 320).embed(np.concatenate(crops))}
-  for stage in ("base", "rkd"):
+  for stage in SIMILARITY_STAGES:
     detector, batch = _opened(root, stage, seed, source, range(SIMILARITY_IMAGES))
     embeddings[RECIPE.row(stage).title] = detector.embed_regions(batch, boxes)[shown]
   return {
@@ -98,37 +97,35 @@ def similarity_matrices(root: str, seed: int, source: Source) -> dict[str, np.nd
   }
 
 
-def write_results(
-  root: str, results: dict[str, list[dict]], ablation: bool
-) -> list[components.Row]:
-  """results.json of the demo, or ablation.json with every seed, mean and spread."""
-  content = {}
-  for stage, runs in results.items():
-    values = {metric: [run[metric] for run in runs] for metric in components.METRICS}
-    content[stage] = {m: statistics(own) if ablation else own[0] for m, own in values.items()}
-  file = epath.Path(root) / ("ablation.json" if ablation else "results.json")
-  file.write_text(json.dumps(content, indent=2) + "\n")
-  rows = {stage: RECIPE.row(stage) for stage in results}
-  return [components.Row(rows[s].title, runs, rows[s].control) for s, runs in results.items()]
+def write_results(root: str, results: Mapping[str, Mapping[str, Any]]) -> list[components.Row]:
+  """results.json, with the metrics of each row, and the rows of the table."""
+  content = {
+    stage: {metric: run[metric] for metric in components.METRICS} for stage, run in results.items()
+  }
+  (epath.Path(root) / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+  rows = ((RECIPE.row(stage), run) for stage, run in results.items())
+  return [components.Row(row.title, [run], row.control) for row, run in rows]
 
 
 def main(given: flags.FlagValues) -> None:
-  order = order_of(given.root, parse_seeds(given.seeds), given.ablation)
-  root, first = order.root, order.seeds[0]
+  order = order_of(given.root, given.seed)
+  root, seed = order.root, given.seed
   clock = Clock()
-  results = run(order, clock)
+  # An accelerator is taken whole by one process.
+  workers = given.workers if jax.default_backend() == "cpu" else 1
+  results = run(order, clock, workers=workers)
   with clock("report"):
-    rows = write_results(root, results, given.ablation)
+    rows = write_results(root, {stage: own for stage, (own,) in results.items()})
     source = open_source(f"{root}/data", SCENES, "validation")
-    file = f"{root}/{'ablation' if given.ablation else 'report'}.html"
+    file = f"{root}/report.html"
     notes = _notes(teachers_facts(root), clock, len(source))
     build(
-      [open_run(order.folder(row, first), row.title) for row in order.rows if row.trains],
+      [open_run(order.folder(row, seed), row.title) for row in order.rows if row.trains],
       file,
       "rkd_jax on shapes_ovd",
       REPORT_IMAGES,
       before=[components.component_section(rows, notes)],
-      after=[components.similarity_section(similarity_matrices(root, first, source), source.novel)],
+      after=[components.similarity_section(similarity_matrices(root, seed, source), source.novel)],
     )
   print("\n" + components.format_table(rows))
   print(f"\n{file}: open it in a browser.  {time.monotonic() - clock.begin:.0f} s in all.")
@@ -147,8 +144,10 @@ def _notes(facts: dict[str, float], clock: Clock, images: int) -> list[str]:
 
 def define_flags() -> None:
   flags.DEFINE_string("root", "runs/demo", "Folder for everything that is made.")
-  flags.DEFINE_bool("ablation", False, "All rows of the component table.")
-  flags.DEFINE_list("seeds", ["0"], "Seeds of the detector, e.g. 0,1,2.")
+  flags.DEFINE_integer("seed", 0, "Of the detectors.", lower_bound=0)
+  flags.DEFINE_integer(
+    "workers", 2, "Processes that train different rows at once, on CPUs.", lower_bound=1
+  )
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ PUBLISHED_TERMS = {
   "rkd_ils": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
   "rkd_ils_weight_transfer": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
   "rkd_ils_weight_transfer_8x": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
+  "recommended": {"box": BOX_TERMS | RKD_TERMS, "image": {"pms"} | RKD_TERMS},
 }
 
 
@@ -189,6 +190,23 @@ def test_published_rows_start_where_the_originals_do(dataset):
     "rkd_ils": "r/base",
     "rkd_ils_weight_transfer": "r/rkd",
     "rkd_ils_weight_transfer_8x": "r/rkd",
+    "recommended": "r/rkd",
+  }
+
+
+@pytest.mark.parametrize("dataset", ["coco", "lvis"])
+def test_the_recommended_row_differs_from_its_control_in_what_is_recommended_alone(dataset):
+  control, config = (
+    _load(f"{dataset}/{row}.py").get_config("root=r").to_dict()
+    for row in ("rkd_ils_weight_transfer", "recommended")
+  )
+  found = {key: new for key, (_, new) in differences(control, config).items()}
+  assert found == {
+    "name": f"{dataset} recommended",
+    "data.box.teachers": "r/retrieved",
+    "data.box.pseudo_labels": 4,
+    "model.test.fusion.kind": "crops",
+    "model.test.fusion.clip": "weights/ViT-B-32.pt",
   }
 
 

@@ -10,20 +10,10 @@ RUN = {"AP50_novel": 20.0, "AP50_base": 50.0, "AP50_all": 42.0, "per_class": {}}
 
 
 def test_results_of_the_demo_have_one_entry_per_stage(tmp_path):
-  rows = demo.write_results(str(tmp_path), {"base": [RUN], "rkd": [RUN]}, ablation=False)
+  rows = demo.write_results(str(tmp_path), {"base": RUN, "rkd": RUN})
   written = json.loads((tmp_path / "results.json").read_text())
   assert written["rkd"] == {"AP50_novel": 20.0, "AP50_base": 50.0, "AP50_all": 42.0}
   assert [row.method for row in rows] == ["base", "RKD"]
-
-
-def test_the_ablation_has_every_seed_mean_median_and_sample_spread(tmp_path):
-  runs = [{**RUN, "AP50_novel": value} for value in (10.0, 20.0, 60.0)]
-  (row,) = demo.write_results(str(tmp_path), {"rkd_longer": runs}, ablation=True)
-  written = json.loads((tmp_path / "ablation.json").read_text())["rkd_longer"]["AP50_novel"]
-  assert written["seeds"] == [10.0, 20.0, 60.0]
-  assert (written["mean"], written["median"]) == (30.0, 20.0)
-  assert written["spread"] == pytest.approx(26.457513)
-  assert row.control
 
 
 @pytest.mark.parametrize("stage", demo_config.FOLDERS)
@@ -37,7 +27,7 @@ def test_rows_with_other_pseudo_boxes_differ_from_their_control_in_these_alone(s
   assert config.data.teachers == "root/teachers"
 
 
-@pytest.mark.parametrize("stage", [s for s in demo.ABLATION_STAGES if demo.RECIPE.row(s).trains])
+@pytest.mark.parametrize("stage", [row.name for row in demo.RECIPE.chosen() if row.trains])
 def test_rows_that_are_compared_differ_only_in_what_they_are_named_after(stage):
   base, config = (demo.stage_config("root", s, 1) for s in ("base", stage))
   for key in ("backbone", "rpn", "roi", "box_head", "test"):

@@ -10,13 +10,14 @@ Recipes are coco, lvis, demo and coco_json (own photographs).  Rows that the cho
 are made, too; with --only they must be there.  What is finished is skipped and training goes on
 where it was, so a recipe that was killed is started again with the same command.  Prerequisites
 (records, class embeddings, teachers' results) are made where all that they need is there; of others
-a sentence says, before anything is trained, which command makes them.  --rows takes names of rows, of
-groups of rows such as losses, and all.
+a sentence says, before anything is trained, which command makes them.  --rows takes names of rows,
+of groups of rows such as losses, and all.
 
 --config.KEY=VALUE changes a setting of all rows.
 
 Several processes, on hosts that share the root, may be given the same command: each takes a row
-that no other has, and waits for those that it needs.
+that no other has, and waits for those that it needs.  --workers=2 starts a second one on this
+machine, whose CPU one training leaves idle in part.
 
 ROOT gets recipe.json (every seed, mean, sample standard deviation, median, the paper's numbers),
 recipe.md and recipe.html.
@@ -34,6 +35,7 @@ from rkd_jax.files import storage
 from rkd_jax.recipe import recipes, table
 from rkd_jax.recipe.order import Order, check, parse_seeds, parse_settings
 from rkd_jax.recipe.run import Clock, jobs_of, prepare, run
+from rkd_jax.recipe.workers import check_workers
 from rkd_jax.runs.lock import WorkdirInUseError, locked
 
 
@@ -70,9 +72,10 @@ def main(given: flags.FlagValues, names: Sequence[str], changes: Sequence[str] =
   def write(job: object = None) -> None:
     table.write(order, table.collect(order))
 
+  check_workers(order, given.workers)
   prepare(order)
   write()
-  run(order, clock, write)
+  run(order, clock, write, given.workers)
   results = table.collect(order)
   write()
   if given.report_images:
@@ -93,12 +96,15 @@ def _report(order: Order, results: table.Results, images: int, clock: Clock) -> 
 
 def define_flags() -> None:
   flags.DEFINE_string("root", None, "Folder of everything that is made; default: runs/RECIPE.")
-  flags.DEFINE_list("rows", [], "Rows to make, with those they start from; default: all.")
+  flags.DEFINE_list("rows", [], "Rows to make, or groups of rows, with those they start from.")
   flags.DEFINE_bool("only", False, "Make no row but --rows; what they start from is there.")
   flags.DEFINE_list("seeds", ["0"], "Seeds of the detectors, such as 0,1,2.")
   flags.DEFINE_string("arguments", "", "Of all configs, such as 'size=192,steps=400'.")
   flags.DEFINE_string("weights", "weights", "Folder that `rkd-jax download` filled.")
   flags.DEFINE_string("clip", None, "CLIP of an own project: weights, or a run's folder.")
+  flags.DEFINE_integer(
+    "workers", 1, "Processes that train different rows at once, on CPUs.", lower_bound=1
+  )
   flags.DEFINE_bool("dry_run", False, "Say what is there and what is to do, and do nothing.")
   flags.DEFINE_integer(
     "report_images", 400, "Images that the page looks at; 0 leaves the table alone.", lower_bound=0

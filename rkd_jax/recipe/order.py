@@ -73,7 +73,7 @@ class Order:
     return changed(changed(config.lock(), self._settings(row, seed)), self.settings).lock()
 
   def _settings(self, row: Row, seed: int) -> dict[str, Any]:
-    places = {"root": self.root, "seed": seed}
+    places = {"root": self.root, "seed": seed, "weights": self.weights}
     own = row.settings.items()
     return {key: v.format(**places) if isinstance(v, str) else v for key, v in own}
 

@@ -25,6 +25,37 @@ _TEACHERS = ("teachers",)
 _BOTH_TEACHERS = ("teachers", "imagenet_records", "imagenet_teachers")
 _IMAGE_TEACHERS = ("imagenet_records", "imagenet_teachers")
 
+_BEYOND = Group("Beyond the paper", ("base", "rkd", "rkd_ils_weight_transfer"))
+
+
+def _beyond(data_set: str, teachers: tuple[str, ...]) -> tuple[Row, ...]:
+  """Rows of docs/beyond.md, the fused ones with CLIP ViT-B/32."""
+  fused = {"model.test.fusion.kind": "crops", "model.test.fusion.clip": "{weights}/ViT-B-32.pt"}
+  return (
+    *(
+      Row(
+        f"{row}_fused",
+        f"{title}, fused with CLIP on crops",
+        parent=row,
+        needs=("clip",),
+        settings=fused,
+        trains=False,
+        group="beyond",
+      )
+      for row, title in (("base", "base"), ("rkd", "RKD"), ("rkd_ils_weight_transfer", _TRANSFER))
+    ),
+    Row(
+      "recommended",
+      f"{_TRANSFER}, retrieved regions in box batches, fused with CLIP on crops",
+      f"{data_set}/recommended",
+      parent="rkd",
+      needs=(*teachers, "retrieved", "clip"),
+      settings={"model.test.fusion.clip": "{weights}/ViT-B-32.pt"},
+      group="beyond",
+    ),
+  )
+
+
 COCO = Recipe(
   "coco",
   "OV-COCO",
@@ -60,10 +91,11 @@ COCO = Recipe(
       group="losses",
       paper=(16.7, 55.1, 45.0),
     ),
+    *_beyond("coco", _TEACHERS),
   ),
   _beside_seed_0,
   lambda root, seed: f"root={root},seed={seed}",
-  groups={"losses": Group("Distillation losses", ("base", "rkd"))},
+  groups={"losses": Group("Distillation losses", ("base", "rkd")), "beyond": _BEYOND},
 )
 
 LVIS = Recipe(
@@ -98,9 +130,11 @@ LVIS = Recipe(
       needs=_BOTH_TEACHERS,
       paper=(21.1, 25.0, 29.1, 25.9),
     ),
+    *_beyond("lvis", _BOTH_TEACHERS),
   ),
   _beside_seed_0,
   lambda root, seed: f"root={root},seed={seed}",
+  groups={"beyond": _BEYOND},
 )
 
 OWN = Recipe(

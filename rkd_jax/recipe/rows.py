@@ -32,7 +32,8 @@ class Row:
     argument: of the config, before those that say root and seed.
     parent: the row whose run (of the same seed) it starts from, or which it evaluates.
     needs: names of `needs.known.NEEDS`, beside those of the parent.
-    settings: by dotted name, changed after the config is made; texts may have {root} and {seed}.
+    settings: by dotted name, changed after the config is made; texts may have {root}, {seed} and
+      {weights}.
     trains: False evaluates the parent's newest checkpoint.
     control: a control experiment, which is set apart and never the best.
     group: of `Recipe.groups`; '' is the table that is made where nothing is named.

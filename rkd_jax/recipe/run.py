@@ -21,9 +21,11 @@ from rkd_jax.recipe.needs.need import Need
 from rkd_jax.recipe.order import Order, check, evaluation
 from rkd_jax.recipe.rows import Row
 from rkd_jax.recipe.training import evaluate_again, train_and_evaluate
+from rkd_jax.recipe.workers import check_workers, helped
 from rkd_jax.runs.lock import WorkdirInUseError, locked
 
-PAUSE_S = 30.0  # between two looks at what other processes do
+# Between two looks at what other processes do: on other hosts, and on this one.
+PAUSE_S, PAUSE_BESIDE_S = 30.0, 1.0
 
 
 class Clock:
@@ -192,16 +194,20 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 def run(
-  order: Order, clock: Clock, finished: Callable[[Job], None] = lambda job: None
+  order: Order,
+  clock: Clock,
+  finished: Callable[[Job], None] = lambda job: None,
+  workers: int = 1,
 ) -> dict[str, list[dict[str, Any]]]:
-  """Makes all of an order; the results of each row, one for each seed.
+  """Makes all of an order with so many processes; the results of each row, one for each seed.
 
-  Raises ValueError: see `prepare`; nothing was trained then.
+  Raises ValueError: see `prepare` and `workers.check_workers`; nothing was trained then.
   """
+  check_workers(order, workers)
   jobs = prepare(order)
   jax.config.update("jax_compilation_cache_dir", f"{order.root}/jax_cache")
-  with exit_on_sigterm():
-    work_off(jobs, clock, finished)
+  with exit_on_sigterm(), helped(order, workers):
+    work_off(jobs, clock, finished, PAUSE_S if workers == 1 else PAUSE_BESIDE_S)
   return {
     row.name: [evaluation(order, row, seed) or {} for seed in order.seeds] for row in order.rows
   }

@@ -49,7 +49,7 @@ def multilevel_roi_align(
   cells: Int[Arr, "l 2"] | None = None,
   bin_step: int = 1,
   method: str = "auto",
-  roi_chunk: int = 64,
+  roi_chunk: int = 16,
   batch_axis: str | None = None,
 ) -> Float[Array, "r _o _o c"]:
   """Pools each box from the level of a feature pyramid that `boxes.assign_levels` gives it.

@@ -9,6 +9,7 @@ from rkd_jax.recipe.needs.need import (
   has_records,
   has_results,
   has_rows,
+  is_retrieved,
   names_flag,
   python_module,
 )
@@ -121,14 +122,14 @@ DEMO = {
   ),
   "retrieved": Need(
     "Regions of names without annotations",
-    lambda order: _is_retrieved(order, "retrieved"),
+    lambda order: is_retrieved(order, "retrieved"),
     _demo_retrieved,
     retrieve.main,
     after=("teachers", "class_embeddings"),
   ),
   "refined": Need(
     "The detector's own detections",
-    lambda order: _is_retrieved(order, f"refined/seed{order.seeds[0]}"),
+    lambda order: is_retrieved(order, f"refined/seed{order.seeds[0]}"),
     _refined,
     retrieve.main,
     after=("teachers", "class_embeddings"),
@@ -154,7 +155,3 @@ DEMO = {
   "prompts_name": _prompts("name", "{}"),
   "prompts_captions": _prompts("captions", *scenes.TEMPLATES[1]),
 }
-
-
-def _is_retrieved(order: Order, folder: str) -> bool:
-  return storage.path(f"{order.root}/{folder}/{retrieve.SUMMARY}").exists()

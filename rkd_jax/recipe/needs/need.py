@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from rkd_jax import retrieve
 from rkd_jax.files import storage
 from rkd_jax.recipe.order import Order
 from rkd_jax.records.results import TeacherReader
@@ -79,3 +80,8 @@ def names_flag(order: Order, data_set: str) -> str:
   found = storage.matching(f"{order.root}/data/{data_set}", "[0-9]*.*.*/objects-label.labels.txt")
   place = f"{order.root}/data/{data_set}/1.0.0/objects-label.labels.txt"
   return f"--names=@{found[-1] if found else place}"
+
+
+def is_retrieved(order: Order, folder: str) -> bool:
+  """Whether `rkd-jax retrieve` has come to its end there."""
+  return storage.path(f"{order.root}/{folder}/{retrieve.SUMMARY}").exists()

@@ -1,17 +1,21 @@
 """What the paper's tables need: records, CLIP's rows, the ImageNet ResNet-50, the offline step."""
 
-from rkd_jax import convert, embed_classes, precompute
+import os
+
+from rkd_jax import convert, embed_classes, precompute, retrieve
 from rkd_jax.configs import load
 from rkd_jax.recipe.needs.need import (
   Need,
   has_records,
   has_results,
   has_rows,
+  is_retrieved,
   names_flag,
   python_module,
 )
 from rkd_jax.recipe.order import Order
 from rkd_jax.runs.checkpoint import latest_step
+from rkd_jax.teachers.images import Options
 from rkd_jax.vocabulary import class_embeddings
 
 
@@ -58,6 +62,33 @@ def _published_teachers(what: str, data_set: str, folder: str, *flags: str, afte
   )
 
 
+def _retrieved(data_set: str) -> Need:
+  """Regions of the names without annotations, beside MAVL's pseudo boxes."""
+
+  def command(order: Order) -> list[str]:
+    data = [f"--data_dir={order.root}/data", f"--dataset={data_set}", "--splits=train"]
+    rows = f"--class_embeddings={order.root}/{class_embeddings.FILE}"
+    chosen = [f"--teachers={order.root}/teachers", rows, f"--softmax={Options().logit_scale}"]
+    return ["rkd-jax", "retrieve", *data, *chosen, "--keep", f"--output={order.root}/retrieved"]
+
+  return Need(
+    "Regions of names without annotations",
+    lambda order: is_retrieved(order, "retrieved"),
+    command,
+    retrieve.main,
+    after=("teachers", "class_embeddings"),
+  )
+
+
+def _clip() -> Need:
+  """CLIP ViT-B/32, which nothing here makes: scores are fused with its."""
+  return Need(
+    "CLIP ViT-B/32",
+    lambda order: os.path.exists(f"{order.weights}/ViT-B-32.pt"),
+    lambda order: ["rkd-jax", "download", "clip-vit-b-32", f"--output={order.weights}"],
+  )
+
+
 def _imagenet(config: str, allow: str) -> Need:
   """The backbone that training starts from: MSRA's ResNet-50 as a run's folder."""
 
@@ -94,6 +125,8 @@ COCO = {
     "--pseudo_box_threshold=0.95",
     after="records",
   ),
+  "retrieved": _retrieved("coco_ovd/plain"),
+  "clip": _clip(),
 }
 
 LVIS = {
@@ -123,4 +156,6 @@ LVIS = {
     *("--pseudo_box_threshold=0", "--records_per_shard=8192"),
     after="imagenet_records",
   ),
+  "retrieved": _retrieved("lvis_ovd/plain"),
+  "clip": _clip(),
 }
