@@ -171,7 +171,11 @@ def loss() -> ml_collections.ConfigDict:
       contrastive=dict(weight=0.0, temperature=20.0, queue=0, duplicates=0.999),
       # Kullback-Leibler divergence of the softmax of a region's cosines to others of its group.
       relations=dict(weight=0.0, temperature=5.0),
-      ils=dict(weight=0.1),
+      # boxes: what a label of an image supervises: "pseudo" (its pseudo box), "image" (the whole
+      # image), "largest_region" (of the teacher; data.image.max_regions), "largest_proposal" (of
+      # the detector) or "best_proposal" (of the detector, with the highest logit for the label).
+      # The labels are those of pseudo boxes: there is none of a label that has no pseudo box.
+      ils=dict(weight=0.1, boxes="pseudo"),
       # What one of the authors' GPUs held; losses are averaged over groups.
       images_per_group=dict(box=2, image=8),
     )

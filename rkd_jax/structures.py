@@ -137,7 +137,8 @@ class Outputs:
 
   `class_logits` have C + 1 columns, background last.  `region_embeddings` are the student's, from
   the distilled projection, not normalised.  `mask_logits` are of the first F RoIs, as many as can
-  be foreground.
+  be foreground.  `label_valid` says which labels have a box to supervise, where that need not be
+  their pseudo box.
   """
 
   rpn: RpnOutputs | None = None
@@ -147,6 +148,7 @@ class Outputs:
   region_embeddings: Float[Arr, "b k d"] | None = None
   pseudo_box_logits: Float[Arr, "b l c"] | None = None
   mask_logits: Float[Arr, "b f m m"] | None = None
+  label_valid: Bool[Arr, "b l"] | None = None
 
 
 @struct.dataclass

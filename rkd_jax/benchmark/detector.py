@@ -17,7 +17,7 @@ from rkd_jax.benchmark import comparisons, synthetic
 from rkd_jax.benchmark.measure import Figures, measure
 from rkd_jax.benchmark.report import Bench, Options
 from rkd_jax.losses import total as losses_lib
-from rkd_jax.models.detector import rcnn
+from rkd_jax.models.detector import label_boxes, rcnn
 from rkd_jax.models.detector import rois as rois_lib
 from rkd_jax.models.detector.rcnn import RCNN
 from rkd_jax.runs.state import create_state
@@ -173,9 +173,27 @@ class _Detector:
     self._losses(losses_lib.box_losses, outputs, batch, self._vocabulary, keys)
 
   def _image_stages(self, batch: Batch) -> None:
-    maps = self._maps(batch)
-    logits, _, embeddings = self._roi_stages(maps, batch, batch.pseudo_boxes.boxes)
-    outputs = Outputs(pseudo_box_logits=logits, region_embeddings=embeddings)
+    choice, proposals = self._model.ils_boxes, None
+    if choice in label_boxes.OF_PROPOSALS:
+      maps, _, proposals = self._until_proposals(batch, train=True)
+    else:
+      maps = self._maps(batch)
+    boxes, valid = batch.pseudo_boxes.boxes, None
+    if choice != label_boxes.PSEUDO:
+
+      def candidates(_, *args):
+        return label_boxes.candidates(choice, *args)
+
+      boxes, valid = self._stage("candidates of the labels", candidates, batch, proposals)
+    logits, _, embeddings = self._roi_stages(maps, batch, boxes)
+    if choice != label_boxes.PSEUDO:
+
+      def of_labels(_, logits, *args):
+        return label_boxes.of_labels(choice, logits, logits, *args)
+
+      args = (logits, valid, batch.pseudo_boxes)
+      logits, valid = self._stage("choice of the labels", of_labels, *args)
+    outputs = Outputs(pseudo_box_logits=logits, region_embeddings=embeddings, label_valid=valid)
     self._losses(losses_lib.image_losses, outputs, batch)
 
   def _maps(self, batch: Batch):

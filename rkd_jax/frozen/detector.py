@@ -14,13 +14,13 @@ from pycocotools import mask as pycocotools_mask
 from rkd_jax.frozen.fusion import open_fusion
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.machine.target import Target, compiled_for
-from rkd_jax.models.detector import rcnn
+from rkd_jax.models.detector import label_boxes, rcnn
 from rkd_jax.ops.masks import paste_window
 from rkd_jax.runs.config import check_model
 from rkd_jax.runs.restore import restore_step
-from rkd_jax.structures import Batch, Detections, Proposals
+from rkd_jax.structures import Batch, Detections, Proposals, PseudoBoxes
 
-_Found = TypeVar("_Found", Detections, Proposals)
+_Found = TypeVar("_Found", Detections, Proposals, PseudoBoxes)
 
 
 class Detector:
@@ -46,6 +46,7 @@ class Detector:
     self._score, self._choose = self._jit(self.model.score), self._jit(self.model.choose)
     self._propose = self._jit(self.model.propose_boxes)
     self._embed = self._jit(self.model.embed_regions)
+    self._label_boxes = self._jit(label_boxes.by_every_choice)
 
   @classmethod
   def restore(cls, config: ml_collections.ConfigDict, checkpoint: str) -> Self:
@@ -132,6 +133,13 @@ class Detector:
   def embed_regions(self, batch: Batch, boxes: Float[np.ndarray, "b k 4"]) -> np.ndarray:
     """Distilled region embeddings [b, k, e] of boxes in network-input pixels."""
     return jax.device_get(self._embed(self.variables, batch.images, batch.sizes, boxes))
+
+  def label_boxes(
+    self, batch: Batch, class_embeddings: Float[np.ndarray, "c e"]
+  ) -> dict[str, PseudoBoxes]:
+    """The box of each label of an image batch by every choice, in pixels of `original_sizes`."""
+    found = jax.device_get(self._label_boxes(self.variables, batch, class_embeddings))
+    return {choice: _in_original(own, batch) for choice, own in found.items()}
 
 
 def _in_original(found: _Found, batch: Batch) -> _Found:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 def pseudo_max_score(
   logits: Float[Array, "b l c1"], classes: Int[Array, "b l"], valid: Bool[Array, "b l"]
 ) -> Float[Array, ""]:
-  """L_pms (eq. 4): each image label supervises its own pseudo box.
+  """L_pms (eq. 4): each image label supervises its pseudo box, or another (`loss.ils.boxes`).
 
   Binary cross-entropy over all C + 1 columns, classes without boxes and the
   background included; summed over columns, averaged over the labels of an image,

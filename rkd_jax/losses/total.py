@@ -177,7 +177,8 @@ def image_losses(
 ) -> Losses:
   """alpha L_pms and, where the batch has regions, the distillation terms (`queue` is theirs)."""
   pseudo = batch.pseudo_boxes
-  pms = ils.pseudo_max_score(outputs.pseudo_box_logits, pseudo.classes, pseudo.valid)
+  valid = pseudo.valid if outputs.label_valid is None else outputs.label_valid
+  pms = ils.pseudo_max_score(outputs.pseudo_box_logits, pseudo.classes, valid)
   losses = {"pms": config.ils.weight * pms}
   if batch.regions is not None and config.rkd.on_image_batches:
     losses |= distillation(outputs, batch, config, config.images_per_group.image, queue)

@@ -9,6 +9,22 @@ from rkd_jax.structures import Arr
 Extents = Int[Arr, "b 2"]
 
 
+def extents_of(sizes: Extents, to: str, multiple: int) -> Extents:
+  """Where a network whose padding is `to` a multiple takes images of these sizes to end.
+
+  Each image alone ("image", published FPN models); or, as in the reference, all where the largest
+  of the batch does ("batch").  The canvas beyond changes nothing.
+
+  Raises:
+    ValueError: another `to`.
+  """
+  if to == "batch":
+    sizes = jnp.broadcast_to(jnp.max(sizes, axis=0), sizes.shape)
+  elif to != "image":
+    raise ValueError(f"model.padding.to is {to!r}; expected 'image' or 'batch'.")
+  return -(-sizes // multiple) * multiple
+
+
 def cells_inside(
   x: Float[Arr, "b h w c"], extents: Extents | None, stride: int
 ) -> Bool[Arr, "b h w 1"] | None:

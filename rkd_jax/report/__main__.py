@@ -5,9 +5,9 @@
 
 RUN is the --workdir of a detector's run, or `RUN/checkpoints/STEP` in it.  The page is one HTML
 file that needs nothing else: AP, training curves, classes, precision and recall, kinds of errors,
-confusions, sizes, proposals, the best and worst images, and where region embeddings lie.  What a
-detector finds is kept in RUN/report.npz, so that the next page takes seconds; a section that
-cannot be made says why.
+confusions, sizes, proposals, the best and worst images, where region embeddings lie, and which box
+a label of an image would supervise.  What a detector finds is kept in RUN/report.npz, so that the
+next page takes seconds; a section that cannot be made says why.
 """
 
 import argparse

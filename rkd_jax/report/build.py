@@ -62,7 +62,7 @@ def build(
   for group in _alike(done):
     for make in (*sections.NUMBERS[:2], gallery.images, *sections.NUMBERS[2:]):
       parts.append(make(group))
-    parts += [gallery.embeddings(group), gallery.words(group)]
+    parts += [make(group) for make in gallery.PICTURES[1:]]
   if without:
     text = "Of these runs there are no sections on detections."
     parts.append(section("Left out", text, gallery.left_out(" ".join(without))))

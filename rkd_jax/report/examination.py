@@ -1,8 +1,9 @@
 """What a run's detector says about a split, computed once and kept in the run's folder.
 
 `report.npz` there has the detections of some images, how far down its proposals each object is
-found, and embeddings of annotated regions.  It belongs to a step, a config, class embeddings and
-records (its `key`); for others it is made anew.  It has at most some 2.5 kB an image.
+found, embeddings of annotated regions, and the boxes of labels.  It belongs to a step, a config,
+class embeddings and records (its `key`); for others it is made anew.  It has at most some 2.5 kB an
+image.
 """
 
 import dataclasses
@@ -25,16 +26,17 @@ from rkd_jax.evaluation.evaluate import detections_of
 from rkd_jax.files import storage
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.inputs.batching import eval_batches
-from rkd_jax.inputs.plan import detector_specs
+from rkd_jax.inputs.plan import AnySource, detector_specs
 from rkd_jax.ops.host import iou
 from rkd_jax.records.sources import Record, Selection, Source, open_source
+from rkd_jax.report.labels import LabelBoxes, label_boxes, open_labels
 from rkd_jax.runs.checkpoint import latest_step, run_and_step
 from rkd_jax.runs.config import restore_config
 from rkd_jax.structures import Batch
 from rkd_jax.vocabulary.vocabulary import load_vocabulary
 
 FILE = "report.npz"
-_VERSION = 1
+_VERSION = 2
 # Images whose proposals and regions are looked at: they need passes of their own.
 _PROPOSAL_IMAGES, _REGION_IMAGES, _REGIONS_PER_CLASS = 200, 400, 40
 _MOST_CLASSES = 1_500  # of which there are regions at all
@@ -45,7 +47,8 @@ NEVER = 2**30  # the rank of an object that no proposal finds
 class Run:
   """A run that is reported on: its config, and what is there of the rest.
 
-  `problem` says why there are no detections, where `source` or `step` is None.
+  `problem` says why there are no detections, where `source` or `step` is None.  `labelled` are the
+  records of image batches, `no_labels` says why there are none.
   """
 
   name: str
@@ -54,6 +57,8 @@ class Run:
   step: int | None
   source: Source | None
   problem: str = ""
+  labelled: AnySource | None = None
+  no_labels: str = ""
 
   @property
   def federated(self) -> bool:
@@ -78,6 +83,7 @@ class Examination:
     proposals: the most that the network makes of an image.
     embeddings: of annotated regions, in the order of `regions`: (index of the record, its object).
     rows: text embeddings of the classes.
+    labels: boxes of the labels of some images, None where the run has no such images.
   """
 
   indices: Int[np.ndarray, "i"]
@@ -89,6 +95,7 @@ class Examination:
   regions: Int[np.ndarray, "r 2"]
   region_classes: Int[np.ndarray, "r"]
   rows: Float[np.ndarray, "c e"]
+  labels: LabelBoxes | None = None
 
 
 def open_run(
@@ -120,7 +127,10 @@ def open_run(
   if not any(len(source[i].boxes) for i in range(len(source))[:50]):
     problem = f"The first images of {source.name} have no annotated boxes."
     return Run(name, str(folder), config, step, None, problem)
-  return Run(name, str(folder), config, step, source)
+  try:
+    return Run(name, str(folder), config, step, source, labelled=open_labels(config))
+  except (ValueError, OSError) as error:
+    return Run(name, str(folder), config, step, source, no_labels=str(error))
 
 
 def examine(run: Run, limit: int) -> Examination:
@@ -146,6 +156,8 @@ def _key(run: Run, limit: int) -> str:
   """What detections depend on, as JSON."""
   config = run.config.to_dict()
   parts = {name: config[name] for name in ("model",)} | {"eval": config["data"]["eval"]}
+  if run.labelled is not None:
+    parts["image"] = config["data"]["image"]
   text = json.dumps(parts, sort_keys=True, default=str)
   content = storage.path(run.config.class_embeddings).read_bytes()
   return json.dumps(
@@ -155,6 +167,7 @@ def _key(run: Run, limit: int) -> str:
       "config": xxhash.xxh3_64_hexdigest(text.encode()),
       "class_embeddings": xxhash.xxh3_64_hexdigest(content),
       "records": run.source.identity,
+      "labelled": None if run.labelled is None else run.labelled.identity,
       "limit": min(limit, len(run.source)),
     },
     sort_keys=True,
@@ -181,6 +194,7 @@ def _compute(run: Run, limit: int) -> Examination:
     regions=regions[:, :2],
     region_classes=regions[:, 2],
     rows=np.asarray(vocabulary.embeddings, np.float32),
+    labels=None if run.labelled is None else label_boxes(detector, run.labelled, config),
   )
 
 
@@ -255,9 +269,12 @@ def _embeddings(
 
 def _flat(own: Examination) -> dict[str, np.ndarray]:
   """Arrays only, which are read without unpickling."""
+  apart = ("found", "labels")
   arrays = {
-    f.name: np.asarray(getattr(own, f.name)) for f in dataclasses.fields(own) if f.name != "found"
+    f.name: np.asarray(getattr(own, f.name)) for f in dataclasses.fields(own) if f.name not in apart
   }
+  if own.labels is not None:
+    arrays |= {f"labels.{name}": array for name, array in vars(own.labels).items()}
   arrays["counts"] = np.array([len(found["scores"]) for found in own.found], np.int64)
   types = {"boxes": (np.float32, (0, 4)), "scores": (np.float32, 0), "classes": (np.int32, 0)}
   for name, (kind, empty) in types.items():
@@ -281,4 +298,11 @@ def _read(file: Path, key: str) -> Examination | None:
   ends, proposals = np.cumsum(arrays.pop("counts"))[:-1], int(arrays.pop("proposals"))
   columns = {name: np.split(arrays.pop(name), ends) for name in ("boxes", "scores", "classes")}
   found = [dict(zip(columns, own)) for own in zip(*columns.values())]
-  return Examination(**arrays, found=found[: len(arrays["indices"])], proposals=proposals)
+  of_labels = {name: arrays.pop(name) for name in list(arrays) if name.startswith("labels.")}
+  labels = {name.removeprefix("labels."): array for name, array in of_labels.items()}
+  return Examination(
+    **arrays,
+    found=found[: len(arrays["indices"])],
+    proposals=proposals,
+    labels=LabelBoxes(**labels) if labels else None,
+  )

@@ -1,4 +1,4 @@
-"""The sections of a report that are pictures: best and worst images, regions and their words."""
+"""The sections of a report that are pictures: best and worst images, regions, boxes of labels."""
 
 import html
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from rkd_jax.models.detector.label_boxes import CHOICES, PSEUDO
 from rkd_jax.ops.host import unit
 from rkd_jax.pictures import charts, draw
 from rkd_jax.pictures.page import figure, image, notes, section
@@ -16,6 +17,16 @@ from rkd_jax.report.sections import Examined
 HIT, FALSE, MISSED = "#2b8a3e", "#e03131", "#f08c00"
 _IMAGES, _MOST_BOXES, _SIDE = 4, 30, 720
 _CLASSES, _REGIONS, _WORDS = 12, 12, 5
+# Of the choices of `loss.ils.boxes`, in their order.
+LABEL_COLOURS = ("#2b8a3e", "#9c36b5", "#1f6fd6", "#f08c00", "#c2255c")
+_MEANINGS = (
+  "pseudo box, dashed",
+  "whole image",
+  "teacher's largest region",
+  "detector's largest proposal",
+  "detector's best proposal for the label",
+)
+_OF_EACH_LABEL = (PSEUDO, "best_proposal")  # others are shared by the labels of an image
 
 
 def images(runs: Sequence[Examined]) -> str:
@@ -176,6 +187,55 @@ def words(runs: Sequence[Examined]) -> str:
   return section("Nearest words of a region", summary, "".join(parts))
 
 
+def supervised(runs: Sequence[Examined]) -> str:
+  """The boxes that the labels of some images would supervise, by each of `loss.ils.boxes`."""
+  heading, parts, without = "Which box a label supervises", [], []
+  for own in runs:
+    source, labels = own.run.labelled, own.own.labels
+    if source is None or labels is None:
+      without.append(f"{own.name}: {own.run.no_labels}")
+      continue
+    pictures = []
+    for row in range(len(labels.indices)):
+      shown = labels.classes[row][labels.valid[row].any(axis=0)]
+      names = ", ".join(source.class_names[number] for number in shown.tolist())
+      pictures.append(figure(of_labels(own, row), names))
+    parts.append(f"<h3>{html.escape(own.name)}</h3>{_grid(pictures, 3)}")
+  if not parts:
+    return section(heading, f"Left out. {' '.join(without)}")
+  keys = (
+    f'<span class="key"><span class="dot" style="background:{colour}"></span>{meaning} '
+    f"<small>({choice})</small></span>"
+    for choice, colour, meaning in zip(CHOICES, LABEL_COLOURS, _MEANINGS, strict=True)
+  )
+  summary = (
+    "Images with labels as image-level supervision sees them, and the box of each label by each "
+    "choice of loss.ils.boxes. Boxes without a name are shared by all labels of the image. The "
+    "teacher's boxes are those that the run trained with, the detector's are made by the weights "
+    "of its checkpoint."
+  )
+  content = f'<p class="legend">{"".join(keys)}</p>{"".join(parts)}'
+  return section(heading, summary, content + (notes(without) if without else ""))
+
+
+def of_labels(own: Examined, row: int) -> draw.Picture:
+  """An image with the boxes of its labels by each choice."""
+  source, labels = own.run.labelled, own.own.labels
+  record = source[int(labels.indices[row])]
+  boxes, names, colours, dashed = [], [], [], []
+  # The first is on top: the teacher's largest region is often a pseudo box, too.
+  for number, choice in enumerate(CHOICES):
+    places, apart = np.flatnonzero(labels.valid[row, number]), choice in _OF_EACH_LABEL
+    for place in places if apart else places[:1]:
+      boxes.append(labels.boxes[row, number, place])
+      names.append(source.class_names[int(labels.classes[row, place])] if apart else "")
+      colours.append(LABEL_COLOURS[number])
+      dashed.append(choice == PSEUDO)
+  picture, scale = _reduced(record)
+  corners = np.array(boxes, np.float32).reshape(-1, 4) * scale
+  return draw.draw_boxes(picture, corners, names, colours, dashed=dashed)
+
+
 def _crop(record: Record, box: np.ndarray) -> draw.Picture:
   """A region with a tenth of its size around it, at least 64 pixels high."""
   picture = open_image(record)
@@ -189,7 +249,7 @@ def _crop(record: Record, box: np.ndarray) -> draw.Picture:
   return np.asarray(crop.resize(size, Image.Resampling.BICUBIC).convert("RGB"))
 
 
-PICTURES = (images, embeddings, words)
+PICTURES = (images, embeddings, words, supervised)
 
 
 def left_out(problem: str) -> str:

@@ -42,6 +42,7 @@ DEFAULTS = {
   "loss.contrastive.queue": 0,
   "loss.contrastive.temperature": 20.0,
   "loss.contrastive.weight": 0.0,
+  "loss.ils.boxes": "pseudo",
   "loss.pseudo_background": False,
   "loss.relations.temperature": 5.0,
   "loss.relations.weight": 0.0,

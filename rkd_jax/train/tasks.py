@@ -27,7 +27,7 @@ from rkd_jax.models.backbones.kinds import KINDS
 from rkd_jax.models.clip.model import init_clip, make_clip
 from rkd_jax.models.clip.preprocess import normalize
 from rkd_jax.models.clip.tokenizer import Tokenizer
-from rkd_jax.models.detector import rcnn
+from rkd_jax.models.detector import label_boxes, rcnn
 from rkd_jax.records.sources import Source
 from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.restore import restore_variables
@@ -83,7 +83,7 @@ def detector_task(config: ml_collections.ConfigDict) -> Task:
 
 
 def check_distillation(config: ml_collections.ConfigDict, plan: Plan) -> None:
-  """Refuses settings of the contrast, the relations and the teacher boxes that make no sense.
+  """Refuses settings of the contrast, the relations and the boxes that make no sense.
 
   Raises:
     ValueError: one sentence that names the key, what it is, and what it may be.
@@ -120,6 +120,13 @@ def check_distillation(config: ml_collections.ConfigDict, plan: Plan) -> None:
     raise ValueError(
       f"loss.rpn.teacher_boxes.below is {below}, but box batches have no regions: set "
       "data.box.max_regions and data.teachers, or loss.rpn.teacher_boxes.below=0."
+    )
+  boxes = loss.ils.get("boxes", label_boxes.PSEUDO)
+  label_boxes.check(boxes, config.data.image.max_regions > 0)
+  if boxes != label_boxes.PSEUDO and "image" not in plan.schedule:
+    raise ValueError(
+      f"loss.ils.boxes is {boxes!r}, but there are no image batches, whose labels it is about: "
+      "add 'image' to data.schedule, or set loss.ils.boxes='pseudo'."
     )
   if loss.get("contrastive", {}).get("weight"):
     _check_queue(config, plan, kinds)

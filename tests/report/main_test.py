@@ -16,6 +16,7 @@ from html_page import Page
 
 from rkd_jax.report import examination
 from rkd_jax.report.__main__ import main, short_names
+from rkd_jax.report.labels import open_labels
 from rkd_jax.runs.checkpoint import Checkpointer
 from rkd_jax.runs.config import write_config
 from rkd_jax.train.tasks import make_task
@@ -33,7 +34,7 @@ SETTINGS = {
 }
 HEADINGS = ("Runs", "Training curves", "Classes", "Precision and recall", "Best and worst images")
 HEADINGS += ("Kinds of errors", "Confusion among names", "Sizes", "Proposals")
-HEADINGS += ("Region embeddings", "Nearest words of a region")
+HEADINGS += ("Region embeddings", "Nearest words of a region", "Which box a label supervises")
 
 
 def headings(text):
@@ -179,3 +180,38 @@ def test_what_is_kept_is_what_the_detector_says(runs):
   for (index, place), number in zip(own.regions.tolist(), own.region_classes.tolist()):
     assert run.source[index].classes[place] == number
   assert own.embeddings.shape == (objects, tiny.EMBEDDING_DIM) and (own.embeddings != 0).any()
+  for name, array in vars(own.labels).items():
+    np.testing.assert_array_equal(array, getattr(again.labels, name))
+  _check_labels(run.labelled, own.labels)
+
+
+def _check_labels(source, labels):
+  """Boxes that do not depend on the detector's weights are those of the records."""
+  assert len(labels.indices) == 6 and labels.valid.any(axis=(0, 2)).all()
+  for row, index in enumerate(labels.indices.tolist()):
+    record, count = source[index], labels.valid[row, 0].sum()
+    limits = [record.width, record.height] * 2
+    assert count == min(len(record.pseudo_labels), labels.classes.shape[1])
+    largest = max(
+      record.region_boxes.tolist(), key=lambda box: (box[2] - box[0]) * (box[3] - box[1])
+    )
+    expected = {0: record.pseudo_boxes[:count], 1: [[0, 0, *limits[:2]]], 2: [largest]}
+    for choice, boxes in expected.items():
+      own = labels.boxes[row, choice][labels.valid[row, choice]]
+      boxes = np.broadcast_to(np.minimum(boxes, limits), (count, 4))
+      np.testing.assert_allclose(own, boxes, atol=1e-3)
+
+
+def test_a_run_without_labels_says_why(runs):
+  run = examination.open_run(runs / "first", "first")
+  assert len(run.labelled) == tiny.SIZES["train_images"] and not run.no_labels
+  config = run.config.unlock()
+  for change, message in (
+    ({"data.teachers": str(runs / "away")}, "away"),
+    ({"data.image.class_embeddings": "away.npz"}, "there is no file 'away.npz'"),
+    ({"data.schedule": ("box",)}, "its data.schedule has no image batches."),
+  ):
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+      open_labels(changed)

@@ -1,5 +1,6 @@
 """The sections on made detections: LVIS' groups, data without novel classes, nothing found."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import ml_collections
@@ -9,8 +10,10 @@ from html_page import Page
 from made_records import make_record
 
 from rkd_jax.evaluation.evaluate import calibrator, evaluator
+from rkd_jax.models.detector.label_boxes import CHOICES
 from rkd_jax.report import gallery, sections
 from rkd_jax.report.examination import NEVER, Examination, Run
+from rkd_jax.report.labels import LabelBoxes
 
 NAMES = ("cat", "<dog>", "猫")
 
@@ -114,6 +117,31 @@ def test_pictures_show_hits_misses_and_false_detections():
   assert all(map(has, (gallery.HIT, gallery.FALSE, gallery.MISSED)))
   first = gallery.outcome(examined(novel=["<dog>"]), 0)
   assert not (first == np.array([0xE0, 0x31, 0x31])).all(axis=-1).any()
+
+
+def test_labels_have_a_box_by_each_choice_that_there_is():
+  plain = examined(name="<plain>")
+  plain = dataclasses.replace(plain, run=dataclasses.replace(plain.run, no_labels="No batches."))
+  text = gallery.supervised([plain])
+  assert "Left out. <plain>: No batches." in Page(text).text and "<figure" not in text
+  boxes = np.zeros((1, len(CHOICES), 2, 4), np.float32)
+  boxes[0, :, 0] = [[4 * k, 1, 4 * k + 3, 12] for k in range(len(CHOICES))]
+  valid = np.zeros(boxes.shape[:3], bool)
+  valid[0, :-1, 0] = True
+  labels = LabelBoxes(np.array([1]), np.array([[1, 0]]), boxes, valid)
+  own = dataclasses.replace(
+    plain,
+    run=dataclasses.replace(plain.run, name="run", labelled=plain.run.source),
+    own=dataclasses.replace(plain.own, labels=labels),
+  )
+  text = gallery.supervised([own, plain])
+  assert text.count("<figure") == 1 and "<figcaption>&lt;dog&gt;</figcaption>" in text
+  assert "<plain>: No batches." in Page(text).text
+  assert all(f"({choice})" in Page(text).text for choice in CHOICES)
+  picture = gallery.of_labels(own, 0)
+  for colour, shown in zip(gallery.LABEL_COLOURS, [True] * 4 + [False], strict=True):
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (picture == np.array(rgb)).all(axis=-1).any() == shown, colour
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,7 @@ def _refused(change, records=12):
 CONTRAST, RELATIONS, TEACHER = (
   f"loss.{name}" for name in ("contrastive.weight", "relations.weight", "rpn.teacher_boxes.below")
 )
+BOXES = "loss.ils.boxes"
 NO_REGIONS = {"data.box.max_regions": 0, "data.image.max_regions": 0}
 
 
@@ -234,6 +235,15 @@ NO_REGIONS = {"data.box.max_regions": 0, "data.image.max_regions": 0}
     ({TEACHER: 1.5}, "loss.rpn.teacher_boxes.below is 1.5; expected an IoU"),
     ({TEACHER: 0.5, "data.box.max_regions": 0}, "below is 0.5, but box batches have no regions"),
     ({TEACHER: 0.5, "data.schedule": ("image",)}, "below is 0.5, but box batches have no regions"),
+    ({BOXES: "biggest"}, "loss.ils.boxes is 'biggest'; expected one of 'pseudo', 'image', 'larges"),
+    (
+      {BOXES: "largest_region", "data.image.max_regions": 0},
+      "loss.ils.boxes is 'largest_region', but image batches have no regions: set data.image.max_r",
+    ),
+    (
+      {BOXES: "best_proposal", "data.schedule": ("box",)},
+      "loss.ils.boxes is 'best_proposal', but there are no image batches, whose labels it is about",
+    ),
   ],
 )
 def test_what_makes_no_sense_is_refused(change, part):
@@ -246,6 +256,8 @@ def test_what_makes_sense_is_not_refused():
   # What is off may have any settings.
   assert not _refused({"loss.contrastive.temperature": 0.0, "loss.contrastive.queue": 10**9})
   assert not _refused(NO_REGIONS)
+  assert not _refused({BOXES: "largest_proposal", **NO_REGIONS})
+  assert not _refused({BOXES: "largest_region", "loss.rkd.on_image_batches": False})
   full = {CONTRAST: 1.0, RELATIONS: 1.0, TEACHER: 0.5, "loss.contrastive.queue": 48}
   assert not _refused(full | {"loss.contrastive.duplicates": 1.0})
 

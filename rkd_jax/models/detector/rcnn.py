@@ -20,14 +20,14 @@ from jaxtyping import Array, Bool, Float, Key, UInt8
 from rkd_jax.machine.target import in_parts_on_cpu, on_each_device, over_images
 from rkd_jax.models.backbones.fpn import FPN
 from rkd_jax.models.backbones.kinds import make_backbone
-from rkd_jax.models.detector import fusion
+from rkd_jax.models.detector import fusion, label_boxes
 from rkd_jax.models.detector import rois as rois_lib
 from rkd_jax.models.detector import rpn as rpn_lib
 from rkd_jax.models.detector.heads import BoxPredictor, FcBoxHead, MaskHead, ResBoxHead
 from rkd_jax.models.detector.zero_shot_classifier import ZeroShotClassifier
 from rkd_jax.ops import boxes as boxes_lib
 from rkd_jax.ops.anchors import grid_anchors
-from rkd_jax.ops.padding import Extents, zero_beyond
+from rkd_jax.ops.padding import Extents, extents_of, zero_beyond
 from rkd_jax.ops.roi_align.multilevel import multilevel_roi_align
 from rkd_jax.structures import Batch, Detections, Outputs, Proposals, RpnOutputs, ScoredRois
 
@@ -44,9 +44,13 @@ _PIXELS = 1 << 20
 
 
 class RCNN(nn.Module):
-  """The detector described by `config.model` (see configs/common.py)."""
+  """The detector described by `config.model` (see configs/common.py).
+
+  `ils_boxes` says which box a label supervises in image steps, see `label_boxes`.
+  """
 
   config: ml_collections.FrozenConfigDict
+  ils_boxes: str = label_boxes.PSEUDO
 
   def setup(self):
     c = self.config
@@ -90,17 +94,8 @@ class RCNN(nn.Module):
     return outputs
 
   def extents(self, sizes: Extents) -> Extents:
-    """Where the network takes images of these sizes to end.
-
-    Each image alone, up to the next multiple (published FPN models); or, as in the reference,
-    the largest image of the batch.  The canvas beyond changes nothing.
-    """
-    c = self.config.padding
-    if c.to == "batch":
-      sizes = jnp.broadcast_to(jnp.max(sizes, axis=0), sizes.shape)
-    elif c.to != "image":
-      raise ValueError(f"model.padding.to is {c.to!r}; expected 'image' or 'batch'.")
-    return -(-sizes // c.multiple) * c.multiple
+    """Where the network takes images of these sizes to end."""
+    return extents_of(sizes, self.config.padding.to, self.config.padding.multiple)
 
   def features(self, images: UInt8[Array, "b h w 3"], sizes: Extents) -> Features:
     """The feature maps that RPN and RoIs share, finest first.
@@ -255,9 +250,7 @@ class RCNN(nn.Module):
   ) -> Outputs:
     """Training outputs for images with boxes.  `keys` holds one key per image."""
     c, num_classes = self.config.roi, class_embeddings.shape[0]
-    features = self.features(batch.images, batch.sizes)
-    rpn = self.rpn_outputs(features, batch.sizes)
-    proposals = self.propose(rpn, features, batch.sizes, train=True)
+    features, rpn, proposals = self._proposed(batch, train=True)
     rois = rois_lib.sample(proposals, batch.ground_truth, keys, num_classes, c)
     logits, deltas, embeddings = self._with_regions(features, rois.boxes, batch, class_embeddings)
     mask_logits = None
@@ -275,15 +268,19 @@ class RCNN(nn.Module):
     )
 
   def image_step(self, batch: Batch, class_embeddings: ClassEmbeddings) -> Outputs:
-    """Training outputs for images with labels only: pseudo boxes replace proposals.
+    """Training outputs for images with labels only: each has a box, rather than RoIs.
 
-    The RPN is not run and the box deltas are not used: their gradient is exactly zero.
+    Neither proposals, if any are needed, nor box deltas are differentiated: the gradient of the RPN
+    and of the box predictor is exactly zero.
     """
-    features = self.features(batch.images, batch.sizes)
-    pseudo = batch.pseudo_boxes
-    boxes = jax.vmap(boxes_lib.clip)(pseudo.boxes, batch.sizes)
+    if self.ils_boxes in label_boxes.OF_PROPOSALS:
+      features, _, proposals = self._proposed(batch, train=True)
+    else:
+      features, proposals = self.features(batch.images, batch.sizes), None
+    boxes, valid = label_boxes.candidates(self.ils_boxes, batch, proposals)
     logits, _, embeddings = self._with_regions(features, boxes, batch, class_embeddings)
-    return Outputs(pseudo_box_logits=logits, region_embeddings=embeddings)
+    logits, valid = label_boxes.of_labels(self.ils_boxes, logits, logits, valid, batch.pseudo_boxes)
+    return Outputs(pseudo_box_logits=logits, region_embeddings=embeddings, label_valid=valid)
 
   def _with_regions(self, features, boxes, batch: Batch, class_embeddings):
     """One pass of the RoI head over `boxes` and the teacher's regions together."""
@@ -305,7 +302,7 @@ class RCNN(nn.Module):
 
   def propose_boxes(self, batch: Batch) -> Proposals:
     """The RPN's proposals in network-input pixels, best first, as at test time."""
-    return self._proposed(batch)[1]
+    return self._proposed(batch)[2]
 
   def detect(
     self,
@@ -317,7 +314,7 @@ class RCNN(nn.Module):
 
     Rows of `class_embeddings` that are not `class_valid` are padding.
     """
-    features, proposals = self._proposed(batch)
+    features, _, proposals = self._proposed(batch)
     logits, deltas, _ = self.roi_outputs(features, batch.sizes, proposals.boxes, class_embeddings)
     found = rois_lib.detections(
       proposals, logits, deltas, batch.sizes, self.config.test, class_valid
@@ -332,7 +329,7 @@ class RCNN(nn.Module):
     exponents: Float[Array, "c"],
   ) -> Detections:
     """`detect` with scores fused with those of the distilled projection, as `fusion` says."""
-    features, proposals = self._proposed(batch)
+    features, _, proposals = self._proposed(batch)
     boxes, scores, distilled = self._scores(batch, features, proposals, class_embeddings)
     bias = self.classifier.variables["params"].get("bias", 0.0)
     logits = self.classifier.temperature * fusion.cosines(distilled, class_embeddings) + bias
@@ -348,7 +345,7 @@ class RCNN(nn.Module):
     class_valid: Bool[Array, "c"] | None = None,
   ) -> ScoredRois:
     """The first half of detection with CLIP's help: `choose` is the second."""
-    features, proposals = self._proposed(batch)
+    features, _, proposals = self._proposed(batch)
     boxes, scores, _ = self._scores(batch, features, proposals, class_embeddings)
     scores = scores if class_valid is None else jnp.where(class_valid, scores, 0.0)
     count = self.config.test.fusion.crops
@@ -375,11 +372,11 @@ class RCNN(nn.Module):
     found = rois_lib.best(scored.boxes, fused, scored.valid, self.config.test)
     return self._with_masks(found, scored.features, sizes)
 
-  def _proposed(self, batch: Batch) -> tuple[Features, Proposals]:
-    """The feature maps and the proposals of test time."""
+  def _proposed(self, batch: Batch, train=False) -> tuple[Features, RpnOutputs, Proposals]:
+    """The feature maps, what the RPN makes of them, and the proposals of training or test time."""
     features = self.features(batch.images, batch.sizes)
     rpn = self.rpn_outputs(features, batch.sizes)
-    return features, self.propose(rpn, features, batch.sizes, train=False)
+    return features, rpn, self.propose(rpn, features, batch.sizes, train)
 
   def _scores(self, batch, features, proposals: Proposals, class_embeddings):
     """Final boxes of the RoIs, their scores [b, r, c], and their distilled embeddings."""
@@ -398,7 +395,8 @@ class RCNN(nn.Module):
 
 def build(config: ml_collections.ConfigDict) -> RCNN:
   """The detector of a config; its model block is frozen so that it can be hashed."""
-  return RCNN(ml_collections.FrozenConfigDict(config.model))
+  ils_boxes = config.loss.ils.get("boxes", label_boxes.PSEUDO)
+  return RCNN(ml_collections.FrozenConfigDict(config.model), ils_boxes)
 
 
 def dummy_inputs(config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """The composed detector at toy size."""
 
+import copy
 import functools
 
 import jax
@@ -100,9 +101,10 @@ def make_batch(canvas=40, padding=0, annotated=True):
 
 
 @functools.cache
-def step(kind, gradient=True):
+def step(kind, gradient=True, ils_boxes="pseudo"):
   """Compiled (params, batch) -> ((total, losses), gradient), sampling in index order."""
-  c = config()
+  c = copy.deepcopy(config())
+  c.loss.ils.boxes = ils_boxes
   model = rcnn.build(c)
 
   def loss(params, batch, text, has_boxes):
@@ -150,6 +152,58 @@ def test_box_step_trains_everything_but_the_frozen_norms():
 def test_image_step_leaves_rpn_and_box_predictor_alone():
   (_, losses), gradient = step("image")(parameters(), make_batch())
   assert set(losses) == {"pms", "rkd_l1", "rkd_irm"}
+  for path, g in flat_gradient(gradient).items():
+    untouched = path.startswith(("rpn/", "box_predictor/")) or "norm" in path
+    assert np.all(g == 0) if untouched else np.any(g != 0), path
+
+
+@functools.cache
+def candidates_and_logits():
+  """What labels choose from, [b, r, 4] and [b, r]: proposals, regions, the image; and logits."""
+  model = rcnn.build(config())
+
+  def look(model, batch, text):
+    features = model.features(batch.images, batch.sizes)
+    rpn = model.rpn_outputs(features, batch.sizes)
+    proposals = model.propose(rpn, features, batch.sizes, train=True)
+    image = np.array([[[0, 0, width, height]] for height, width in SIZES], np.float32)
+    boxes = jax.numpy.concatenate([proposals.boxes, batch.regions.boxes, image], axis=1)
+    return boxes, proposals.valid, model.roi_outputs(features, batch.sizes, boxes, text)[0]
+
+  batch = make_batch()
+  look = jax.jit(functools.partial(model.apply, method=look))
+  boxes, valid, logits = jax.device_get(look({"params": parameters()}, batch, TEXT))
+  valid = np.concatenate([valid, batch.regions.valid, np.ones((2, 1), bool)], axis=1)
+  return boxes, valid, logits, valid.shape[1] - 1 - batch.regions.valid.shape[1]
+
+
+def expected_pms(choice):
+  """L_pms by loops over images, labels and candidates."""
+  boxes, valid, logits, proposals = candidates_and_logits()
+  labels, total = make_batch().pseudo_boxes, 0.0
+  places = {"image": slice(-1, None), "largest_region": slice(proposals, -1)}
+  for i in range(2):
+    rows = np.arange(valid.shape[1])[places.get(choice, slice(proposals))]
+    rows = [r for r in rows if valid[i, r]]
+    costs = []
+    for label in labels.classes[i][labels.valid[i]]:
+      sides = boxes[i, :, 2:] - boxes[i, :, :2]
+      of = logits[i, :, label] if choice == "best_proposal" else sides.prod(axis=1)
+      row = max(rows, key=lambda r: of[r])
+      sign = np.where(np.arange(CLASSES + 1) == label, -1, 1)
+      costs.append(np.log1p(np.exp(sign * logits[i, row])).sum())
+    total += np.mean(costs) / 2
+  return 0.1 * total
+
+
+@pytest.mark.parametrize("choice", ["image", "largest_region", "largest_proposal", "best_proposal"])
+def test_labels_may_supervise_another_box(choice):
+  (_, losses), gradient = step("image", True, choice)(parameters(), make_batch())
+  assert float(losses["pms"]) == pytest.approx(expected_pms(choice), rel=1e-4)
+  (_, default), _ = step("image")(parameters(), make_batch())
+  assert float(losses["pms"]) != pytest.approx(float(default["pms"]), rel=1e-3)
+  for name in ("rkd_l1", "rkd_irm"):
+    assert float(losses[name]) == pytest.approx(float(default[name]), rel=1e-5)
   for path, g in flat_gradient(gradient).items():
     untouched = path.startswith(("rpn/", "box_predictor/")) or "norm" in path
     assert np.all(g == 0) if untouched else np.any(g != 0), path
