@@ -1,7 +1,7 @@
 """Trains or evaluates what a config describes.
 
   python -m rkd_jax.main --config=coco/rkd_ils --workdir=DIR
-  python -m rkd_jax.main --workdir=DIR --mode=eval [--calibrate]
+  python -m rkd_jax.main --workdir=DIR --mode=eval [--calibrate | --calibrate_on=SPLIT]
   python -m rkd_jax.main --config=my_config.py --workdir=DIR --config.num_steps=100
 
 --config is a file, or the name of a config of rkd_jax; settings of it are changed as in the last
@@ -54,7 +54,7 @@ def main(given: flags.FlagValues) -> None:
     if given.mode == "train":
       train(config, given.workdir, TrainingEvaluator)
     else:
-      results = evaluate(config, given.workdir, given.calibrate)
+      results = evaluate(config, given.workdir, given.calibrate_on or given.calibrate)
       if cluster.is_first():
         if given.ceiling:
           found = clip_on_annotated_boxes(config, load_clip(given.ceiling))
@@ -67,7 +67,14 @@ def define_flags() -> None:
   flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results.")
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
   flags.DEFINE_bool(
-    "calibrate", False, "With --mode=eval: write thresholds.json, the scores for --min_score=auto."
+    "calibrate",
+    False,
+    "With --mode=eval: write thresholds.json, the scores for --min_score=auto, and probabilities.",
+  )
+  flags.DEFINE_string(
+    "calibrate_on",
+    None,
+    "As --calibrate, from another split of the records, and measured on the evaluated one.",
   )
   flags.DEFINE_string(
     "ceiling", None, "With --mode=eval: a CLIP, whose AP on the annotated boxes is shown as well."

@@ -15,7 +15,8 @@ DIR gets a picture (PNG) per image, in the same subfolders, an MP4 per video, an
 
   predictions.json   a list of COCO results, for `COCO.loadRes`: {"image_id", "category_id",
                      "category", "bbox" [x, y, width, height], "score", "segmentation"}: all that
-                     the detector finds, whatever --min_score is
+                     the detector finds, whatever --min_score is; with --probabilities also
+                     "probability", the chance to be right by the run's thresholds.json
   images.json        what the ids mean, for `COCO`: "images" {"id", "file_name", "height", "width",
                      "picture" or "frame"}, "categories", and "complete", "skipped", "min_score"
   predictions.csv    what is drawn, a row per box: file, frame, word, score, x1, y1, x2, y2
@@ -38,7 +39,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,12 @@ from ml_collections import config_flags
 
 from rkd_jax import commands
 from rkd_jax.detect import outputs, video
-from rkd_jax.detect.detector import MIN_SCORE, OpenVocabularyDetector
+from rkd_jax.detect.detector import MIN_SCORE, AnyImage, OpenVocabularyDetector
 from rkd_jax.detect.folder import load
-from rkd_jax.evaluation.calibration import load_thresholds
+from rkd_jax.detect.result import Result
+from rkd_jax.evaluation.calibration.thresholds import Thresholds, load_thresholds
 from rkd_jax.files import patterns
+from rkd_jax.frozen.fusion import kind_of
 from rkd_jax.records import decoding
 from rkd_jax.records.class_names import check_chosen, parse_names
 from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
@@ -85,6 +88,7 @@ def predict(
   max_pixels: int = decoding.MAX_PIXELS,
   every: int = 1,
   annotations: str | None = None,
+  thresholds: Thresholds | None = None,
 ) -> dict[str, Any]:
   """Detects, draws, writes the files of the module's docstring, and returns images.json's content.
 
@@ -99,6 +103,7 @@ def predict(
     max_pixels: of an image; see `decoding.open_image`.
     every: of a video, each so many frames.
     annotations: COCO JSON whose ids images and words are to have.
+    thresholds: of the run, that results are to have probabilities.
 
   Raises:
     ValueError: an image that cannot be decoded, or none that can; a picture that would replace an
@@ -108,15 +113,21 @@ def predict(
   pictures = [file for file in files if file.suffix.lower() not in video.SUFFIXES]
   bad = functools.partial(_skipped, written) if skip_bad_images else None
   options: dict[str, Any] = {"min_score": 0.0, "max_pixels": max_pixels}
+
+  def look(images: Iterable[AnyImage], **more: Any) -> Iterator[Result]:
+    found = detector.stream(images, vocabulary, **options, **more)
+    if thresholds is None:
+      return found
+    return (result.with_probabilities(thresholds.probability) for result in found)
+
   with written:
-    found = detector.stream(pictures, vocabulary, on_bad=bad, **options) if pictures else ()
+    found = look(pictures, on_bad=bad) if pictures else ()
     for result in found:
       print(f"[{written.done + 1}/{len(files)}] {result.name}: {written.add(result)}", flush=True)
     for file in files:
       if file not in pictures:
         frames = video.read(file, every, max_pixels)
-        results = detector.stream(frames, vocabulary, **options)
-        print(f"{file}: {written.add_video(file, frames, results)}", flush=True)
+        print(f"{file}: {written.add_video(file, frames, look(frames))}", flush=True)
   return written.content
 
 
@@ -129,14 +140,29 @@ def _stop(number: int, frame: Any) -> None:
   raise SystemExit(128 + number)
 
 
-def _limits(given: str, place: str, names: Sequence[str]) -> float | dict[str, float]:
+def _thresholds(place: str, fusion: str) -> Thresholds:
+  """Those of a run, for scores of the same kind of fusion.
+
+  Raises ValueError: there are none, or of another kind; those of earlier versions do not say it.
+  """
+  found = load_thresholds(place)
+  known = found.content.get("fusion", fusion)
+  if known != fusion:
+    raise ValueError(
+      f"the thresholds of {place} are of scores with model.test.fusion.kind {known!r}, but it is "
+      f"{fusion!r} here: predict with the same, or evaluate again with --calibrate."
+    )
+  return found
+
+
+def _limits(given: str, place: str, names: Sequence[str], fusion: str) -> float | dict[str, float]:
   """What --min_score says: a number, or one for each word.
 
-  Raises ValueError: neither, or the run has no thresholds.
+  Raises ValueError: neither, or the run has no thresholds for scores of this kind of fusion.
   """
   auto, _, precision = given.partition(":")
   if auto == "auto":
-    limits = load_thresholds(place).threshold_for(names, precision or "f1")
+    limits = _thresholds(place, fusion).threshold_for(names, precision or "f1")
     return dict(zip(names, limits.tolist()))
   try:
     value = float(given)
@@ -167,8 +193,10 @@ def main(given: flags.FlagValues, arguments: Sequence[str]) -> None:
     )
     vocabulary = detector.vocabulary(chosen, given.template)
     skip = given.skip_bad_images or detector.config.skip_bad_images
-    limits = _limits(given.min_score, place, vocabulary.names or ())
-    wanted = limits, skip, given.max_pixels, given.every, given.annotations
+    fusion = kind_of(detector.config)
+    limits = _limits(given.min_score, place, vocabulary.names or (), fusion)
+    thresholds = _thresholds(place, fusion) if given.probabilities else None
+    wanted = limits, skip, given.max_pixels, given.every, given.annotations, thresholds
     results = predict(detector, files, vocabulary, given.output, *wanted)
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f"{error}")
@@ -189,6 +217,11 @@ def define_flags() -> None:
     f"{MIN_SCORE}",
     "Boxes below it are not drawn; auto, or auto:0.9, takes that of each word from the run's "
     "thresholds.json, for the best F1 or a precision (0.5, 0.7, 0.9).",
+  )
+  flags.DEFINE_bool(
+    "probabilities",
+    False,
+    "predictions.json has the chance of each box to be right, by the run's thresholds.json.",
   )
   flags.DEFINE_string("annotations", None, "COCO JSON with the ids for predictions.json.")
   flags.DEFINE_integer("every", 1, "Of a video, each so many frames.", lower_bound=1)

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rkd_jax.detect.folder import load
+from rkd_jax.evaluation.calibration.thresholds import Thresholds
 from rkd_jax.evaluation.evaluate import detections_of, evaluate
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.predict import _limits, find_images, predict
@@ -341,9 +342,9 @@ def test_the_ap_of_what_is_written_is_that_of_the_evaluation(root, config, run, 
 def test_limits_of_the_run(root, tmp_path):
   """As `rkd-jax eval --calibrate` writes them."""
   shutil.copytree(root / "run", tmp_path / "run")
-  assert _limits("0.25", str(tmp_path / "run"), ("cat",)) == 0.25
+  assert _limits("0.25", str(tmp_path / "run"), ("cat",), "") == 0.25
   with pytest.raises(ValueError, match=r"thresholds\.json is missing"):
-    _limits("auto", str(tmp_path / "run"), ("cat",))
+    _limits("auto", str(tmp_path / "run"), ("cat",), "")
   points = {key: {"score": 0.125} for key in ("0.5", "0.7", "0.9", "f1")}
   own = {key: {"score": 0.5} for key in points}
   content = {
@@ -354,10 +355,29 @@ def test_limits_of_the_run(root, tmp_path):
   }
   (tmp_path / "run" / "thresholds.json").write_text(json.dumps(content))
   for given in ("auto", "auto:0.9"):
-    assert _limits(given, str(tmp_path / "run"), ("cat", "kite")) == {"cat": 0.5, "kite": 0.125}
+    limits = _limits(given, str(tmp_path / "run"), ("cat", "kite"), "crops")
+    assert limits == {"cat": 0.5, "kite": 0.125}
   for given in ("auto:0.8", "1.5", "some"):
     with pytest.raises(ValueError, match=r"0\.9"):
-      _limits(given, str(tmp_path / "run"), ("cat",))
+      _limits(given, str(tmp_path / "run"), ("cat",), "")
+  (tmp_path / "run" / "thresholds.json").write_text(json.dumps(content | {"fusion": "crops"}))
+  assert _limits("auto", str(tmp_path / "run"), ("kite",), "crops") == {"kite": 0.125}
+  with pytest.raises(ValueError, match=r"fusion.kind 'crops', but it is '' here: .* --calibrate"):
+    _limits("auto", str(tmp_path / "run"), ("kite",), "")
+
+
+def test_probabilities_of_the_run(root, run, tmp_path):
+  """They stand beside the scores, which stay."""
+  plain = run(find_images(f"{root}/images"), tmp_path / "plain")["detections"]
+  scale = {"slope": 1.5, "bias": -1.0, "classes": {"cat": 0.5}}
+  thresholds = Thresholds(2, "validation", {"probability": scale})
+  found = run(find_images(f"{root}/images"), tmp_path / "out", thresholds=thresholds)["detections"]
+  assert len({own["category"] for own in found}) > 1
+  for own, expected in zip(found, plain, strict=True):
+    odds = (own["score"] / (1 - own["score"])) ** 1.5
+    odds *= np.exp(scale["classes"].get(own["category"], -1.0))
+    assert own.pop("probability") == pytest.approx(odds / (1 + odds), abs=1e-6)
+    assert own == expected
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a detector found on an image, as the Python interface gives it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +26,7 @@ class Result:
     image: the upright image in RGB; None if it was not kept.
     name: the file, or what errors call the image.
     base: words that the detector was trained on with boxes; None where that is not known.
+    probabilities: the chance of each box to be right; None but of `with_probabilities`.
   """
 
   boxes: Float[np.ndarray, "n 4"]
@@ -37,6 +38,7 @@ class Result:
   image: Image.Image | None = dataclasses.field(default=None, repr=False)
   name: str = ""
   base: frozenset[str] | None = dataclasses.field(default=None, repr=False)
+  probabilities: Float[np.ndarray, "n"] | None = None
 
   def __len__(self) -> int:
     return len(self.scores)
@@ -68,7 +70,14 @@ class Result:
       scores=self.scores[keep],
       classes=self.classes[keep],
       segmentations=runs and [own for own, kept in zip(runs, keep) if kept],
+      probabilities=None if self.probabilities is None else self.probabilities[keep],
     )
+
+  def with_probabilities(self, chance: Callable[..., Float[np.ndarray, "n"]]) -> Self:
+    """The same with `probabilities`; `chance` is the `probability` of a run's thresholds, see
+    `evaluation.calibration.thresholds.load_thresholds`.
+    """
+    return dataclasses.replace(self, probabilities=chance(self.names, self.scores, self.classes))
 
   def draw(self) -> Image.Image:
     """The image with boxes, words, scores and masks; very large ones reduced, see `draw.fitted`.
@@ -96,7 +105,8 @@ class Result:
     """A COCO result of each box, as `COCO.loadRes` takes a list of.
 
     Boxes are [x, y, width, height]; float32 numbers are written so that they are read back as they
-    were.  `category_ids` has that of each word; by default the first has 1.
+    were.  `category_ids` has that of each word; by default the first has 1.  Probabilities, if
+    there are some, are 'probability'.
     """
     ids = category_ids or {name: number for number, name in enumerate(self.names, start=1)}
     rows = []
@@ -104,6 +114,8 @@ class Result:
       x1, y1, x2, y2 = map(_plain, box)
       entry = {"image_id": image_id, "category_id": ids[label], "category": label}
       entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": _plain(score)}
+      if self.probabilities is not None:
+        entry["probability"] = float(self.probabilities[row])
       if self.segmentations is not None:
         entry["segmentation"] = dict(self.segmentations[row])
       rows.append(entry)

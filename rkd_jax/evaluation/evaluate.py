@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,13 +12,16 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from rkd_jax.evaluation import calibration, retention
+from rkd_jax.evaluation import retention
+from rkd_jax.evaluation.calibration.calibrator import Calibrator
+from rkd_jax.evaluation.calibration.thresholds import save_thresholds
 from rkd_jax.evaluation.coco import CocoEvaluator
 from rkd_jax.evaluation.lvis import LvisEvaluator
 from rkd_jax.evaluation.open_images import OpenImagesEvaluator
 from rkd_jax.files import storage
 from rkd_jax.frozen.clip import RegionEncoder, load_clip
 from rkd_jax.frozen.detector import Detector
+from rkd_jax.frozen.fusion import kind_of
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.plan import detector_specs
@@ -93,28 +96,36 @@ def evaluate_detector(
   config: ml_collections.ConfigDict,
   checkpoint: str | Detector,
   stop: Callable[[], bool] = lambda: False,
-  calibrate: bool = False,
+  calibrate: bool | str = False,
 ) -> dict[str, Any] | None:
   """AP on `config.data.eval.split`, by the protocol that `config.evaluation.protocol` names, and
   the 'step' of the checkpoint; None if `stop` said so after an image.
 
   What each gives is said in the module of its name beside this one.  Each process counts its own
   images; the first is sent what the others counted, and has the results, where those have {}.
-  With `calibrate` 'points' has the 'split' and its operating points; see `calibration`.
+  With `calibrate` 'points' has what thresholds.json holds, and 'calibration' what its probabilities
+  are worth; see `calibration`.  They are of the evaluated split, or of another one that is named,
+  whose probabilities are then measured on the evaluated one, too.
 
   Raises:
-    ValueError: see `measured`; a protocol that has no operating points.
+    ValueError: see `measured`; a protocol that has no operating points, or no such other split.
   """
   with cluster.together():
     source, vocabulary, first = measured(config)
     evaluators: list[Any] = [first, *([calibrator(config, source)] if calibrate else [])]
+    looks = [(source, list(evaluators))]
+    if isinstance(calibrate, str):
+      other_source = _calibration_source(config, calibrate)
+      evaluators.append(calibrator(config, other_source))
+      looks.append((other_source, evaluators[-1:]))
     of_run = isinstance(checkpoint, str)
     detector = Detector.restore(config, checkpoint) if of_run else checkpoint
-  for index, found in detections_of(detector, source, vocabulary, config):
-    for own in evaluators:
-      own.add(source[index], found)
-    if stop():
-      return None
+  for looked, adding in looks:
+    for index, found in detections_of(detector, looked, vocabulary, config):
+      for own in adding:
+        own.add(looked[index], found)
+      if stop():
+        return None
   # Some 30 bytes a detection on COCO, 40 for each that counts on LVIS, masks and all: these were
   # compared where they were found.
   others = cluster.sent_to_first(evaluators)
@@ -124,8 +135,37 @@ def evaluate_detector(
         own.merge(other)
     if not cluster.is_first():
       return {}
-    points = {"points": {"split": source.name, **evaluators[1].compute()}} if calibrate else {}
-    return {"step": detector.step, **evaluators[0].compute(), **points}
+    results = {"step": detector.step, **first.compute()}
+    return results | (_calibrated(config, looks) if calibrate else {})
+
+
+def _calibration_source(config: ml_collections.ConfigDict, split: str) -> Source:
+  """Another split of the evaluated records; ValueError for the same one, or if there is none."""
+  if split == config.data.eval.split:
+    raise ValueError(
+      f"--calibrate_on is {split!r}, the split that is evaluated (data.eval.split), on which what "
+      "was fitted to it cannot be measured: name another one, or give --calibrate alone, which "
+      "measures each half of the images with what was fitted to the other."
+    )
+  return open_source(config.data.dir, config.data.name, split)
+
+
+def _calibrated(
+  config: ml_collections.ConfigDict, looks: Sequence[tuple[Source, Sequence[Any]]]
+) -> dict[str, Any]:
+  """'points' and 'calibration' of the last source, measured on the first if that is another."""
+  source, (*_, own) = looks[-1]
+  points = own.compute()
+  probability = points["probability"]
+  if len(looks) > 1:
+    evaluated, (_, of_evaluated) = looks[0]
+    on = of_evaluated.measured(own.scaling())
+    probability["measured_on"] = {"split": evaluated.name, **on}
+  worth = {key: probability[key] for key in ("two_fold", "measured_on") if key in probability}
+  return {
+    "points": {"split": source.name, "fusion": kind_of(config), **points},
+    "calibration": {"fitted_on": source.name, **worth},
+  }
 
 
 def evaluator(config: ml_collections.ConfigDict, source: Source, masks: bool = True) -> Any:
@@ -144,7 +184,7 @@ def _check_protocol(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def calibrator(config: ml_collections.ConfigDict, source: Source) -> calibration.Calibrator:
+def calibrator(config: ml_collections.ConfigDict, source: Source) -> Calibrator:
   """What collects the operating points on a split; ValueError for protocols without."""
   protocol = config.evaluation.protocol
   if protocol == "open_images":
@@ -153,7 +193,7 @@ def calibrator(config: ml_collections.ConfigDict, source: Source) -> calibration
       "the classes above each. Leave --calibrate out."
     )
   evaluated = source.class_names if protocol == "lvis" else (*source.base, *source.novel)
-  return calibration.Calibrator(source.class_names, evaluated)
+  return Calibrator(source.class_names, evaluated)
 
 
 def evaluate_with_retention(
@@ -161,7 +201,7 @@ def evaluate_with_retention(
   workdir: str,
   checkpoint: str | Detector,
   stop: Callable[[], bool] = lambda: False,
-  calibrate: bool = False,
+  calibrate: bool | str = False,
 ) -> dict[str, Any] | None:
   """`evaluate_detector`, with 'retention' of the old classes if the config names some."""
   results = evaluate_detector(config, checkpoint, stop, calibrate)
@@ -243,15 +283,15 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def evaluate(
-  config: ml_collections.ConfigDict, workdir: str, calibrate: bool = False
+  config: ml_collections.ConfigDict, workdir: str, calibrate: bool | str = False
 ) -> dict[str, Any]:
   """Evaluates a run's newest checkpoint, or the one of WORKDIR/checkpoints/STEP (or best, latest).
 
   Writes `evaluation.json`, and adds to `evaluations.json`, in the run's folder; where that cannot
   be written, this is said.  Settings that are not those of the run (`evaluated_otherwise`) stand
   under 'evaluated_with', and such results are not added: they choose no best checkpoint.  Of
-  several processes the first does so, and has the results.  With `calibrate` the operating points
-  of a detector go to `thresholds.json` there.
+  several processes the first does so, and has the results.  With `calibrate`, see
+  `evaluate_detector`, what was found of a detector's scores goes to `thresholds.json` there.
   """
   clip = config.task == "clip"
   with cluster.together():
@@ -269,7 +309,7 @@ def evaluate(
       store(folder, results)
       try:
         if points is not None:
-          calibration.save_thresholds(folder, results["step"], points)
+          save_thresholds(folder, results["step"], points)
       except OSError as error:
         logging.error("The thresholds could not be written to %s: %s.", folder, error)
   return results

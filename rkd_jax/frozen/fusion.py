@@ -112,7 +112,12 @@ class Fusion:
     return jax.jit(fusion.crop_scores)
 
 
+def kind_of(config: Any) -> str:
+  """The kind of fusion of a detector's config; "" where it is off."""
+  own = config.model.test.get("fusion")
+  return (own and own.kind) or ""
+
+
 def open_fusion(config: Any) -> Fusion | None:
   """The fusion of a detector's config, or None where it is off, as in configs of before it."""
-  own = config.model.test.get("fusion")
-  return Fusion(config) if own and own.kind else None
+  return Fusion(config) if kind_of(config) else None

@@ -34,14 +34,17 @@ def lines(
   x_label: str,
   y_range: tuple[float, float] | None = None,
   smooth: bool = False,
+  diagonal: bool = False,
 ) -> str:
-  """Curves in one frame.
+  """Curves in one frame, with `diagonal` that from (0, 0) to (1, 1) behind them.
 
   With `smooth` a series of over 20 points is faint, below its running mean; one of up to 20 has
   dots.
   """
   xs = np.concatenate([np.asarray(x, float) for x, _ in series.values()])
   ys = np.concatenate([np.asarray(y, float) for _, y in series.values()])
+  if diagonal:
+    xs, ys = np.append(xs, (0, 1)), np.append(ys, (0, 1))
   x_ticks = _ticks(xs.min(), xs.max())
   y_ticks = _ticks(*(y_range or (ys.min(), ys.max())))
   x_low, x_high = min(xs.min(), x_ticks[0]), max(xs.max(), x_ticks[-1])
@@ -65,6 +68,10 @@ def lines(
   for tick in x_ticks:
     (x,) = place([tick], [y_low])[0]
     parts.append(_text(x, _HEIGHT - _BOTTOM + 15, _number(tick), "middle"))
+  if diagonal:
+    (x1, x2), (y1, y2) = place([0, 1], [0, 1])
+    ends = f'x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"'
+    parts.append(f'<line class="rule" {ends} stroke-dasharray="4 3"/>')
   for number, (name, (x, y)) in enumerate(series.items()):
     colour, (x, y) = f"s{number % SERIES}", (np.asarray(x, float), np.asarray(y, float))
     label = f"<title>{html.escape(name)}</title>"

@@ -4,10 +4,10 @@
   rkd-jax report RUN RUN --output=compared.html --limit=500
 
 RUN is the --workdir of a detector's run, or `RUN/checkpoints/STEP` in it.  The page is one HTML
-file that needs nothing else: AP, training curves, classes, precision and recall, kinds of errors,
-confusions, sizes, proposals, the best and worst images, where region embeddings lie, and which box
-a label of an image would supervise.  What a detector finds is kept in RUN/report.npz, so that the
-next page takes seconds; a section that cannot be made says why.
+file that needs nothing else: AP, training curves, classes, precision and recall, scores as
+probabilities, kinds of errors, confusions, sizes, proposals, the best and worst images, where
+region embeddings lie, and which box a label of an image would supervise.  What a detector finds is
+kept in RUN/report.npz, so that the next page takes seconds; a section that cannot be made says why.
 """
 
 import argparse

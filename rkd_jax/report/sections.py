@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rkd_jax.evaluation.calibration import PRECISIONS, Calibrator, Curve, operating_points
+from rkd_jax.evaluation.calibration.calibrator import Calibrator
+from rkd_jax.evaluation.calibration.points import PRECISIONS, Curve, operating_points
+from rkd_jax.evaluation.calibration.scaling import BINS, compared, reliability
 from rkd_jax.evaluation.diagnosis import SIZES, TIDE, Diagnosis
 from rkd_jax.pictures import charts
 from rkd_jax.pictures.page import notes, section
@@ -35,6 +37,7 @@ class Examined:
   diagnosis: Diagnosis
   results: Mapping[str, Any]
   curve: Curve  # of all classes together
+  held_out: tuple[np.ndarray, np.ndarray, np.ndarray]  # see `Calibrator`
 
   @property
   def name(self) -> str:
@@ -74,7 +77,8 @@ def examined(run: Run, own: Examination, evaluator: Any, calibrator: Calibrator)
   most = run.config.model.test.detections
   diagnosis = Diagnosis(records, own.found, run.source.class_names, run.evaluated, most)
   together, _ = calibrator.curves()
-  return Examined(run, own, records, diagnosis, evaluator.compute(), together)
+  held_out = calibrator.held_out()
+  return Examined(run, own, records, diagnosis, evaluator.compute(), together, held_out)
 
 
 def runs_table(all_runs: Sequence[Run], runs: Sequence[Examined]) -> str:
@@ -214,6 +218,39 @@ def precision_recall(runs: Sequence[Examined]) -> str:
   )
 
 
+def probabilities(runs: Sequence[Examined]) -> str:
+  """How often detections are right by their score, and by what that becomes once calibrated."""
+  drawn = []
+  panels = (("scores as they are", "score"), ("calibrated", "probability"))
+  for place, (title, label) in enumerate(panels):
+    series = {}
+    for own in runs:
+      *chances, hits = own.held_out
+      series[own.name] = reliability(chances[place], hits)[:2]
+    if any(len(x) for x, _ in series.values()):
+      drawn.append(charts.lines(title, series, label, (0, 1), diagonal=True))
+  body = []
+  for own in runs:
+    worth = compared(*own.held_out)
+    measures = [
+      "–" if value is None else f"{value:.3f}"
+      for when in ("before", "after")
+      for value in worth[when].values()
+    ]
+    body.append([html.escape(own.name), str(worth["detections"]), *measures])
+  head = ["run", "detections", "ECE", "Brier", "ECE, calibrated", "Brier, calibrated"]
+  summary = (
+    f"Part of the detections that are hits at IoU 0.5, in {BINS} bins of equally many by score: on "
+    "the diagonal scores are probabilities. Calibrated (rkd-jax eval --calibrate), each half of "
+    "the images by what was fitted to the other half. Below, the mean distance from the diagonal "
+    "(ECE) and the mean squared error (Brier) of all detections. AP of a class does not change."
+  )
+  content = f'<div class="charts">{"".join(drawn)}</div>{charts.table(head, body)}'
+  return section(
+    "Scores as probabilities", summary, charts.legend([own.name for own in runs]) + content
+  )
+
+
 def confusion(runs: Sequence[Examined]) -> str:
   """For each run the pairs of names that are mistaken, and the matrix of those mistaken most."""
   parts, matrices = [], []
@@ -310,6 +347,7 @@ def proposals(runs: Sequence[Examined]) -> str:
 NUMBERS: tuple[Callable[[Sequence[Examined]], str], ...] = (
   per_class,
   precision_recall,
+  probabilities,
   errors,
   confusion,
   sizes,

@@ -50,6 +50,19 @@ def test_a_limit_for_all_words_or_for_each(result):
   np.testing.assert_array_equal(kept.boxes, result.boxes[1:])
 
 
+def test_probabilities_stay_with_their_boxes(result):
+  def chance(names, scores, classes):
+    assert names == ("dog", "cat")
+    return scores / 2 + classes / 8
+
+  found = result.with_probabilities(chance)
+  np.testing.assert_allclose(found.probabilities, [0.575, 0.15])
+  assert found.above({"cat": 0.95, "dog": 0.2}).probabilities == pytest.approx([0.15])
+  assert [own.pop("probability") for own in found.to_coco()] == pytest.approx([0.575, 0.15])
+  assert result.probabilities is None and result.above(0.5).probabilities is None
+  assert "probability" not in result.to_coco()[0]
+
+
 def test_coco_results(result):
   first, second = result.to_coco(7, {"cat": 17, "dog": 18})
   assert first == {

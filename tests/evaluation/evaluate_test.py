@@ -11,9 +11,10 @@ import tiny_clip
 
 from rkd_jax.configs import common
 from rkd_jax.data.shapes_ovd.shapes_ovd import SceneEntry
-from rkd_jax.evaluation import calibration
 from rkd_jax.evaluation import evaluate as evaluate_lib
-from rkd_jax.evaluation.evaluate import detections_of, evaluate
+from rkd_jax.evaluation.calibration.scaling import Scaling
+from rkd_jax.evaluation.calibration.thresholds import load_thresholds
+from rkd_jax.evaluation.evaluate import calibrator, detections_of, evaluate
 from rkd_jax.frozen.detector import Detector
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.plan import detector_specs
@@ -104,13 +105,57 @@ def test_detections_of_eight_devices_are_those_of_one(root, config, monkeypatch)
 @pytest.mark.door
 def test_calibration_leaves_the_operating_points_in_the_run(root, config, of_one_process):
   results = evaluate(config, str(root / "run"), calibrate=True)
+  worth = results.pop("calibration")
   assert results == of_one_process
-  thresholds = calibration.load_thresholds(root / "run")
+  thresholds = load_thresholds(root / "run")
   assert thresholds.split == "shapes_ovd/scenes/validation" and thresholds.content["images"] == 7
   found = {name: own["objects"] for name, own in thresholds.content["classes"].items()}
   assert found == {name: own["num_gt"] for name, own in results["per_class"].items()}
   assert thresholds.content["all"]["hits"] > 0
   assert thresholds.threshold_for(list(found), "f1").shape == (len(found),)
+  probability = thresholds.content["probability"]
+  assert worth == {"fitted_on": thresholds.split, "two_fold": probability["two_fold"]}
+  assert probability["two_fold"]["after"]["brier"] < probability["two_fold"]["before"]["brier"]
+  assert thresholds.content["fusion"] == ""
+
+
+@pytest.mark.door
+def test_calibration_on_another_split_is_measured_on_the_evaluated_one(
+  root, config, of_one_process
+):
+  """As if both had been looked at by themselves."""
+  results = evaluate(config, str(root / "run"), calibrate="train_boxes")
+  worth = results.pop("calibration")
+  assert results == of_one_process
+  fitted = load_thresholds(root / "run")
+  assert fitted.split == worth["fitted_on"] == "shapes_ovd/scenes/train_boxes"
+  assert fitted.content["images"] == worth["two_fold"]["images"] == 4
+  detector = Detector.restore(config, str(root / "run"))
+  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  own = calibrator(config, source)
+  vocabulary = load_vocabulary(config, source)
+  for index, found in detections_of(detector, source, vocabulary, config):
+    own.add(source[index], found)
+  names, probability = source.class_names, fitted.content["probability"]
+  biases = [probability["classes"].get(name, probability["bias"]) for name in names]
+  scaling = Scaling(probability["slope"], probability["bias"], np.array(biases))
+  expected = {"split": "shapes_ovd/scenes/validation", **own.measured(scaling)}
+  assert worth["measured_on"] == probability["measured_on"] == expected
+
+
+@pytest.mark.parametrize(
+  "split, message",
+  [
+    ("validation", "--calibrate_on is 'validation', the split that is evaluated .* --calibrate"),
+    ("nowhere", "has no split 'nowhere'; it has"),
+  ],
+)
+def test_calibration_on_the_same_or_no_split_is_refused_before_any_image(
+  root, config, monkeypatch, split, message
+):
+  monkeypatch.setattr(evaluate_lib, "detections_of", None)
+  with pytest.raises(ValueError, match=message):
+    evaluate(config, str(root / "run"), calibrate=split)
 
 
 @pytest.mark.hosts

@@ -33,6 +33,15 @@ def test_a_curve_lies_in_its_frame():
   assert svg.count("<circle") == 2  # of few points
 
 
+def test_the_diagonal_goes_from_zero_to_one_and_is_no_series():
+  svg = charts.lines("t", {"x": ([0.5, 0.7], [0.2, 0.3])}, "score", (0, 1), diagonal=True)
+  assert 'x1="40.0" x2="330.0" y1="186.0" y2="26.0" stroke-dasharray' in svg
+  (path,) = re.findall(r'd="M([^"]+)"', svg)
+  assert path == "185.0 154.0L243.0 138.0" and svg.count("stroke-dasharray") == 1
+  assert "stroke-dasharray" not in charts.lines("t", {"x": ([0, 1], [0, 1])}, "score")
+  Page(svg)
+
+
 def test_long_curves_are_faint_below_their_running_mean_and_short_ones_dotted():
   long, short = (range(30), np.ones(30)), (range(3), np.ones(3))
   svg = charts.lines("t", {"long": long, "short": short, "none": ((), ())}, "step", smooth=True)

@@ -33,7 +33,13 @@ SETTINGS = {
   "model.test.score_threshold": 0.0,
 }
 HEADINGS = ("Runs", "Training curves", "Classes", "Precision and recall", "Best and worst images")
-HEADINGS += ("Kinds of errors", "Confusion among names", "Sizes", "Proposals")
+HEADINGS += (
+  "Scores as probabilities",
+  "Kinds of errors",
+  "Confusion among names",
+  "Sizes",
+  "Proposals",
+)
 HEADINGS += ("Region embeddings", "Nearest words of a region", "Which box a label supervises")
 
 

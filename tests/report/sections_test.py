@@ -107,6 +107,20 @@ def test_proposals_cover_parts_of_the_objects():
   assert "best 100" in rows and "best 300" in rows and "best 500" in rows
 
 
+def test_probabilities_of_two_runs_stand_beside_the_diagonal():
+  """Of six detections with scores of 0.8 to 0.9 one, of 0.84, is no hit."""
+  text = sections.probabilities([examined(name="a"), examined(found=False, name="b")])
+  # The cats, of one score, share a bin until each half of the images has a scaling of its own.
+  assert text.count("stroke-dasharray") == 2 and text.count('class="f0"') == 4 + 5
+  page = Page(text).text
+  assert "scores as they are" in page and "calibrated" in page and "b0––––" in page
+  brier = (3 * 0.1**2 + 0.2**2 + 0.18**2 + 0.84**2) / 6
+  errors = 0.3, 0.2, 0.18, 0.84  # the cats share a bin
+  assert f"a6{sum(errors) / 6:.3f}{brier:.3f}" in page
+  alone = sections.probabilities([examined(found=False)])
+  assert "<svg" not in alone
+
+
 def test_pictures_show_hits_misses_and_false_detections():
   picture = gallery.outcome(examined(novel=["<dog>"]), 2)
 
