@@ -25,7 +25,7 @@ from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs import examples
 from rkd_jax.inputs.plan import detector_specs
 from rkd_jax.pictures import components, figures
-from rkd_jax.recipe.needs import SCENES
+from rkd_jax.recipe.demo_needs import SCENES
 from rkd_jax.recipe.order import Order, parse_seeds
 from rkd_jax.recipe.rows import find
 from rkd_jax.recipe.run import Clock, run

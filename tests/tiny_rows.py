@@ -13,7 +13,7 @@ import tiny
 from rkd_jax.configs import common
 from rkd_jax.pictures.components import AP50
 from rkd_jax.recipe import __main__ as command
-from rkd_jax.recipe import needs, rows
+from rkd_jax.recipe import need, needs, rows
 from rkd_jax.recipe.order import Order
 from rkd_jax.recipe.rows import Recipe, Row
 
@@ -43,12 +43,26 @@ RECIPE = Recipe(
       settings={"model.test.detections": 5},
       optional=True,
     ),
+    Row(
+      "base_elsewhere",
+      "base, on another data set",
+      parent="base",
+      trains=False,
+      settings={
+        "data.name": "shapes_ovd/elsewhere",
+        "class_embeddings": "ROOT/elsewhere.npz",
+        "data.eval.canvas": (160, 160),
+        "data.eval.short_sides": (120,),
+        "data.eval.max_side": 160,
+      },
+      optional=True,
+    ),
   ),
   lambda root, row, seed: f"{root}/{row}/seed{seed}",
   lambda root, seed: f"root={root},seed={seed}",
 )
 NEEDS = {
-  "data": needs.Need(
+  "data": need.Need(
     "Records",
     lambda order: (Path(order.root) / "data").is_dir(),
     lambda order: ["python", "-m", "tiny", f"--output={order.root}"],

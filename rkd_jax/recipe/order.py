@@ -64,13 +64,19 @@ class Order:
     parent = self.parent(row)
     if not row.trains:
       config = self.config(parent, seed).unlock()
-      return changed(config, row.settings).lock()
+      return changed(config, self._settings(row)).lock()
     parts = (row.argument, self._arguments(row), self.recipe.places(self.root, seed))
     config = configs.load(f"{row.config}:{','.join(filter(None, parts))}").unlock()
     config.compilation_cache = f"{self.root}/jax_cache"
     if parent:
       config.init.checkpoint = self.folder(parent, seed)
-    return changed(changed(config.lock(), row.settings), self.settings).lock()
+    return changed(changed(config.lock(), self._settings(row)), self.settings).lock()
+
+  def _settings(self, row: Row) -> dict[str, Any]:
+    return {
+      key: value.replace("ROOT", self.root) if isinstance(value, str) else value
+      for key, value in row.settings.items()
+    }
 
   def _arguments(self, row: Row) -> str:
     parts = filter(None, self.arguments.split(","))

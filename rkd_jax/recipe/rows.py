@@ -33,7 +33,7 @@ class Row:
     argument: of the config, before those that say root and seed.
     parent: the row whose run (of the same seed) it starts from, or which it evaluates.
     needs: names of `needs.PREREQUISITES`, beside those of the parent.
-    settings: by dotted name, changed after the config is made.
+    settings: by dotted name, changed after the config is made; ROOT stands for the root.
     trains: False evaluates the parent's newest checkpoint.
     control: a control experiment, which is set apart and never the best.
     optional: left out unless it is named.
@@ -138,6 +138,14 @@ _RKD_ILS, _TRANSFER = "RKD + ILS", "RKD + ILS + weight transfer"
 TEACHERS = ("teachers",)
 _BOTH_TEACHERS = ("teachers", "imagenet_records", "imagenet_teachers")
 _IMAGE_TEACHERS = ("imagenet_records", "imagenet_teachers")
+# Other records and their classes in place of a run's own, images as large as they are.
+_ELSEWHERE = {
+  "data.name": "shapes_ovd/elsewhere",
+  "class_embeddings": "ROOT/elsewhere.npz",
+  "data.eval.canvas": (160, 160),
+  "data.eval.short_sides": (120,),
+  "data.eval.max_side": 160,
+}
 
 COCO = Recipe(
   "coco",
@@ -296,6 +304,28 @@ DEMO = Recipe(
         ("rkd_contrastive", "InfoNCE and relations in place of RKD's losses"),
         ("rkd_both", "RKD beside half of InfoNCE and relations"),
         ("rkd_teacher_boxes", "RKD, teacher boxes as foreground of the RPN"),
+      )
+    ),
+    *(
+      Row(
+        f"{name}_elsewhere",
+        f"{title}, on another data set",
+        parent=parent,
+        needs=("elsewhere_records", "elsewhere_embeddings"),
+        settings={**settings, **_ELSEWHERE},
+        trains=False,
+        optional=True,
+      )
+      for name, title, parent, settings in (
+        ("base", "base", "base", {}),
+        ("rkd", "RKD", "rkd", {}),
+        ("rkd_ils_weight_transfer", _TRANSFER, "rkd_ils_weight_transfer", {}),
+        (
+          "fused",
+          f"{_TRANSFER}, fused with CLIP on crops",
+          "rkd_ils_weight_transfer",
+          {"model.test.fusion.kind": "crops"},
+        ),
       )
     ),
     Row(

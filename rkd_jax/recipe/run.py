@@ -16,7 +16,8 @@ import jax
 
 from rkd_jax.files import storage
 from rkd_jax.pictures.components import Columns
-from rkd_jax.recipe.needs import Need, flags_of, missing, needed, shown
+from rkd_jax.recipe.need import Need, flags_of, shown
+from rkd_jax.recipe.needs import missing, needed
 from rkd_jax.recipe.order import Order, check, evaluation
 from rkd_jax.recipe.rows import Row
 from rkd_jax.recipe.training import evaluate_again, train_and_evaluate

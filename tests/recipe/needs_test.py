@@ -7,7 +7,9 @@ from demo_project import build
 from rkd_jax import precompute
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.machine.workers import process_pool
+from rkd_jax.recipe import need as need_lib
 from rkd_jax.recipe import needs, rows
+from rkd_jax.recipe.demo_needs import SCENES
 from rkd_jax.recipe.order import Order
 from rkd_jax.records.results import FIELDS, TeacherReader
 from rkd_jax.records.results_writer import TeacherWriter
@@ -28,7 +30,7 @@ def test_every_need_of_the_offline_step_is_a_command_that_it_takes(name, needs_o
   for need in needs_of.values():
     if need.make is precompute.main:
       command = need.command(order_of(name, clip="clip.pt"))
-      args = precompute.make_parser("").parse_args(needs.flags_of(command))
+      args = precompute.make_parser("").parse_args(need_lib.flags_of(command))
       precompute.complete(args)
       settings = precompute.settings_of(args)
       assert args.output.startswith("runs/x/") and settings.data_dir == "runs/x/data"
@@ -75,17 +77,17 @@ def test_the_demo_makes_what_the_steps_by_hand_make(tmp_path, monkeypatch):
   for name in ("class_embeddings", "teachers"):
     need = needs.NEEDS["demo"][name]
     assert not need.is_there(order)
-    need.make(needs.flags_of(need.command(order)))
+    need.make(need_lib.flags_of(need.command(order)))
     assert need.is_there(order)
 
-  source = open_source(f"{root}/data", needs.SCENES, "train_boxes")
+  source = open_source(f"{root}/data", SCENES, "train_boxes")
   stored = class_embeddings.load(root / "class_embeddings.npz")
   assert stored.clip == "clip" and stored.names == source.class_names
   expected = class_embeddings.embed_classes(load_clip(root / "clip"), source.class_names)
   np.testing.assert_array_equal(stored.embeddings, expected)
 
   settings = Settings(
-    Options(), data_dir=f"{root}/data", dataset=needs.SCENES, clip=f"{root}/clip", batch_size=320
+    Options(), data_dir=f"{root}/data", dataset=SCENES, clip=f"{root}/clip", batch_size=320
   )
   teachers = open_teachers(settings, "train_boxes")
   writer = TeacherWriter(
@@ -107,5 +109,5 @@ def test_the_demo_makes_what_the_steps_by_hand_make(tmp_path, monkeypatch):
 
 
 def test_flags_of_commands():
-  assert needs.flags_of(["rkd-jax", "embed-classes", "--a=1"]) == ["--a=1"]
-  assert needs.flags_of(["python", "-m", "rkd_jax.x", "--a=1", "b"]) == ["--a=1", "b"]
+  assert need_lib.flags_of(["rkd-jax", "embed-classes", "--a=1"]) == ["--a=1"]
+  assert need_lib.flags_of(["python", "-m", "rkd_jax.x", "--a=1", "b"]) == ["--a=1", "b"]
