@@ -8,12 +8,16 @@ Splits, after open-vocabulary COCO:
     tune           boxes of base and novel classes, to choose settings on
     validation     the same; nothing is chosen on it
 
-    python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir=DIR [--seed=0 --scale=1]
+shapes_ovd/elsewhere (`--name=elsewhere`) is a data set that no detector is trained on, with other
+names in another style: boxes of 40 novel classes in `tune` and `validation`.
+
+    python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir=DIR [--name=scenes --seed=0 --scale=1]
 """
 
 import dataclasses
+import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +25,76 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rkd_jax.data import builder, making
-from rkd_jax.data.shapes_ovd import scenes, vocabulary
+from rkd_jax.data.shapes_ovd import elsewhere, scenes, vocabulary
+from rkd_jax.data.shapes_ovd.painting import Scene
 
-DEFAULT_SIZES = dict(clip=8000, train_boxes=2400, train_images=2400, tune=300, validation=800)
 SPLITS_WITH_CAPTIONS = ("clip", "train_images")
 SPLITS_WITH_ALL_BOXES = ("tune", "validation")
 _IDS_PER_SPLIT = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What a config of the builder holds.
+
+  Attributes:
+    description: for people.
+    class_names: of all classes.
+    base, novel: those with boxes in training, and those with boxes in evaluation alone.
+    make_scene: from seed, split and number to a scene.
+    sizes: scenes of each split by default.
+    first_id: of its images, which no other has.
+  """
+
+  description: str
+  class_names: tuple[str, ...]
+  base: tuple[str, ...]
+  novel: tuple[str, ...]
+  make_scene: Callable[[int, str, int], Scene]
+  sizes: Mapping[str, int]
+  first_id: int
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    return tuple(self.sizes)
+
+  def boxed(self, split: str) -> tuple[str, ...]:
+    """Names of the classes with boxes in a split."""
+    if split in SPLITS_WITH_ALL_BOXES:
+      return self.base + self.novel
+    return self.base if split == "train_boxes" else ()
+
+  def fingerprint(self, seed: int) -> str:
+    """Changes when the way scenes are made changes: a checksum over the first ones."""
+    digest = hashlib.sha256()
+    for split in self.splits:
+      for index in range(3):
+        scene = self.make_scene(seed, split, index)
+        digest.update(scene.image.tobytes() + scene.boxes.tobytes() + scene.classes.tobytes())
+        digest.update(" ".join(scene.captions).encode())
+    return digest.hexdigest()[:16]
+
+
+KINDS = {
+  "scenes": Kind(
+    "Images, boxes and captions.",
+    vocabulary.CLASS_NAMES,
+    vocabulary.BASE,
+    vocabulary.NOVEL,
+    scenes.make_scene,
+    dict(clip=8000, train_boxes=2400, train_images=2400, tune=300, validation=800),
+    first_id=0,
+  ),
+  "elsewhere": Kind(
+    "Images and boxes of other classes in another style, for evaluation.",
+    elsewhere.CLASS_NAMES,
+    (),
+    elsewhere.CLASS_NAMES,
+    elsewhere.make_scene,
+    dict(tune=100, validation=400),
+    first_id=10 * _IDS_PER_SPLIT,
+  ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +104,21 @@ class SceneEntry:
   seed: int
   split: str
   index: int
+  kind: str = "scenes"
 
   def load(self, max_pixels: int = 0) -> dict[str, Any]:
     """The arguments of `schema.encode_record`: what may be known of the scene in this split.
 
     Nothing is decoded, and no limit needed.
     """
-    scene = scenes.make_scene(self.seed, self.split, self.index)
+    kind = KINDS[self.kind]
+    scene = kind.make_scene(self.seed, self.split, self.index)
     image = io.BytesIO()
     # As photographs are stored; a PNG of these noisy scenes takes ten times as long to write.
     Image.fromarray(scene.image).save(image, format="JPEG", quality=92, subsampling=0)
     visible = np.bincount(scene.owners.ravel(), minlength=len(scene.classes) + 1)[1:]
-    names = [vocabulary.CLASS_NAMES[c] for c in scene.classes]
-    boxed = vocabulary.BASE if self.split == "train_boxes" else ()
-    if self.split in SPLITS_WITH_ALL_BOXES:
-      boxed = vocabulary.BASE + vocabulary.NOVEL
-    shown = [name in boxed for name in names]
+    boxed = kind.boxed(self.split)
+    shown = [kind.class_names[c] in boxed for c in scene.classes]
     captions = scene.captions if self.split in SPLITS_WITH_CAPTIONS else ()
     text = " ".join(captions)
     return {
@@ -62,8 +129,8 @@ class SceneEntry:
       "classes": scene.classes[shown],
       "areas": visible[shown].astype(np.float32),
       "captions": captions,
-      "labels": [c for c, name in enumerate(vocabulary.CLASS_NAMES) if name in text],
-      "image_id": (1 + scenes.SPLITS.index(self.split)) * _IDS_PER_SPLIT + self.index,
+      "labels": [c for c, name in enumerate(kind.class_names) if name in text],
+      "image_id": kind.first_id + (1 + kind.splits.index(self.split)) * _IDS_PER_SPLIT + self.index,
       "filename": f"{self.split}_{self.index:06d}.jpg",
     }
 
@@ -75,19 +142,22 @@ class SceneSplit(making.Split):
   seed: int
   name: str
   images: range
+  kind: str = "scenes"
 
-  class_names = vocabulary.CLASS_NAMES
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return KINDS[self.kind].class_names
 
   @property
   def source(self) -> str:
-    return f"shapes_ovd, {self.name}"
+    return f"shapes_ovd/{self.kind}, {self.name}"
 
   def describe(self, name: str) -> list[str]:
     return [f"{name}: {len(self)} scenes"]
 
   def entries(self, start: int = 0, stop: int | None = None) -> Iterator[SceneEntry]:
     for index in self.images[start:stop]:
-      yield SceneEntry(self.seed, self.name, index)
+      yield SceneEntry(self.seed, self.name, index, self.kind)
 
 
 class ShapesOvd(builder.RecordBuilder):
@@ -95,39 +165,58 @@ class ShapesOvd(builder.RecordBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS = [
-    tfds.core.BuilderConfig(name="scenes", description="Images, boxes and captions."),
+    tfds.core.BuilderConfig(name=name, description=kind.description) for name, kind in KINDS.items()
   ]
   SPLITS_WITH_ALL_BOXES = SPLITS_WITH_ALL_BOXES
 
-  def __init__(self, *, seed: int = 0, sizes: Mapping[str, int] | None = None, **kwargs: Any):
-    """Takes `sizes`, scenes by split (ValueError for none); `builder.prepare` renders them."""
-    sizes = dict(DEFAULT_SIZES if sizes is None else sizes)
+  def __init__(
+    self,
+    *,
+    config: str = "scenes",
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    **kwargs: Any,
+  ):
+    """Takes one of KINDS and `sizes`, scenes by split; `builder.prepare` renders them.
+
+    Raises ValueError: no such kind or split, or no scene.
+    """
+    if config not in KINDS:
+      raise ValueError(f"shapes_ovd has no {config!r}; it has {', '.join(KINDS)}.")
+    kind = KINDS[config]
+    sizes = dict(kind.sizes if sizes is None else sizes)
     for split, size in sizes.items():
-      if split not in scenes.SPLITS or size < 1:
+      if split not in kind.splits or size < 1:
         raise ValueError(
           f"sizes: {split!r}: {size} is not a positive number of scenes for one of the splits "
-          f"{', '.join(scenes.SPLITS)}"
+          f"{', '.join(kind.splits)}"
         )
     super().__init__(
-      splits={split: SceneSplit(seed, split, range(size)) for split, size in sizes.items()},
-      base=vocabulary.BASE,
-      novel=vocabulary.NOVEL,
-      settings={"seed": seed, "sizes": sizes, "look": scenes.fingerprint(seed)},
+      splits={split: SceneSplit(seed, split, range(size), config) for split, size in sizes.items()},
+      base=kind.base,
+      novel=kind.novel,
+      settings={"seed": seed, "sizes": sizes, "look": kind.fingerprint(seed)},
+      config=config,
       **kwargs,
     )
 
 
-def sizes_at(scale: float) -> dict[str, int]:
-  """DEFAULT_SIZES times `scale`, at least 4 scenes each."""
-  return {split: max(round(size * scale), 4) for split, size in DEFAULT_SIZES.items()}
+def sizes_at(scale: float, kind: str = "scenes") -> dict[str, int]:
+  """The default sizes times `scale`, at least 4 scenes each."""
+  return {split: max(round(size * scale), 4) for split, size in KINDS[kind].sizes.items()}
 
 
 def main(arguments: Sequence[str] | None = None):
   """Command line of the module's docstring."""
   parser = builder.argument_parser(__doc__)
+  parser.add_argument("--name", choices=KINDS, default="scenes", help="of shapes_ovd/NAME")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--scale", type=float, default=1.0, help="times the default sizes")
-  builder.run(parser, lambda scale, **given: ShapesOvd(sizes=sizes_at(scale), **given), arguments)
+
+  def make(name: str, scale: float, **given: Any) -> ShapesOvd:
+    return ShapesOvd(config=name, sizes=sizes_at(scale, name), **given)
+
+  builder.run(parser, make, arguments)
 
 
 if __name__ == "__main__":

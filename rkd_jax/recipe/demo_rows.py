@@ -121,17 +121,70 @@ _PROMPTS = tuple(
   for name, title in (("name", "the name alone"), ("captions", "mean of five captions"))
 )
 
+# Other records and their classes in place of a run's own, images as large as they are.
+_ELSEWHERE = {
+  "data.name": "shapes_ovd/elsewhere",
+  "class_embeddings": "{root}/elsewhere.npz",
+  "data.eval.canvas": (160, 160),
+  "data.eval.short_sides": (120,),
+  "data.eval.max_side": 160,
+}
+_TRANSFERRED = tuple(
+  Row(
+    f"{name}_elsewhere",
+    f"{title}, on another data set",
+    parent=parent,
+    needs=("elsewhere_records", "elsewhere_embeddings"),
+    settings={**settings, **_ELSEWHERE},
+    trains=False,
+    group="elsewhere",
+  )
+  for name, title, parent, settings in (
+    ("base", "base", "base", {}),
+    ("rkd", "RKD", "rkd", {}),
+    ("rkd_ils_weight_transfer", _TRANSFER, "rkd_ils_weight_transfer", {}),
+    ("fused", f"{_TRANSFER}, fused with CLIP on crops", "rkd_ils_weight_transfer", _FUSED),
+    ("recommended", "recommended", "retrieved_boxes", _FUSED),
+  )
+)
+
+_BOXES = tuple(
+  Row(
+    f"ils_{name}",
+    title,
+    "demo",
+    "ils",
+    "base",
+    _TEACHERS,
+    {"loss.ils.boxes": name, **settings},
+    group="boxes",
+  )
+  for name, title, settings in (
+    ("image", "whole image", {}),
+    (
+      "largest_region",
+      "largest region of the teachers",
+      # Regions are read for their boxes alone.
+      {"data.image.max_regions": 5, "loss.rkd.on_image_batches": False},
+    ),
+    ("largest_proposal", "largest proposal of the detector", {}),
+    ("best_proposal", "best proposal of the detector for the label", {}),
+  )
+)
+
 DEMO = Recipe(
   "demo",
   "shapes_ovd",
   AP50,
-  (*_COMPONENTS, *_BEYOND, *_LOSSES, *_REGIONS, *_PROMPTS),
+  (*_COMPONENTS, *_BEYOND, *_LOSSES, *_REGIONS, *_BOXES, *_PROMPTS, *_TRANSFERRED),
   demo_config.workdir,
   lambda root, seed: f"seed={seed},root={root}",
   groups={
     "beyond": Group("Beyond the paper", ("base", "rkd", "rkd_ils_weight_transfer")),
     "losses": Group("Distillation losses", ("base", "rkd")),
     "regions": Group("Regions that are distilled", ("base", "rkd", "rkd_no_irm")),
+    "boxes": Group("Boxes that labels supervise", ("base", "ils")),
     "prompts": Group("Prompts", ("rkd_ils_weight_transfer",)),
+    "elsewhere": Group("Another data set, without training on it"),
   },
 )

@@ -1,5 +1,6 @@
 """The config of a run's folder: stored at its start, compared when it goes on, read back."""
 
+import copy
 import json
 import os
 import re
@@ -57,6 +58,7 @@ _PLACES = (
 )
 # Of the free ones, those that results depend on.
 _EVALUATED_WITH = (
+  "data.name",
   "evaluation.protocol",
   "model.test",
   "model.rpn.test",
@@ -218,6 +220,8 @@ def evaluated_otherwise(
   would do that is off in both.
   """
   found: dict[str, tuple[Any, Any]] = {}
+  if "data" in old:
+    old = _with_joined_results(copy.deepcopy(dict(old)), dict(new))
   for key in _EVALUATED_WITH:
     found |= differences(at(old, key), at(new, key), key)
   fusion = "model.test.fusion"

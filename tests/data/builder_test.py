@@ -1,5 +1,7 @@
 """What the builders share."""
 
+import dataclasses
+
 import pytest
 
 from rkd_jax.data import builder
@@ -33,6 +35,7 @@ def test_flags_of_the_second_build_say_how_it_is_done_now(flag, capsys):
 def test_novel_names_that_are_no_class_or_base_ones_are_refused(
   tmp_path, monkeypatch, novel, message
 ):
-  monkeypatch.setattr(shapes_ovd.vocabulary, "NOVEL", novel)
+  kind = dataclasses.replace(shapes_ovd.KINDS["scenes"], novel=novel)
+  monkeypatch.setitem(shapes_ovd.KINDS, "scenes", kind)
   with pytest.raises(ValueError, match=message):
     shapes_ovd.ShapesOvd(data_dir=tmp_path)

@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from processes import SECONDS, Processes
 
 from rkd_jax.benchmark.synthetic import ellipses
+from rkd_jax.data.shapes_ovd import vocabulary
 from rkd_jax.data.shapes_ovd.shapes_ovd import SceneEntry, SceneSplit
 from rkd_jax.frozen.clip import TOKENIZER_FILE
 from rkd_jax.machine import cluster
@@ -78,7 +79,7 @@ def _build_data(root):
     patch.setattr(SceneSplit, "has_polygons", True)
     patch.setattr(SceneEntry, "load", outlined)
     tiny.build_data(root)
-  counts = [{"name": name, "image_count": 1 + len(name)} for name in SceneSplit.class_names]
+  counts = [{"name": name, "image_count": 1 + len(name)} for name in vocabulary.CLASS_NAMES]
   (root / "image_counts.json").write_text(json.dumps(counts))
 
 

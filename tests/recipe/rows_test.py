@@ -88,6 +88,19 @@ def test_tables_have_every_row_once_and_others_beside(recipe):
   assert list(recipe.tables({"base"})) == ["Components"]
 
 
+def test_rows_elsewhere_change_what_is_evaluated_on_and_nothing_else():
+  order = _order(recipes.DEMO, root="R")
+  row = recipes.DEMO.row("rkd_elsewhere")
+  assert row not in recipes.DEMO.chosen()
+  assert {*needs.needed(order, [row])} == {
+    *("records", "clip", "elsewhere_records", "elsewhere_embeddings")
+  }
+  own, config = (order.config(recipes.DEMO.row(name), 1).to_dict() for name in ("rkd", row.name))
+  assert config["data"].pop("name") == "shapes_ovd/elsewhere" != own["data"].pop("name")
+  assert config.pop("class_embeddings") == "R/elsewhere.npz" != own.pop("class_embeddings")
+  assert config["data"].pop("eval") != own["data"].pop("eval") and config == own
+
+
 def test_unknown_names_are_told_the_nearest():
   with pytest.raises(ValueError, match=r"no recipe 'cocoa'; the nearest is 'coco'"):
     recipes.find("cocoa")

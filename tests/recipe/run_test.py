@@ -11,18 +11,22 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import tiny_rows
 from tiny_rows import order_of, write_run
 
-from rkd_jax.recipe import run, training
+from rkd_jax.data import builder
+from rkd_jax.data.shapes_ovd import elsewhere, shapes_ovd, vocabulary
+from rkd_jax.recipe import run, table, training
 from rkd_jax.recipe.needs import known as needs
 from rkd_jax.recipe.needs.need import Need
 from rkd_jax.recipe.rows import Row
 from rkd_jax.recipe.run import Clock, Job
 from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.lock import locked
+from rkd_jax.vocabulary import class_embeddings
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -189,6 +193,29 @@ def test_rows_are_trained_gone_on_with_and_evaluated_again(root, monkeypatch, ca
   (again / "config.json").write_text(json.dumps(config))
   jobs = [job.name for job in run.prepare(order) if not job.is_done()]
   assert jobs == ["base_again/0"]
+
+
+def test_a_row_is_evaluated_on_another_data_set_with_other_class_embeddings(root):
+  builder.prepare(
+    shapes_ovd.ShapesOvd(
+      data_dir=root / "data", config="elsewhere", sizes={"validation": 4}, workers=1
+    )
+  )
+  rows = np.random.default_rng(1).normal(size=(len(elsewhere.CLASS_NAMES), tiny.EMBEDDING_DIM))
+  class_embeddings.save(
+    root / "elsewhere.npz", elsewhere.CLASS_NAMES, class_embeddings.TEMPLATE, rows
+  )
+  order = order_of(root, "base_elsewhere")
+  found = run.run(order, Clock())
+  (results,) = found["base_elsewhere"]
+  # Nothing was trained on, so that all classes are novel ones and none are base ones.
+  assert results["AP50_base"] is None and results["AP50_novel"] == results["AP50_all"] >= 0
+  assert {*results["per_class"]} == {*elsewhere.CLASS_NAMES}
+  assert {*found["base"][0]["per_class"]} == {*vocabulary.BASE, *vocabulary.NOVEL}
+  (row,) = [
+    line for line in table.markdown(order, table.collect(order)).splitlines() if "another" in line
+  ]
+  assert " – |" in row and "nan" not in row
 
 
 @pytest.mark.faults

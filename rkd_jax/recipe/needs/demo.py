@@ -18,7 +18,7 @@ from rkd_jax.recipe.training import is_finished, train_and_evaluate
 from rkd_jax.teachers.images import Options
 from rkd_jax.vocabulary import class_embeddings
 
-SCENES = "shapes_ovd/scenes"
+SCENES, ELSEWHERE = "shapes_ovd/scenes", "shapes_ovd/elsewhere"
 DEMO_SPLITS = ("train_boxes", "train_images")
 
 
@@ -45,11 +45,16 @@ def _rpn_teachers(order: Order) -> list[str]:
   return [*teachers, *proposer, *places]
 
 
-def _demo_rows(order: Order, name: str = class_embeddings.FILE, *templates: str) -> list[str]:
+def _demo_rows(
+  order: Order,
+  name: str = class_embeddings.FILE,
+  *templates: str,
+  data_set: str = SCENES,
+) -> list[str]:
   output = f"--output={order.root}/{name}"
   prompts = [f"--template={template}" for template in templates]
   clip = f"--clip={order.root}/clip"
-  return ["rkd-jax", "embed-classes", clip, names_flag(order, SCENES), *prompts, output]
+  return ["rkd-jax", "embed-classes", clip, names_flag(order, data_set), *prompts, output]
 
 
 def _prompts(name: str, *templates: str) -> Need:
@@ -151,6 +156,20 @@ DEMO = {
     after=("records", "clip"),
     after_row="base",
     each_seed=True,
+  ),
+  "elsewhere_records": Need(
+    "Scenes of another data set",
+    has_records(ELSEWHERE, "tune", "validation"),
+    python_module("data.shapes_ovd.shapes_ovd", "--data_dir=ROOT/data", "--name=elsewhere"),
+    shapes_ovd.main,
+    looks=True,
+  ),
+  "elsewhere_embeddings": Need(
+    "Class embeddings of another data set",
+    lambda order: storage.path(f"{order.root}/elsewhere.npz").exists(),
+    lambda order: _demo_rows(order, "elsewhere.npz", data_set=ELSEWHERE),
+    embed_classes.main,
+    after=("elsewhere_records", "clip"),
   ),
   "prompts_name": _prompts("name", "{}"),
   "prompts_captions": _prompts("captions", *scenes.TEMPLATES[1]),

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from rkd_jax.data import builder, making
-from rkd_jax.data.shapes_ovd import scenes, shapes_ovd, vocabulary
+from rkd_jax.data.shapes_ovd import elsewhere, scenes, shapes_ovd, vocabulary
 from rkd_jax.records import sources
 
 SIZES = {"clip": 6, "train_boxes": 12, "train_images": 10, "tune": 4, "validation": 5}
@@ -121,6 +121,36 @@ def test_wrong_sizes_are_refused(tmp_path, sizes):
 
 
 def test_sizes_at_scales_every_split():
-  assert shapes_ovd.sizes_at(1) == shapes_ovd.DEFAULT_SIZES
+  assert shapes_ovd.sizes_at(1) == shapes_ovd.KINDS["scenes"].sizes
   assert shapes_ovd.sizes_at(0.1)["train_boxes"] == 240
   assert min(shapes_ovd.sizes_at(1e-6).values()) == 4
+  assert shapes_ovd.sizes_at(0.1, "elsewhere") == {"tune": 10, "validation": 40}
+
+
+def test_fingerprints_depend_on_the_seed_and_the_kind():
+  found = [kind.fingerprint(seed) for kind in shapes_ovd.KINDS.values() for seed in (0, 0, 1)]
+  assert len(set(found)) == 2 * len(shapes_ovd.KINDS)
+
+
+def test_the_scenes_of_earlier_versions_stay():
+  assert shapes_ovd.KINDS["scenes"].fingerprint(0) == "9fcc0d7baf7096c2"
+
+
+def test_elsewhere_has_boxes_of_all_its_classes_which_are_novel(tmp_path):
+  shapes_ovd.main([f"--data_dir={tmp_path}", "--name=elsewhere", "--scale=0.01", "--workers=1"])
+  source = sources.open_source(tmp_path, "shapes_ovd/elsewhere", "validation")
+  assert source.class_names == source.novel == elsewhere.CLASS_NAMES
+  assert source.base == () and source.has_all_boxes and len(source) == 4
+  for index in range(len(source)):
+    scene, record = elsewhere.make_scene(0, "validation", index), source[index]
+    np.testing.assert_allclose(record.boxes, scene.boxes, atol=1e-4)
+    np.testing.assert_array_equal(record.classes, scene.classes)
+    assert (record.height, record.width) == scene.image.shape[:2]
+    assert record.captions == () and len(record.labels) == 0 and record.image_id > 10_000_000
+
+
+def test_what_there_is_not_is_named(tmp_path):
+  with pytest.raises(ValueError, match="no 'nowhere'; it has scenes, elsewhere"):
+    shapes_ovd.ShapesOvd(data_dir=tmp_path, config="nowhere")
+  with pytest.raises(ValueError, match=r"'clip': 5 is not .* the splits tune, validation"):
+    shapes_ovd.ShapesOvd(data_dir=tmp_path, config="elsewhere", sizes={"clip": 5})
