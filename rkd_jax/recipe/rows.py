@@ -138,6 +138,7 @@ _RKD_ILS, _TRANSFER = "RKD + ILS", "RKD + ILS + weight transfer"
 TEACHERS = ("teachers",)
 _BOTH_TEACHERS = ("teachers", "imagenet_records", "imagenet_teachers")
 _IMAGE_TEACHERS = ("imagenet_records", "imagenet_teachers")
+_STRICT = ("strict_teachers",)
 # Other records and their classes in place of a run's own, images as large as they are.
 _ELSEWHERE = {
   "data.name": "shapes_ovd/elsewhere",
@@ -304,6 +305,20 @@ DEMO = Recipe(
         ("rkd_contrastive", "InfoNCE and relations in place of RKD's losses"),
         ("rkd_both", "RKD beside half of InfoNCE and relations"),
         ("rkd_teacher_boxes", "RKD, teacher boxes as foreground of the RPN"),
+      )
+    ),
+    *(
+      Row(name, title, "demo", name, parent, needs, optional=True)
+      for name, title, parent, needs in (
+        ("strict_base", "base, CLIP of the strict setting", "", ("records", "strict_embeddings")),
+        ("strict_rkd", "RKD, CLIP of the strict setting", "strict_base", _STRICT),
+        ("strict_control", f"{_TRANSFER}, CLIP of the strict setting", "strict_rkd", _STRICT),
+        (
+          "strict",
+          f"{_TRANSFER}, strict: image batches of 400 concepts",
+          "strict_rkd",
+          (*_STRICT, "strict_concepts", "strict_concept_teachers"),
+        ),
       )
     ),
     *(
