@@ -79,9 +79,14 @@ CLIP_WIDTH = 32
 
 def workdir(root: str, stage: str, seed: int) -> str:
   """Where a stage of a run lives; CLIP is trained once and shared by all seeds."""
-  if STRICT.get(stage, stage) == "clip":
+  if plain(stage) == "clip":
     return f"{of_clip(root, stage)}/clip"
   return f"{root}/{stage}/seed{seed}"
+
+
+def plain(stage: str) -> str:
+  """What a stage of the strict setting is; other stages are themselves."""
+  return STRICT.get(stage, stage)
 
 
 def of_clip(root: str, stage: str) -> str:
@@ -98,7 +103,7 @@ def get_config(argument: str | None = None):
   args = common.arguments(argument, stage="base", seed=0, root="runs/demo")
   if args.stage not in STAGES:
     raise ValueError(f"stage is {args.stage!r}; expected one of {', '.join(STAGES)}.")
-  return clip(args) if STRICT.get(args.stage, args.stage) == "clip" else detector(args)
+  return clip(args) if plain(args.stage) == "clip" else detector(args)
 
 
 def clip(args):
@@ -136,7 +141,7 @@ def clip(args):
 
 
 def detector(args):
-  stage, own = STRICT.get(args.stage, args.stage), of_clip(args.root, args.stage)
+  stage, own = plain(args.stage), of_clip(args.root, args.stage)
   c = common.detector()
   c.name = args.stage
   c.seed = args.seed
