@@ -23,8 +23,16 @@ As rkd_ils_weight_transfer, which is their control, with other pseudo boxes:
   retrieved_boxes          these in box batches instead, as foreground of the classifier alone
   refined                  what rkd_ils_weight_transfer itself finds in image batches, too
 
-`FOLDERS` says where those are; `rkd-jax retrieve` makes them, for the rows of `rkd-jax recipe demo`
-by itself (docs/pseudo_labels.md).
+The strict setting, in which nothing of the novel names is known in training, has a CLIP of its own,
+as clip knows no concepts, and all that is made with it below ROOT/strict:
+
+  strict_clip              clip on captions that name 400 concepts, too, for twice as long
+  strict_base, strict_rkd  base and rkd with it
+  strict_control           rkd_ils_weight_transfer with it: labels of the 80 names in image batches
+  strict                   the same with labels of the 400 concepts instead
+
+`FOLDERS` says where other pseudo boxes are; `rkd-jax retrieve` makes them, for the rows of
+`rkd-jax recipe demo` by itself (docs/pseudo_labels.md).
 
 Hardware: 2 CPU cores, 6 GB, minutes.  docs/demo.md has the measured table.
 """
@@ -39,10 +47,19 @@ FOLDERS = {
 }
 # As long as rkd, which is their control.
 RKD_VARIANTS = ("rkd_contrastive", "rkd_both", "rkd_teacher_boxes")
+# What the stages of the strict setting are, but for their CLIP and image batches.
+STRICT = {
+  "strict_clip": "clip",
+  "strict_base": "base",
+  "strict_rkd": "rkd",
+  "strict_control": "rkd_ils_weight_transfer",
+  "strict": "rkd_ils_weight_transfer",
+}
 STAGES = (
   *("clip", "base", "rkd", "rkd_longer", "ils", "rkd_ils", "rkd_ils_weight_transfer"),
   *RKD_VARIANTS,
   *FOLDERS,
+  *STRICT,
 )
 INITIAL_STAGE = {
   "rkd": "base",
@@ -52,6 +69,9 @@ INITIAL_STAGE = {
   "rkd_ils": "rkd",
   "rkd_ils_weight_transfer": "rkd",
   **dict.fromkeys(FOLDERS, "rkd"),
+  "strict_rkd": "strict_base",
+  "strict_control": "strict_rkd",
+  "strict": "strict_rkd",
 }
 EMBEDDING_DIM = 64
 CLIP_WIDTH = 32
@@ -59,7 +79,19 @@ CLIP_WIDTH = 32
 
 def workdir(root: str, stage: str, seed: int) -> str:
   """Where a stage of a run lives; CLIP is trained once and shared by all seeds."""
-  return f"{root}/clip" if stage == "clip" else f"{root}/{stage}/seed{seed}"
+  if plain(stage) == "clip":
+    return f"{of_clip(root, stage)}/clip"
+  return f"{root}/{stage}/seed{seed}"
+
+
+def plain(stage: str) -> str:
+  """What a stage of the strict setting is; other stages are themselves."""
+  return STRICT.get(stage, stage)
+
+
+def of_clip(root: str, stage: str) -> str:
+  """The folder of a stage's CLIP and of what is made with it."""
+  return f"{root}/strict" if stage in STRICT else root
 
 
 def folder(root: str, stage: str, seed: int) -> str:
@@ -71,7 +103,7 @@ def get_config(argument: str | None = None):
   args = common.arguments(argument, stage="base", seed=0, root="runs/demo")
   if args.stage not in STAGES:
     raise ValueError(f"stage is {args.stage!r}; expected one of {', '.join(STAGES)}.")
-  return clip(args) if args.stage == "clip" else detector(args)
+  return clip(args) if plain(args.stage) == "clip" else detector(args)
 
 
 def clip(args):
@@ -102,16 +134,19 @@ def clip(args):
   c.data.caption.flip = False
   c.data.caption.crop = 0.0
   c.data.eval.split = "tune"
+  if args.stage == "strict_clip":
+    c.num_steps *= 2
+    c.data.name = "shapes_ovd/concepts"
   return c
 
 
 def detector(args):
-  stage = args.stage
+  stage, own = plain(args.stage), of_clip(args.root, args.stage)
   c = common.detector()
-  c.name = stage
+  c.name = args.stage
   c.seed = args.seed
   c.compilation_cache = f"{args.root}/jax_cache"
-  c.class_embeddings = f"{args.root}/class_embeddings.npz"
+  c.class_embeddings = f"{own}/class_embeddings.npz"
   c.checkpoint.every = 300
   c.num_steps = 500 if stage in ("rkd", *RKD_VARIANTS) else 450
   c.optimizer = common.adamw(
@@ -136,22 +171,22 @@ def detector(args):
   m.classifier.temperature, m.classifier.bias = 20.0, -17.5
   m.test.candidates = 400
   # Chosen on the tuning split.
-  m.test.fusion.update(clip=f"{args.root}/clip", base=0.2, novel=0.2, temperature=15.0)
+  m.test.fusion.update(clip=f"{own}/clip", base=0.2, novel=0.2, temperature=15.0)
   c.loss.rpn.batch_size_per_image = 64
 
   d = c.data
   d.dir, d.name, d.cache = f"{args.root}/data", "shapes_ovd/scenes", True
-  d.teachers = f"{args.root}/teachers"
+  d.teachers = f"{own}/teachers"
   d.threads = 1  # more fight over Python's lock on two cores
   size = dict(canvas=(128, 128), short_sides=(128,), max_side=128)
   d.box.update(split="train_boxes", batch_size=8, max_boxes=8, **size)
   d.image.update(split="train_images", batch_size=16, max_labels=4, **size)
   d.eval.update(split="validation", batch_size=16, **size)
 
-  if stage in INITIAL_STAGE:
-    c.init.checkpoint = workdir(args.root, INITIAL_STAGE[stage], args.seed)
+  if args.stage in INITIAL_STAGE:
+    c.init.checkpoint = workdir(args.root, INITIAL_STAGE[args.stage], args.seed)
   else:
-    c.init.backbone = workdir(args.root, "clip", args.seed)
+    c.init.backbone = f"{own}/clip"
   parts = "rkd_ils_weight_transfer" if stage in FOLDERS else stage
   if "rkd" in parts:
     d.box.max_regions = d.image.max_regions = 5
@@ -171,6 +206,12 @@ def detector(args):
     d.box.update(teachers=folder(args.root, stage, args.seed), pseudo_labels=4)
   elif stage in FOLDERS:
     d.image.update(teachers=folder(args.root, stage, args.seed), max_labels=8)
+  if args.stage == "strict":
+    d.image.update(
+      name="shapes_ovd/concepts",
+      teachers=f"{own}/concept_teachers",
+      class_embeddings=f"{own}/concepts.npz",
+    )
   return c
 
 

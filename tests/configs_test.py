@@ -104,6 +104,8 @@ def _step_shapes(config, tmp_path, monkeypatch) -> dict[str, set[str]]:
     monkeypatch.setattr(module, "open_sources", lambda c: dict.fromkeys(c.data.schedule, source))
   if config.task == "detector":
     config.class_embeddings = str(tmp_path / "classes.npz")
+    if config.data.image.class_embeddings:
+      config.data.image.class_embeddings = config.class_embeddings
     class_embeddings.save(
       config.class_embeddings,
       source.class_names,
@@ -148,6 +150,7 @@ DEMO_TERMS = {
   "rkd_both": {"box": BOX_TERMS | RKD_TERMS | CONTRAST_TERMS},
   "rkd_teacher_boxes": {"box": BOX_TERMS | RKD_TERMS},
 }
+DEMO_TERMS |= {stage: DEMO_TERMS[plain] for stage, plain in _load("demo.py").STRICT.items()}
 
 
 PUBLISHED_TERMS = {
@@ -429,3 +432,20 @@ def test_a_config_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
   assert configs.locate("coco/rkd.py:x") == "coco/rkd.py:x"  # a file that exists wins
   with pytest.raises(ValueError, match=r"--config=common: there is no such file, .* coco/base, "):
     configs.locate("common")
+
+
+def test_stages_of_the_strict_setting_have_a_clip_of_their_own():
+  demo = _load("demo.py")
+  control, strict = (demo.get_config(f"{stage},root=r") for stage in ("strict_control", "strict"))
+  assert demo.workdir("r", "strict_clip", 3) == "r/strict/clip" == strict.model.test.fusion.clip
+  assert demo.get_config("strict_base,root=r,seed=1").init.backbone == "r/strict/clip"
+  # The two differ in their image batches and their names.
+  found = differences(control.to_dict(), strict.to_dict())
+  assert {key.rpartition(".")[0] for key in found} == {"", "data.image"}
+  assert found["data.image.class_embeddings"] == ("", "r/strict/concepts.npz")
+  plain = demo.get_config("rkd_ils_weight_transfer,root=r")
+  of_clip = {"name", "class_embeddings", "data.teachers", "init.checkpoint"}
+  assert differences(plain.to_dict(), control.to_dict()).keys() == {
+    *of_clip,
+    "model.test.fusion.clip",
+  }

@@ -7,13 +7,14 @@ are.  Boxes bound the *visible* pixels, as annotators draw them.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from rkd_jax.data.shapes_ovd import vocabulary
 from rkd_jax.data.shapes_ovd.painting import (
+  Draw,
   Scene,
   noise,
   paint_object,
@@ -52,27 +53,58 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     raise ValueError(f"unknown split {split!r} of shapes_ovd; the splits are {', '.join(SPLITS)}")
   rng = np.random.default_rng([seed, SPLITS.index(split), index])
   if split == "clip":
-    return _portrait(rng) if rng.random() < 0.85 else _group(rng)
+    return captioned(rng, _DRAW, vocabulary.CLASS_NAMES)
+  return detection(rng, _DRAW, vocabulary.CLASS_NAMES, vocabulary.OTHER)
+
+
+def one_of(
+  attributes: Sequence[tuple[str, str, str]],
+  choose: Callable[[np.random.Generator], int],
+) -> Draw:
+  """Draws objects by their (pattern, colour, shape), of the numbers that `choose` gives."""
+
+  def draw(rng: np.random.Generator, scale: float):
+    label = choose(rng)
+    pattern, colour, shape = attributes[label]
+    angle = int(rng.integers(-20, 21))
+    alpha = turned_mask(shape, angle, scale, rng.uniform(0.88, 1.12))
+    return label, alpha, paint_object(rng, pattern, colour, alpha, angle, scale)
+
+  return draw
+
+
+_DRAW = one_of(vocabulary.ATTRIBUTES, lambda rng: int(rng.integers(len(vocabulary.CLASS_NAMES))))
+
+
+def detection(
+  rng: np.random.Generator, draw: Draw, names: Sequence[str], unnamed: Sequence[str] = ()
+) -> Scene:
+  """Three to six objects, of which the caption names one to three that may be named."""
   canvas = _background(rng, DETECTION_SIZE)
   scales = np.exp(rng.uniform(np.log(18), np.log(60), rng.integers(3, 7)))
-  classes, boxes, visible, owners = place_objects(rng, canvas, scales, _draw)
-  nameable = [c for c in classes if vocabulary.CLASS_NAMES[c] not in vocabulary.OTHER]
+  classes, boxes, visible, owners = place_objects(rng, canvas, scales, draw)
+  nameable = [c for c in classes if names[c] not in unnamed]
   count = min(len(nameable), rng.choice([1, 2, 3], p=[0.2, 0.4, 0.4]))
   mentioned = rng.permutation(nameable)[:count].astype(int)
-  caption = _caption(rng, mentioned)
+  caption = _caption(rng, [names[c] for c in mentioned])
   return Scene(photograph(rng, canvas), boxes, classes, visible, owners, (caption,))
 
 
-def _group(rng: np.random.Generator) -> Scene:
+def captioned(rng: np.random.Generator, draw: Draw, names: Sequence[str]) -> Scene:
+  """A small photograph, of one subject or a few, with its caption."""
+  return _portrait(rng, draw, names) if rng.random() < 0.85 else _group(rng, draw, names)
+
+
+def _group(rng: np.random.Generator, draw: Draw, names: Sequence[str]) -> Scene:
   """A captioned photograph of two or three objects, all of them named."""
   canvas = _background(rng, CLIP_SIZE)
   scales = CLIP_SIZE * rng.uniform(0.32, 0.55, rng.integers(2, 4))
-  classes, boxes, visible, owners = place_objects(rng, canvas, scales, _draw)
-  caption = _caption(rng, list(classes))
+  classes, boxes, visible, owners = place_objects(rng, canvas, scales, draw)
+  caption = _caption(rng, [names[c] for c in classes])
   return Scene(photograph(rng, canvas), boxes, classes, visible, owners, (caption,))
 
 
-def _portrait(rng: np.random.Generator) -> Scene:
+def _portrait(rng: np.random.Generator, draw: Draw, names: Sequence[str]) -> Scene:
   """A captioned photograph framed on one subject, as most on the web are.
 
   Whatever else the frame happens to hold goes unmentioned.  The scene is drawn at
@@ -82,7 +114,7 @@ def _portrait(rng: np.random.Generator) -> Scene:
   wide = 96
   canvas = _background(rng, wide)
   scales = np.exp(rng.uniform(np.log(18), np.log(60), rng.integers(1, 4)))
-  classes, boxes, visible, owners = place_objects(rng, canvas, scales, _draw)
+  classes, boxes, visible, owners = place_objects(rng, canvas, scales, draw)
   # The nearest object hides others and is hidden by none.
   subject = len(classes) - 1
   left, top, right, bottom = boxes[subject]
@@ -101,12 +133,11 @@ def _portrait(rng: np.random.Generator) -> Scene:
     classes=classes[subject : subject + 1],
     visible=visible[subject : subject + 1],
     owners=owner,
-    captions=(_caption(rng, [classes[subject]]),),
+    captions=(_caption(rng, [names[classes[subject]]]),),
   )
 
 
-def _caption(rng: np.random.Generator, classes: list[int]) -> str:
-  names = [vocabulary.CLASS_NAMES[c] for c in classes]
+def _caption(rng: np.random.Generator, names: Sequence[str]) -> str:
   if not names:
     return _WITHOUT_NAMES
   templates = TEMPLATES[len(names)]
@@ -157,14 +188,3 @@ def _strokes(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
       path = np.cumsum(np.concatenate([[[x, y]], steps * (3 if kind == 1 else 1)]), axis=0)
       draw.line([tuple(p) for p in path], fill=colour, width=int(rng.integers(1, 4)))
   return np.asarray(image).astype(np.float32)
-
-
-def _draw(
-  rng: np.random.Generator, scale: float
-) -> tuple[int, Float[np.ndarray, "h w"], Float[np.ndarray, "h w 3"]]:
-  """An object of any class."""
-  label = int(rng.integers(len(vocabulary.CLASS_NAMES)))
-  pattern, colour, shape = vocabulary.ATTRIBUTES[label]
-  angle = int(rng.integers(-20, 21))
-  alpha = turned_mask(shape, angle, scale, rng.uniform(0.88, 1.12))
-  return label, alpha, paint_object(rng, pattern, colour, alpha, angle, scale)

@@ -9,7 +9,9 @@ Splits, after open-vocabulary COCO:
     validation     the same; nothing is chosen on it
 
 shapes_ovd/elsewhere (`--name=elsewhere`) is a data set that no detector is trained on, with other
-names in another style: boxes of 40 novel classes in `tune` and `validation`.
+names in another style: boxes of 40 novel classes in `tune` and `validation`.  shapes_ovd/concepts
+(`--name=concepts`) has image-level labels of 400 random concepts (`train_images`), captions for a
+CLIP that is to know them and the 80 names (`clip`), and boxes to measure that with (`tune`).
 
     python -m rkd_jax.data.shapes_ovd.shapes_ovd --data_dir=DIR [--name=scenes --seed=0 --scale=1]
 """
@@ -25,7 +27,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rkd_jax.data import builder, making
-from rkd_jax.data.shapes_ovd import elsewhere, scenes, vocabulary
+from rkd_jax.data.shapes_ovd import concepts, elsewhere, scenes, vocabulary
 from rkd_jax.data.shapes_ovd.painting import Scene
 
 SPLITS_WITH_CAPTIONS = ("clip", "train_images")
@@ -94,6 +96,15 @@ KINDS = {
     dict(tune=100, validation=400),
     first_id=10 * _IDS_PER_SPLIT,
   ),
+  "concepts": Kind(
+    "Captioned images of 400 concepts, for the strict setting.",
+    concepts.CLASS_NAMES,
+    (),
+    concepts.CLASS_NAMES,
+    concepts.make_scene,
+    dict(clip=16000, train_images=2400, tune=100),
+    first_id=20 * _IDS_PER_SPLIT,
+  ),
 }
 
 
@@ -118,7 +129,7 @@ class SceneEntry:
     Image.fromarray(scene.image).save(image, format="JPEG", quality=92, subsampling=0)
     visible = np.bincount(scene.owners.ravel(), minlength=len(scene.classes) + 1)[1:]
     boxed = kind.boxed(self.split)
-    shown = [kind.class_names[c] in boxed for c in scene.classes]
+    shown = np.isin(scene.classes, [kind.class_names.index(name) for name in boxed])
     captions = scene.captions if self.split in SPLITS_WITH_CAPTIONS else ()
     text = " ".join(captions)
     return {

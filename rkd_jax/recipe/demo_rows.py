@@ -172,11 +172,30 @@ _BOXES = tuple(
   )
 )
 
+_STRICT_TEACHERS = ("strict_teachers",)
+_STRICT = tuple(
+  Row(name, title, "demo", name, parent, needs, group="strict")
+  for name, title, parent, needs in (
+    ("strict_base", "base, CLIP of the strict setting", "", ("records", "strict_embeddings")),
+    ("strict_rkd", "RKD, CLIP of the strict setting", "strict_base", _STRICT_TEACHERS),
+    ("strict_control", f"{_TRANSFER}, CLIP of the strict setting", "strict_rkd", _STRICT_TEACHERS),
+    (
+      "strict",
+      f"{_TRANSFER}, strict: image batches of 400 concepts",
+      "strict_rkd",
+      (*_STRICT_TEACHERS, "strict_concepts", "strict_concept_teachers"),
+    ),
+  )
+)
+
 DEMO = Recipe(
   "demo",
   "shapes_ovd",
   AP50,
-  (*_COMPONENTS, *_BEYOND, *_LOSSES, *_REGIONS, *_BOXES, *_PROMPTS, *_TRANSFERRED),
+  (
+    *(*_COMPONENTS, *_BEYOND, *_LOSSES, *_REGIONS, *_BOXES, *_PROMPTS),
+    *(*_TRANSFERRED, *_STRICT),
+  ),
   demo_config.workdir,
   lambda root, seed: f"seed={seed},root={root}",
   groups={
@@ -186,5 +205,6 @@ DEMO = Recipe(
     "boxes": Group("Boxes that labels supervise", ("base", "ils")),
     "prompts": Group("Prompts", ("rkd_ils_weight_transfer",)),
     "elsewhere": Group("Another data set, without training on it"),
+    "strict": Group("Unknown novel names (strict)"),
   },
 )

@@ -1,5 +1,7 @@
 """What the demo needs, all of it made from nothing by the commands of docs/demo.md."""
 
+from collections.abc import Sequence
+
 from rkd_jax import embed_classes, precompute, retrieve
 from rkd_jax.configs import load
 from rkd_jax.data.shapes_ovd import scenes, shapes_ovd
@@ -8,7 +10,6 @@ from rkd_jax.recipe.needs.need import (
   Need,
   has_records,
   has_results,
-  has_rows,
   is_retrieved,
   names_flag,
   python_module,
@@ -18,54 +19,71 @@ from rkd_jax.recipe.training import is_finished, train_and_evaluate
 from rkd_jax.teachers.images import Options
 from rkd_jax.vocabulary import class_embeddings
 
-SCENES, ELSEWHERE = "shapes_ovd/scenes", "shapes_ovd/elsewhere"
+SCENES, ELSEWHERE, CONCEPTS = (f"shapes_ovd/{name}" for name in ("scenes", "elsewhere", "concepts"))
 DEMO_SPLITS = ("train_boxes", "train_images")
 
 
-def _demo_teachers(order: Order) -> list[str]:
-  places = [f"--data_dir={order.root}/data", f"--dataset={SCENES}", f"--clip={order.root}/clip"]
-  splits = f"--splits={','.join(DEMO_SPLITS)}"
-  # The crops of 64 images of five regions, and of their pseudo boxes, in few calls.
-  batch = "--batch_size=320"
-  return ["rkd-jax", "precompute", *places, splits, batch, f"--output={order.root}/teachers"]
+def _teachers(
+  what: str,
+  data_set: str,
+  splits: Sequence[str],
+  folder: str,
+  clip: str = "clip",
+  after: tuple[str, ...] = ("records", "clip"),
+  more: Sequence[str] = (),
+) -> Need:
+  """Proposals of images, and a CLIP of the demo asked about them."""
+
+  def command(order: Order) -> list[str]:
+    places = [f"--data_dir={order.root}/data", f"--dataset={data_set}"]
+    # The crops of 64 images of five regions, and of their pseudo boxes, in few calls.
+    options = [f"--clip={order.root}/{clip}", f"--splits={','.join(splits)}", "--batch_size=320"]
+    output = [*more, f"--output={order.root}/{folder}"]
+    return ["rkd-jax", "precompute", *places, *options, *output]
+
+  return Need(what, has_results(folder, *splits), command, precompute.main, after=after, looks=True)
 
 
-def _ten_teachers(order: Order) -> list[str]:
-  teachers = [flag for flag in _demo_teachers(order) if not flag.startswith(("--splits", "--out"))]
-  places = [f"--splits={DEMO_SPLITS[0]}", "--regions=10", f"--output={order.root}/ten_teachers"]
-  return [*teachers, *places]
+def _embeddings(
+  what: str,
+  data_set: str,
+  file: str,
+  clip: str = "clip",
+  templates: Sequence[str] = (),
+  *,
+  after: tuple[str, ...],
+) -> Need:
+  """The classes of records, embedded by a CLIP of the demo."""
 
+  def command(order: Order) -> list[str]:
+    output, by = f"--output={order.root}/{file}", f"--clip={order.root}/{clip}"
+    prompts = [f"--template={template}" for template in templates]
+    return ["rkd-jax", "embed-classes", by, names_flag(order, data_set), *prompts, output]
 
-def _rpn_teachers(order: Order) -> list[str]:
-  """The offline step with the RPN of a seed's base-only detector, of the images with boxes."""
-  teachers = [flag for flag in _demo_teachers(order) if not flag.startswith(("--splits", "--out"))]
-  base, (seed,) = order.recipe.row("base"), order.seeds
-  proposer = ["--proposals=rpn", f"--checkpoint={order.folder(base, seed)}"]
-  places = [f"--splits={DEMO_SPLITS[0]}", f"--output={order.root}/rpn_teachers/seed{seed}"]
-  return [*teachers, *proposer, *places]
-
-
-def _demo_rows(
-  order: Order,
-  name: str = class_embeddings.FILE,
-  *templates: str,
-  data_set: str = SCENES,
-) -> list[str]:
-  output = f"--output={order.root}/{name}"
-  prompts = [f"--template={template}" for template in templates]
-  clip = f"--clip={order.root}/clip"
-  return ["rkd-jax", "embed-classes", clip, names_flag(order, data_set), *prompts, output]
-
-
-def _prompts(name: str, *templates: str) -> Need:
-  """Class embeddings of the demo with other prompts."""
-  file = f"prompts/{name}.npz"
   return Need(
-    f"Class embeddings, {name}",
+    what,
     lambda order: storage.path(f"{order.root}/{file}").exists(),
-    lambda order: _demo_rows(order, file, *templates),
+    command,
     embed_classes.main,
-    after=("records", "clip"),
+    after=after,
+  )
+
+
+def _clip(what: str, stage: str, folder: str, after: str) -> Need:
+  """A CLIP that is trained here."""
+
+  def config(order: Order) -> str:
+    return f"demo:{stage},root={order.root}"
+
+  return Need(
+    what,
+    lambda order: is_finished(load(config(order)), f"{order.root}/{folder}"),
+    lambda order: [
+      *("rkd-jax", "train", f"--config={config(order)}"),
+      f"--workdir={order.root}/{folder}",
+    ],
+    _train_clip,
+    after=(after,),
   )
 
 
@@ -87,6 +105,14 @@ def _refined(order: Order) -> list[str]:
   return [*command, *own, f"--output={order.root}/refined/seed{seed}"]
 
 
+def _rpn_teachers(order: Order) -> list[str]:
+  """The offline step with the RPN of a seed's base-only detector, of the images with boxes."""
+  (seed,) = order.seeds
+  proposer = ["--proposals=rpn", f"--checkpoint={order.folder(order.recipe.row('base'), seed)}"]
+  folder = f"rpn_teachers/seed{seed}"
+  return _teachers("", SCENES, DEMO_SPLITS[:1], folder, more=proposer).command(order)
+
+
 def _train_clip(flags: list[str]) -> None:
   given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
   train_and_evaluate(load(given["config"]), given["workdir"])
@@ -100,30 +126,12 @@ DEMO = {
     shapes_ovd.main,
     looks=True,
   ),
-  "clip": Need(
-    "CLIP on captioned scenes",
-    lambda order: is_finished(load(f"demo:clip,root={order.root}"), f"{order.root}/clip"),
-    lambda order: [
-      *("rkd-jax", "train", f"--config=demo:clip,root={order.root}"),
-      f"--workdir={order.root}/clip",
-    ],
-    _train_clip,
-    after=("records",),
+  "clip": _clip("CLIP on captioned scenes", "clip", "clip", "records"),
+  "class_embeddings": _embeddings(
+    "Class embeddings", SCENES, class_embeddings.FILE, after=("records", "clip")
   ),
-  "class_embeddings": Need(
-    "Class embeddings",
-    has_rows,
-    _demo_rows,
-    embed_classes.main,
-    after=("records", "clip"),
-  ),
-  "teachers": Need(
-    "Offline step: proposals, region embeddings, pseudo boxes",
-    has_results("teachers", *DEMO_SPLITS),
-    _demo_teachers,
-    precompute.main,
-    after=("records", "clip"),
-    looks=True,
+  "teachers": _teachers(
+    "Offline step: proposals, region embeddings, pseudo boxes", SCENES, DEMO_SPLITS, "teachers"
   ),
   "retrieved": Need(
     "Regions of names without annotations",
@@ -141,12 +149,12 @@ DEMO = {
     after_row="rkd_ils_weight_transfer",
     each_seed=True,
   ),
-  "ten_teachers": Need(
+  "ten_teachers": _teachers(
     "Offline step with ten regions of an image",
-    has_results("ten_teachers", DEMO_SPLITS[0]),
-    _ten_teachers,
-    precompute.main,
-    after=("records", "clip"),
+    SCENES,
+    DEMO_SPLITS[:1],
+    "ten_teachers",
+    more=["--regions=10"],
   ),
   "rpn_teachers": Need(
     "Offline step with the proposals of base",
@@ -157,6 +165,16 @@ DEMO = {
     after_row="base",
     each_seed=True,
   ),
+  **{
+    f"prompts_{name}": _embeddings(
+      f"Class embeddings, {name}",
+      SCENES,
+      f"prompts/{name}.npz",
+      templates=templates,
+      after=("records", "clip"),
+    )
+    for name, templates in (("name", ("{}",)), ("captions", scenes.TEMPLATES[1]))
+  },
   "elsewhere_records": Need(
     "Scenes of another data set",
     has_records(ELSEWHERE, "tune", "validation"),
@@ -164,13 +182,50 @@ DEMO = {
     shapes_ovd.main,
     looks=True,
   ),
-  "elsewhere_embeddings": Need(
+  "elsewhere_embeddings": _embeddings(
     "Class embeddings of another data set",
-    lambda order: storage.path(f"{order.root}/elsewhere.npz").exists(),
-    lambda order: _demo_rows(order, "elsewhere.npz", data_set=ELSEWHERE),
-    embed_classes.main,
+    ELSEWHERE,
+    "elsewhere.npz",
     after=("elsewhere_records", "clip"),
   ),
-  "prompts_name": _prompts("name", "{}"),
-  "prompts_captions": _prompts("captions", *scenes.TEMPLATES[1]),
+  "concepts": Need(
+    "Scenes of concepts",
+    has_records(CONCEPTS, "clip", "train_images", "tune"),
+    python_module("data.shapes_ovd.shapes_ovd", "--data_dir=ROOT/data", "--name=concepts"),
+    shapes_ovd.main,
+    looks=True,
+  ),
+  "strict_clip": _clip(
+    "CLIP on captions that name concepts, too", "strict_clip", "strict/clip", "concepts"
+  ),
+  "strict_embeddings": _embeddings(
+    "Class embeddings of the strict setting's CLIP",
+    SCENES,
+    f"strict/{class_embeddings.FILE}",
+    "strict/clip",
+    after=("records", "strict_clip"),
+  ),
+  "strict_concepts": _embeddings(
+    "Embeddings of the concepts",
+    CONCEPTS,
+    "strict/concepts.npz",
+    "strict/clip",
+    after=("concepts", "strict_clip"),
+  ),
+  "strict_teachers": _teachers(
+    "Offline step of the strict setting's CLIP",
+    SCENES,
+    DEMO_SPLITS,
+    "strict/teachers",
+    "strict/clip",
+    ("records", "strict_clip"),
+  ),
+  "strict_concept_teachers": _teachers(
+    "Offline step on the images of concepts",
+    CONCEPTS,
+    ("train_images",),
+    "strict/concept_teachers",
+    "strict/clip",
+    ("concepts", "strict_clip"),
+  ),
 }

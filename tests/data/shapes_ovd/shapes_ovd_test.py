@@ -150,7 +150,7 @@ def test_elsewhere_has_boxes_of_all_its_classes_which_are_novel(tmp_path):
 
 
 def test_what_there_is_not_is_named(tmp_path):
-  with pytest.raises(ValueError, match="no 'nowhere'; it has scenes, elsewhere"):
+  with pytest.raises(ValueError, match="no 'nowhere'; it has scenes, elsewhere, concepts"):
     shapes_ovd.ShapesOvd(data_dir=tmp_path, config="nowhere")
   with pytest.raises(ValueError, match=r"'clip': 5 is not .* the splits tune, validation"):
     shapes_ovd.ShapesOvd(data_dir=tmp_path, config="elsewhere", sizes={"clip": 5})
