@@ -54,6 +54,7 @@ def helped(order: Order, workers: int) -> Iterator[None]:
   says why.  They end with the block, like by SIGTERM if it ends early: trainings save their state.
   """
   processes: list[subprocess.Popen] = []
+  storage.path(order.root).mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
     try:
       for number in range(1, workers):

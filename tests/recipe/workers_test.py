@@ -34,9 +34,10 @@ def test_workers_end_with_the_block(tmp_path, monkeypatch, fails):
     f"time.sleep({60 if fails else 0})\n"
   )
   monkeypatch.setattr(workers, "command_of", lambda order: ["-c", program])
-  log = tmp_path / "worker-1.log"
+  root = tmp_path / "new"
+  log = root / "worker-1.log"
   try:
-    with workers.helped(order_of(tmp_path), 2):
+    with workers.helped(order_of(root), 2):
       while "works" not in log.read_text():
         pass
       if fails:
