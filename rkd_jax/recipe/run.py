@@ -36,9 +36,10 @@ class Clock:
     self.seconds: dict[str, float] = {}
 
   @contextlib.contextmanager
-  def __call__(self, name: str) -> Iterator[None]:
+  def __call__(self, name: str, announced: bool = False) -> Iterator[None]:
     start = time.monotonic()
-    print(f"\n== {name} ({start - self.begin:.0f} s so far)", flush=True)
+    if not announced:
+      print(f"\n== {name} ({start - self.begin:.0f} s so far)", flush=True)
     yield
     self.seconds[name] = time.monotonic() - start
 
@@ -81,7 +82,8 @@ def work_off(
         del left[job.name]
       elif not any(name in left for name in job.after):
         try:
-          with clock(job.title):
+          # What it waited for is not announced each time that it looks.
+          with clock(job.title, announced=job.title in told):
             job.do()
         except WorkdirInUseError as error:
           elsewhere[job.title] = str(error).partition(". Wait")[0]

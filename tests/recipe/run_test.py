@@ -153,7 +153,10 @@ def test_what_another_process_has_is_waited_for_and_others_are_made_meanwhile(tm
   thread.join()
   # The other process ended without a result.
   assert done == ["other", "parent", "child"]
-  lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Waiting")]
+  said = capsys.readouterr().out.splitlines()
+  # What is looked at again and again is announced once.
+  assert len([line for line in said if line.startswith("== title of parent")]) == 1
+  lines = [line for line in said if line.startswith("Waiting")]
   assert len(lines) == 1
   assert lines[0].startswith("Waiting for title of parent: ") and "is in use: process" in lines[0]
 
