@@ -74,7 +74,7 @@ def work_off(
   What another process has is waited for, with a line that says who has it; when that process ends
   without a result, it is done here.  `finished` is told of each job that was done here.
   """
-  left, told = {job.name: job for job in jobs}, set()
+  left, told, announced = {job.name: job for job in jobs}, set(), set()
   while left:
     elsewhere, before = {}, len(left)
     for job in list(left.values()):
@@ -82,10 +82,10 @@ def work_off(
         del left[job.name]
       elif not any(name in left for name in job.after):
         try:
-          # What it waited for is not announced each time that it looks.
-          with clock(job.title, announced=job.title in told):
+          with clock(job.title, job.name in announced):
             job.do()
         except WorkdirInUseError as error:
+          announced.add(job.name)
           elsewhere[job.title] = str(error).partition(". Wait")[0]
           continue
         del left[job.name]
