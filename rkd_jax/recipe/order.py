@@ -14,7 +14,7 @@ from rkd_jax.files import storage
 from rkd_jax.files.json_checks import differences
 from rkd_jax.recipe.rows import Recipe, Row
 from rkd_jax.runs.checkpoint import CheckpointError, latest_step
-from rkd_jax.runs.config import check_config, evaluated_otherwise, with_tuples
+from rkd_jax.runs.config import check_config, differing, evaluated_otherwise, with_tuples
 
 FILE = "recipe.json"
 
@@ -179,7 +179,7 @@ def stale(order: Order, row: Row, seed: int) -> dict[str, tuple[Any, Any]]:
   file = storage.path(order.folder(row, seed)) / "config.json"
   if not file.exists():
     return {"config.json": (None, "missing")}
-  return differences(read_object(file), order.config(row, seed).to_dict())
+  return differing(read_object(file), order.config(row, seed).to_dict())
 
 
 def check(order: Order) -> None:

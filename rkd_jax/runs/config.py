@@ -204,11 +204,20 @@ def _other(workdir: str | os.PathLike, found: Mapping[str, tuple[Any, Any]]) -> 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
   """The settings that differ, but for the free ones, with both values."""
   free = tuple(f"{key}." for key in FREE_KEYS)
+  found = differing(old, new)
+  return {key: values for key, values in found.items() if not f"{key}.".startswith(free)}
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """All settings that differ between two configs, with both values.
+
+  What one of them lacks, as configs of earlier versions do, is as in `DEFAULTS`.
+  """
   found = differences(old, new)
   for key, default in DEFAULTS.items():
     if found.get(key) in ((None, default), (default, None)):
       del found[key]
-  return {key: values for key, values in found.items() if not f"{key}.".startswith(free)}
+  return found
 
 
 def evaluated_otherwise(

@@ -191,6 +191,10 @@ def test_rows_are_trained_gone_on_with_and_evaluated_again(root, monkeypatch, ca
   capsys.readouterr()
   run.run(order_of(root, "rkd"), Clock())
   assert latest_step(rkd) == 2 and not evaluated  # what it was evaluated to holds, the same step
+  # What an earlier version did not have yet is as its default.
+  del config["loss"]["ils"]["boxes"]
+  (again / "config.json").write_text(json.dumps(config))
+  assert all(job.is_done() for job in run.prepare(order))
   # Under other settings the row without training is evaluated once more.
   config["model"]["test"]["detections"] = 7
   (again / "config.json").write_text(json.dumps(config))
