@@ -1,7 +1,8 @@
 """Other processes of this machine that work on the same order, for CPUs that one leaves idle.
 
-A training step of a small network keeps one core busy and a half: two rows at once are done sooner
-than one after the other.  Who does what is decided by the locks of the runs, as between hosts.
+The loops, sorts and small arrays in a training step of a small network keep one core busy: two rows
+side by side are done sooner than one after the other.  Who does what is decided by the locks of the
+runs, as between hosts.
 """
 
 import contextlib
