@@ -14,6 +14,7 @@ from rkd_jax.configs import common
 from rkd_jax.pictures.components import AP50
 from rkd_jax.recipe import __main__ as command
 from rkd_jax.recipe import recipes
+from rkd_jax.recipe.demo_rows import ELSEWHERE
 from rkd_jax.recipe.needs import known as needs
 from rkd_jax.recipe.needs.need import Need
 from rkd_jax.recipe.order import Order
@@ -50,13 +51,7 @@ RECIPE = Recipe(
       "base, on another data set",
       parent="base",
       trains=False,
-      settings={
-        "data.name": "shapes_ovd/elsewhere",
-        "class_embeddings": "{root}/elsewhere.npz",
-        "data.eval.canvas": (160, 160),
-        "data.eval.short_sides": (120,),
-        "data.eval.max_side": 160,
-      },
+      settings=ELSEWHERE,
       group="again",
     ),
   ),

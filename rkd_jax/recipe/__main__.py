@@ -35,7 +35,6 @@ from rkd_jax.files import storage
 from rkd_jax.recipe import recipes, table
 from rkd_jax.recipe.order import Order, check, parse_seeds, parse_settings
 from rkd_jax.recipe.run import Clock, jobs_of, prepare, run
-from rkd_jax.recipe.workers import check_workers
 from rkd_jax.runs.lock import WorkdirInUseError, locked
 
 
@@ -72,8 +71,7 @@ def main(given: flags.FlagValues, names: Sequence[str], changes: Sequence[str] =
   def write(job: object = None) -> None:
     table.write(order, table.collect(order))
 
-  check_workers(order, given.workers)
-  prepare(order)
+  prepare(order, given.workers)
   write()
   run(order, clock, write, given.workers)
   results = table.collect(order)

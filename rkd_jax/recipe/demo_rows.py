@@ -4,13 +4,17 @@ An ablation changes one thing of the row that its table shows beside it, and is 
 same run for as many steps.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from rkd_jax.configs import demo as demo_config
 from rkd_jax.pictures.components import AP50
 from rkd_jax.recipe.rows import Group, Recipe, Row
 
 _TRAINED, _TEACHERS = ("records", "class_embeddings"), ("teachers",)
 _TRANSFER = "RKD + ILS + weight transfer"
-_FUSED = {"model.test.fusion.kind": "crops"}
+_CROPS = {"model.test.fusion.kind": "crops"}
 
 _COMPONENTS = (
   Row("base", "base", "demo", "base", needs=(*_TRAINED, "clip")),
@@ -30,28 +34,33 @@ _COMPONENTS = (
 )
 
 
-def _like_rkd(name: str, title: str, group: str, needs=_TEACHERS, stage="rkd", **settings) -> Row:
-  """From base, as long as RKD; keywords are settings, with '__' for the dots."""
-  changed = {key.replace("__", "."): value for key, value in settings.items()}
-  return Row(name, title, "demo", stage, "base", needs, changed, group=group)
+def _like_rkd(
+  name: str,
+  title: str,
+  group: str,
+  settings: Mapping[str, Any] = MappingProxyType({}),
+  stage: str = "rkd",
+  needs: tuple[str, ...] = _TEACHERS,
+) -> Row:
+  """From base, as long as RKD."""
+  return Row(name, title, "demo", stage, "base", needs, settings, group=group)
 
 
-def _again(row: str, name: str, title: str, **settings) -> Row:
+def _fused(row: str, name: str, title: str, kind: str = "crops") -> Row:
   """A trained row evaluated once more, with fused scores."""
-  return Row(name, title, parent=row, needs=("clip",), trains=False, group="beyond", **settings)
+  settings = {"model.test.fusion.kind": kind}
+  return Row(name, title, "", "", row, ("clip",), settings, trains=False, group="beyond")
 
 
 _BEYOND = (
-  _again("base", "base_fused", "base, fused with CLIP on crops", settings=_FUSED),
-  _again("rkd", "rkd_fused", "RKD, fused with CLIP on crops", settings=_FUSED),
-  _again(
-    "rkd_ils_weight_transfer", "fused", f"{_TRANSFER}, fused with CLIP on crops", settings=_FUSED
-  ),
-  _again(
+  _fused("base", "base_fused", "base, fused with CLIP on crops"),
+  _fused("rkd", "rkd_fused", "RKD, fused with CLIP on crops"),
+  _fused("rkd_ils_weight_transfer", "fused", f"{_TRANSFER}, fused with CLIP on crops"),
+  _fused(
     "rkd_ils_weight_transfer",
     "fused_projection",
     f"{_TRANSFER}, fused with its distilled projection",
-    settings={"model.test.fusion.kind": "projection"},
+    "projection",
   ),
   *(
     Row(name, f"{_TRANSFER}, {title}", "demo", name, "rkd", needs, group="beyond", after=after)
@@ -61,11 +70,10 @@ _BEYOND = (
       ("refined", "its own detections", ("refined",), ("rkd_ils_weight_transfer",)),
     )
   ),
-  _again(
+  _fused(
     "retrieved_boxes",
     "recommended",
     f"{_TRANSFER}, retrieved regions in box batches, fused with CLIP on crops",
-    settings=_FUSED,
   ),
   *(
     _like_rkd(name, title, "beyond", stage=name)
@@ -77,34 +85,41 @@ _BEYOND = (
   ),
 )
 
+_NO_IRM = {"loss.irm.weight": 0.0}
 _LOSSES = (
-  _like_rkd("rkd_no_irm", "L1 alone", "losses", loss__irm__weight=0.0),
-  _like_rkd("rkd_no_l1", "IRM alone", "losses", loss__rkd__weight=0.0),
+  _like_rkd("rkd_no_irm", "L1 alone", "losses", _NO_IRM),
+  _like_rkd("rkd_no_l1", "IRM alone", "losses", {"loss.rkd.weight": 0.0}),
   _like_rkd(
     "rkd_paper_equations",
     "L1 and IRM as the paper writes them",
     "losses",
     # Of each image alone, with the same two weights and no factor of 100.
-    loss__images_per_group__box=1,
-    loss__rkd__reduction="sum",
-    loss__rkd__temperature=1.0,
-    loss__irm__row_norm="l2",
-    loss__irm__reduction="mean",
-    loss__irm__temperature=1.0,
-    loss__irm__weight=0.05,
+    {
+      "loss.images_per_group.box": 1,
+      "loss.rkd.reduction": "sum",
+      "loss.rkd.temperature": 1.0,
+      "loss.irm.row_norm": "l2",
+      "loss.irm.reduction": "mean",
+      "loss.irm.temperature": 1.0,
+      "loss.irm.weight": 0.05,
+    },
   ),
 )
 
-_RPN = {"needs": ("rpn_teachers",), "data__teachers": "{root}/rpn_teachers/seed{seed}"}
-_TEN = {"needs": ("ten_teachers",), "data__teachers": "{root}/ten_teachers"}
+_OF_RPN = {"data.teachers": "{root}/rpn_teachers/seed{seed}"}
+_OF_TEN = {"data.teachers": "{root}/ten_teachers", "data.box.max_regions": 10}
 _REGIONS = (
-  _like_rkd("rkd_rpn_no_irm", "RPN proposals, L1 alone", "regions", loss__irm__weight=0.0, **_RPN),
-  _like_rkd("rkd_rpn", "RPN proposals", "regions", **_RPN),
-  *(
-    _like_rkd(f"rkd_{count}", f"{count} of an image", "regions", data__box__max_regions=count)
-    for count in (1, 3)
+  _like_rkd(
+    "rkd_rpn_no_irm",
+    "RPN proposals, L1 alone",
+    "regions",
+    {**_OF_RPN, **_NO_IRM},
+    needs=("rpn_teachers",),
   ),
-  _like_rkd("rkd_10", "10 of an image", "regions", data__box__max_regions=10, **_TEN),
+  _like_rkd("rkd_rpn", "RPN proposals", "regions", _OF_RPN, needs=("rpn_teachers",)),
+  _like_rkd("rkd_1", "1 of an image", "regions", {"data.box.max_regions": 1}),
+  _like_rkd("rkd_3", "3 of an image", "regions", {"data.box.max_regions": 3}),
+  _like_rkd("rkd_10", "10 of an image", "regions", _OF_TEN, needs=("ten_teachers",)),
 )
 
 _PROMPTS = tuple(
@@ -122,7 +137,7 @@ _PROMPTS = tuple(
 )
 
 # Other records and their classes in place of a run's own, images as large as they are.
-_ELSEWHERE = {
+ELSEWHERE = {
   "data.name": "shapes_ovd/elsewhere",
   "class_embeddings": "{root}/elsewhere.npz",
   "data.eval.canvas": (160, 160),
@@ -135,7 +150,7 @@ _TRANSFERRED = tuple(
     f"{title}, on another data set",
     parent=parent,
     needs=("elsewhere_records", "elsewhere_embeddings"),
-    settings={**settings, **_ELSEWHERE},
+    settings={**settings, **ELSEWHERE},
     trains=False,
     group="elsewhere",
   )
@@ -143,8 +158,8 @@ _TRANSFERRED = tuple(
     ("base", "base", "base", {}),
     ("rkd", "RKD", "rkd", {}),
     ("rkd_ils_weight_transfer", _TRANSFER, "rkd_ils_weight_transfer", {}),
-    ("fused", f"{_TRANSFER}, fused with CLIP on crops", "rkd_ils_weight_transfer", _FUSED),
-    ("recommended", "recommended", "retrieved_boxes", _FUSED),
+    ("fused", f"{_TRANSFER}, fused with CLIP on crops", "rkd_ils_weight_transfer", _CROPS),
+    ("recommended", "recommended", "retrieved_boxes", _CROPS),
   )
 )
 

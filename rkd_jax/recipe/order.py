@@ -210,11 +210,12 @@ def check(order: Order) -> None:
         f"{_how_far(order, parent, seed)}: bring it back, or remove {folder}, or give --only with "
         f"--rows={row.name} where it is finished."
       )
-    if order.only and parent not in order.rows and not is_trained(order, parent, seed):
-      raise ValueError(
-        f"Row {row.name} starts from {start}, which {_how_far(order, parent, seed)}: leave --only "
-        f"out to train {parent.name} first."
-      )
+    for first in (parent, *map(order.recipe.row, row.after)) if order.only else ():
+      if first not in order.rows and not is_trained(order, first, seed):
+        raise ValueError(
+          f"Row {row.name} starts from {order.folder(first, seed)}, which "
+          f"{_how_far(order, first, seed)}: leave --only out to train {first.name} first."
+        )
     if parent.trains and latest_step(start):
       check_config(start, order.config(parent, seed))
 

@@ -73,8 +73,12 @@ def work_off(
 
   What another process has is waited for, with a line that says who has it; when that process ends
   without a result, it is done here.  `finished` is told of each job that was done here.
+
+  Raises ValueError: two jobs have one name, or some wait for each other or for themselves.
   """
   left, told, announced = {job.name: job for job in jobs}, set(), set()
+  if len(left) != len(jobs):
+    raise ValueError(f"two jobs have one name: {', '.join(sorted(job.name for job in jobs))}.")
   while left:
     elsewhere, before = {}, len(left)
     for job in list(left.values()):
@@ -92,6 +96,8 @@ def work_off(
         finished(job)
         break
     if len(left) == before:
+      if not elsewhere:
+        raise ValueError(f"none of these can be begun before another: {', '.join(left)}.")
       for title in elsewhere.keys() - told:
         print(f"Waiting for {title}: {elsewhere[title]}.", flush=True)
       told = elsewhere.keys()
@@ -131,7 +137,8 @@ def _need_job(order: Order, name: str, need: Need, made: set[str]) -> Job:
 
 
 def _need_name(order: Order, name: str, need: Need) -> str:
-  return f"{name}/{order.seeds[0]}" if need.each_seed else name
+  # Unlike the name of a row's job, which may be called like what it needs.
+  return f"{name} of seed {order.seeds[0]}" if need.each_seed else name
 
 
 def _row_job(order: Order, row: Row, seed: int) -> Job:
@@ -164,11 +171,13 @@ def figures(results: Mapping[str, Any], columns: Columns) -> dict[str, float | N
   return {name: None if value is None else round(value, 1) for name, value in values.items()}
 
 
-def prepare(order: Order) -> list[Job]:
-  """The jobs of an order, once it is certain that they can be done.
+def prepare(order: Order, workers: int = 1) -> list[Job]:
+  """The jobs of an order, once it is certain that so many processes can do them.
 
-  Raises ValueError: see `order.check`; or prerequisites cannot be made, with a sentence for each.
+  Raises ValueError: see `order.check` and `workers.check_workers`; or prerequisites cannot be made,
+  with a sentence for each.
   """
+  check_workers(order, workers)
   check(order)
   jobs = jobs_of(order)
   open_rows = [row for row, seed in order.runs if evaluation(order, row, seed) is None]
@@ -203,10 +212,9 @@ def run(
 ) -> dict[str, list[dict[str, Any]]]:
   """Makes all of an order with so many processes; the results of each row, one for each seed.
 
-  Raises ValueError: see `prepare` and `workers.check_workers`; nothing was trained then.
+  Raises ValueError: see `prepare`; nothing was trained then.
   """
-  check_workers(order, workers)
-  jobs = prepare(order)
+  jobs = prepare(order, workers)
   jax.config.update("jax_compilation_cache_dir", f"{order.root}/jax_cache")
   with exit_on_sigterm(), helped(order, workers):
     work_off(jobs, clock, finished, PAUSE_S if workers == 1 else PAUSE_BESIDE_S)

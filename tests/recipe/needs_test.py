@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from demo_project import build
 
-from rkd_jax import precompute
+from rkd_jax import precompute, retrieve
 from rkd_jax.frozen.clip import load_clip
 from rkd_jax.machine.workers import process_pool
 from rkd_jax.recipe import recipes
@@ -36,6 +36,10 @@ def test_every_need_of_the_offline_step_is_a_command_that_it_takes(name, needs_o
       assert args.output.startswith("runs/x/") and settings.data_dir == "runs/x/data"
       if settings.proposals == "mvit":
         assert all((settings.checkpoint, settings.vocabulary, settings.merges))
+    if need.make is retrieve.main:
+      args = retrieve.make_parser("").parse_args(needs.flags_of(need.command(order_of(name))))
+      retrieve.complete(args)
+      assert args.output.startswith("runs/x/") and args.data_dir == "runs/x/data" and args.keep
 
 
 def test_what_is_missing_is_named_with_its_command_and_download(tmp_path):

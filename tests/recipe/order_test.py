@@ -1,13 +1,16 @@
 """What is wrong with an order is said in a sentence before anything is done."""
 
+import dataclasses
 import json
 
 import pytest
+import tiny_rows
 from tiny_rows import order_of, write_run
 
 from rkd_jax.recipe import order as lib
 from rkd_jax.recipe import recipes
 from rkd_jax.recipe.order import Order
+from rkd_jax.recipe.rows import Row
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,18 @@ def test_a_row_alone_needs_the_run_that_it_starts_from(tmp_path):
     lib.check(alone)
   write_run(order_of(tmp_path), "base", 4, seed=1)
   lib.check(order_of(tmp_path, "rkd", only=True, seeds=(1,)))
+
+
+def test_a_row_alone_needs_the_runs_that_its_needs_are_made_from(tmp_path, monkeypatch):
+  own = Row("own", "own", tiny_rows.__file__, "2", "base", after=("rkd",))
+  recipe = dataclasses.replace(tiny_rows.RECIPE, rows=(*tiny_rows.RECIPE.rows, own))
+  monkeypatch.setattr(tiny_rows, "RECIPE", recipe)
+  order = order_of(tmp_path, "own", only=True)
+  write_run(order, "base", 4, AP50_all=1.0)
+  with pytest.raises(ValueError, match=r"own starts from .*rkd/seed0, which is not there"):
+    lib.check(order)
+  write_run(order, "rkd", 2, AP50_all=1.0)
+  lib.check(order)
 
 
 def test_a_run_whose_start_is_gone_is_not_gone_on_with(tmp_path):

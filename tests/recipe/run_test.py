@@ -1,6 +1,7 @@
 """Rows in the order of what they start from: skipped, gone on with, waited for, evaluated again."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -19,9 +20,10 @@ from tiny_rows import order_of, write_run
 
 from rkd_jax.data import builder
 from rkd_jax.data.shapes_ovd import elsewhere, shapes_ovd, vocabulary
-from rkd_jax.recipe import run, table, training
+from rkd_jax.recipe import recipes, run, table, training
 from rkd_jax.recipe.needs import known as needs
 from rkd_jax.recipe.needs.need import Need
+from rkd_jax.recipe.order import Order
 from rkd_jax.recipe.rows import Row
 from rkd_jax.recipe.run import Clock, Job
 from rkd_jax.runs.checkpoint import latest_step
@@ -91,7 +93,7 @@ def test_what_cannot_be_made_is_said_before_anything_is(tmp_path, pretended):
 
 
 def test_what_each_seed_needs_is_made_after_the_seeds_own_run(tmp_path, pretended, monkeypatch):
-  row = Row("own", "own", tiny_rows.__file__, "2", "base", ("of_seed",), after=("rkd",))
+  row = Row("own", "own", tiny_rows.__file__, "2", "base", ("own",), after=("rkd",))
   recipe = dataclasses.replace(tiny_rows.RECIPE, rows=(*tiny_rows.RECIPE.rows, row))
   monkeypatch.setattr(tiny_rows, "RECIPE", recipe)
   place = tmp_path / "made"
@@ -109,7 +111,7 @@ def test_what_each_seed_needs_is_made_after_the_seeds_own_run(tmp_path, pretende
     after_row="rkd",
     each_seed=True,
   )
-  monkeypatch.setitem(needs.NEEDS, "tiny", {**tiny_rows.NEEDS, "of_seed": need})
+  monkeypatch.setitem(needs.NEEDS, "tiny", {**tiny_rows.NEEDS, "own": need})
   run.run(order_of(tmp_path, "own", seeds=(1, 0)), Clock())
   for seed in (1, 0):
     assert pretended.index(f"rkd/seed{seed}") < pretended.index(f"({seed},)")
@@ -159,6 +161,26 @@ def test_what_another_process_has_is_waited_for_and_others_are_made_meanwhile(tm
   lines = [line for line in said if line.startswith("Waiting")]
   assert len(lines) == 1
   assert lines[0].startswith("Waiting for title of parent: ") and "is in use: process" in lines[0]
+
+
+def test_jobs_that_cannot_be_begun_are_named(tmp_path):
+  jobs = [_job("a", [], tmp_path, ("b",)), _job("b", [], tmp_path, ("a",))]
+  with pytest.raises(ValueError, match="none of these can be begun before another: a, b"):
+    run.work_off(jobs, Clock())
+  with pytest.raises(ValueError, match="two jobs have one name: a, a"):
+    run.work_off([jobs[0], jobs[0]], Clock())
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_every_job_of_a_recipe_can_come_to_its_turn(tmp_path, recipe):
+  order = Order(recipe, str(tmp_path), (0, 2), recipe.rows)
+  done = []
+  jobs = [
+    dataclasses.replace(job, is_done=lambda: False, do=functools.partial(done.append, job.name))
+    for job in run.jobs_of(order)
+  ]
+  run.work_off(jobs, Clock())
+  assert sorted(done) == sorted(job.name for job in jobs)
 
 
 def test_what_another_process_finishes_is_not_made_here(tmp_path):

@@ -67,7 +67,8 @@ def multilevel_roi_align(
     method: 'einsum', 'gather', 'matrix', 'tiles', or 'auto' to choose by the size of the maps and
       by what is compiled for.
     roi_chunk: RoIs pooled at a time by einsum, which bounds its memory to about
-      roi_chunk * output_size * w * c floats.
+      roi_chunk * output_size * w * c floats an image.  Under a batch of images few stay in the
+      caches: 80 RoIs of 16 images took a fifth of the time of 64 at once (two CPU cores).
     batch_axis: names the axis of a surrounding `jax.vmap` over images: their loops of `gather` and
       `tiles` then end together, else each step would copy all sums to keep those of images that
       ended before.

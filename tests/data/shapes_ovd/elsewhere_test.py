@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scene_checks import assert_boxes_are_tight, contrasts
 
 from rkd_jax.data.shapes_ovd import elsewhere, painting, scenes, vocabulary
 
@@ -42,12 +43,7 @@ def test_no_caption_of_training_has_one_of_the_names():
 def test_boxes_bound_the_visible_pixels(made):
   for scene in made:
     assert scene.captions == () and scene.visible.min() >= painting.MIN_VISIBLE
-    for k, (x1, y1, x2, y2) in enumerate(scene.boxes.astype(int)):
-      mask = scene.owners == k + 1
-      inside = mask[y1:y2, x1:x2]
-      assert inside.sum() == mask.sum() > 0
-      for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]):
-        assert edge.any()
+    assert_boxes_are_tight(scene)
 
 
 def test_images_lie_or_stand_and_hold_two_to_eight_objects(made):
@@ -60,10 +56,4 @@ def test_images_lie_or_stand_and_hold_two_to_eight_objects(made):
 
 
 def test_objects_stand_out_from_the_background(made):
-  contrasts = []
-  for scene in made:
-    background = np.median(scene.image[scene.owners == 0], axis=0)
-    for k in range(len(scene.classes)):
-      pixels = scene.image[scene.owners == k + 1].astype(float)
-      contrasts.append(np.abs(pixels - background).max(-1).mean())
-  assert np.quantile(contrasts, 0.02) > 30
+  assert np.quantile(contrasts(made), 0.02) > 30

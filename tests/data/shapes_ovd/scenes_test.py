@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scene_checks import assert_boxes_are_tight, contrasts
 
 from rkd_jax.data.shapes_ovd import painting, scenes, vocabulary
 
@@ -39,12 +40,7 @@ def test_image_sizes(detection_scenes, clip_scenes):
 
 def test_boxes_are_tight_around_the_visible_pixels(detection_scenes):
   for scene in detection_scenes:
-    for k, (x1, y1, x2, y2) in enumerate(scene.boxes.astype(int)):
-      mask = scene.owners == k + 1
-      inside = mask[y1:y2, x1:x2]
-      assert inside.sum() == mask.sum() > 0
-      for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]):
-        assert edge.any()
+    assert_boxes_are_tight(scene)
 
 
 def test_objects_stay_recognisable_though_some_are_hidden_in_part(detection_scenes):
@@ -55,13 +51,7 @@ def test_objects_stay_recognisable_though_some_are_hidden_in_part(detection_scen
 
 
 def test_objects_stand_out_from_the_background(detection_scenes):
-  contrasts = []
-  for scene in detection_scenes:
-    background = np.median(scene.image[scene.owners == 0], axis=0)
-    for k in range(len(scene.classes)):
-      pixels = scene.image[scene.owners == k + 1].astype(float)
-      contrasts.append(np.abs(pixels - background).max(-1).mean())
-  assert np.quantile(contrasts, 0.02) > 30
+  assert np.quantile(contrasts(detection_scenes), 0.02) > 30
 
 
 def test_scenes_hold_three_to_six_objects_of_varied_size(detection_scenes):
