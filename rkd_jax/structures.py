@@ -23,8 +23,8 @@ class GroundTruth:
 
   For masks: the `vertices` of an instance's polygons and the polygon that each belongs to
   (`owners`, -1 is padding), as `ops.polygons.pack_polygons` makes them.  Rows that are `pseudo` are
-  no annotations but pseudo labels, which only classification learns from; None where there are
-  none.
+  no annotations but pseudo labels, which only classification learns from, with the teacher's
+  probabilities as their `scores` (1 for annotations); None where there are none.
   """
 
   boxes: Float[Arr, "b g 4"]
@@ -33,6 +33,7 @@ class GroundTruth:
   vertices: Float[Arr, "b g v 2"] | None = None
   owners: Int[Arr, "b g v"] | None = None
   pseudo: Bool[Arr, "b g"] | None = None
+  scores: Float[Arr, "b g"] | None = None
 
 
 @struct.dataclass

@@ -118,6 +118,8 @@ def load(
     own_clip = _clip_of(stored, class_embeddings) or own_clip
   opened = _opener(clip) if clip is not None else own_clip
   words = Words(network.config.model.classifier.embedding_dim, stored, opened, _REMEDY, missing)
+  if network.fusion_clip and words.stored:
+    class_embeddings_lib.check_same_clip(words.stored, network.fusion_clip)
   base = parse_names(base) if isinstance(base, str) else base
   return OpenVocabularyDetector(network, words, known if base is None else base)
 

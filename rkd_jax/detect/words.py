@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float
 
 from rkd_jax.files.untrusted.reading import shown
 from rkd_jax.frozen.clip import FrozenClip
-from rkd_jax.ops.host import unit
 from rkd_jax.records.class_names import check_chosen, clean_name, nearest
 from rkd_jax.vocabulary import class_embeddings as class_embeddings_lib
 from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
@@ -17,9 +16,6 @@ from rkd_jax.vocabulary.class_embeddings import ClassEmbeddings
 _SIZES = (32, 256, 2048, 16384)
 # Of a word, in characters: far more than CLIP's 77 tokens can hold.
 _LONGEST = 500
-# Least cosine of a word's embedding with the stored one, which may be a mean over synonyms, for the
-# same CLIP; two CLIPs have nothing in common.
-_SAME = 0.7
 # Embeddings that are kept, 2 kB each.
 _MOST_KNOWN = 50_000
 
@@ -151,16 +147,8 @@ class Words:
     """Raises ValueError for another CLIP than that of the stored embeddings, as far as is known."""
     if clip.embedding_dim != self._width:
       self._check_width(np.zeros((1, clip.embedding_dim), np.float32), "The CLIP")
-    stored = self.stored
-    if stored is None or not stored.names or not stored.templates or len(stored.templates) > 1:
-      return
-    row = class_embeddings_lib.embed_classes(clip, stored.names[:1], stored.templates)
-    cosine = float((unit(row) * unit(stored.embeddings[:1])).sum())
-    if cosine < _SAME:
-      raise ValueError(
-        f"The CLIP is not the one of the detector's class embeddings: for {stored.names[0]!r} they "
-        f"have a cosine of {cosine:.3f}. Give the CLIP that the detector was trained with."
-      )
+    if self.stored is not None:
+      class_embeddings_lib.check_same_clip(self.stored, clip)
 
   def _check_width(self, rows: Float[np.ndarray, "c e"], what: str) -> None:
     if rows.shape[1] != self._width:

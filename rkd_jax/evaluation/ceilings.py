@@ -18,6 +18,7 @@ from rkd_jax.models.clip.model import MAX_LOGIT_SCALE
 from rkd_jax.ops.host import unit
 from rkd_jax.records.sources import Source, decode_image
 from rkd_jax.structures import Vocabulary
+from rkd_jax.vocabulary.vocabulary import check_same_clip
 
 
 def clip_on_annotated_boxes(
@@ -30,7 +31,7 @@ def clip_on_annotated_boxes(
   find nothing.  `images` are the first of the split; None is all.
 
   Raises:
-    ValueError: see `evaluate.measured`; the embeddings of CLIP have another width.
+    ValueError: see `evaluate.measured`; the CLIP is not the one of the class embeddings.
   """
   source, vocabulary, evaluator = measured(config)
   if clip.embedding_dim != vocabulary.embeddings.shape[1]:
@@ -38,6 +39,7 @@ def clip_on_annotated_boxes(
       f"The CLIP's embeddings are {clip.embedding_dim} wide, the class embeddings "
       f"{vocabulary.embeddings.shape[1]}: use the CLIP that made them."
     )
+  check_same_clip(config, source, clip)
   count = len(source) if images is None else min(images, len(source))
   for index, found in _found(config, source, vocabulary, clip, count):
     evaluator.add(source[index], found)

@@ -35,7 +35,7 @@ from rkd_jax.runs.checkpoint import CheckpointError, run_and_step
 from rkd_jax.runs.config import evaluated_otherwise, restore_config
 from rkd_jax.structures import Batch, Detections, Vocabulary
 from rkd_jax.vocabulary.class_embeddings import embed_classes
-from rkd_jax.vocabulary.vocabulary import load_vocabulary
+from rkd_jax.vocabulary.vocabulary import check_same_clip, load_vocabulary
 
 _CLIP_IMAGES = 200  # of a split, the first
 
@@ -108,7 +108,8 @@ def evaluate_detector(
   whose probabilities are then measured on the evaluated one, too.
 
   Raises:
-    ValueError: see `measured`; a protocol that has no operating points, or no such other split.
+    ValueError: see `measured`; a protocol that has no operating points, or no such other split; the
+      CLIP of fused scores is not that of the class embeddings.
   """
   with cluster.together():
     source, vocabulary, first = measured(config)
@@ -120,6 +121,8 @@ def evaluate_detector(
       looks.append((other_source, evaluators[-1:]))
     of_run = isinstance(checkpoint, str)
     detector = Detector.restore(config, checkpoint) if of_run else checkpoint
+    if clip := detector.fusion_clip:
+      check_same_clip(config, source, clip)
   for looked, adding in looks:
     for index, found in detections_of(detector, looked, vocabulary, config):
       for own in adding:

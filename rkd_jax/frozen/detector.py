@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pycocotools import mask as pycocotools_mask
 
+from rkd_jax.frozen.clip import FrozenClip
 from rkd_jax.frozen.fusion import open_fusion
 from rkd_jax.machine.replicas import Replicas
 from rkd_jax.machine.target import Target, compiled_for
@@ -64,6 +65,15 @@ class Detector:
   def _take(self, params: Any, step: int | None) -> None:
     self.step, self.variables = step, {"params": params}
     self._replicas = Replicas(self.variables)
+
+  @property
+  def fusion_clip(self) -> FrozenClip | None:
+    """The CLIP of `model.test.fusion`; None where none is asked.
+
+    Raises ValueError: its embeddings have another width than the detector's.
+    """
+    fusion = self._fusion
+    return fusion.clip if fusion is not None and fusion.kind == "crops" else None
 
   def with_params(self, params: Any, step: int | None = None) -> Self:
     """The same programs, compiled once for both, on other parameters.

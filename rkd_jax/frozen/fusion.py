@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from rkd_jax.files import storage
-from rkd_jax.frozen.clip import RegionEncoder, load_clip
+from rkd_jax.frozen.clip import FrozenClip, RegionEncoder, load_clip
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.models.clip.model import MAX_LOGIT_SCALE
 from rkd_jax.models.detector import fusion
@@ -82,7 +82,7 @@ class Fusion:
 
     Crops are of the images as the network is given them.
     """
-    own, (encoder, temperature) = self._settings, self._clip
+    own, (encoder, temperature) = self._settings, self._encoder
     valid = valid & np.asarray(batch.valid)[:, None]  # not of images that only fill a batch up
     crops = [
       crop_regions(image[:height, :width], own_boxes[keep], encoder.image_size, own.context)
@@ -94,18 +94,24 @@ class Fusion:
     return np.where(valid[..., None], jax.device_get(scores), 0.0)
 
   @functools.cached_property
-  def _clip(self) -> tuple[RegionEncoder, float]:
-    """The image tower and the temperature."""
-    own = self._settings
-    clip = load_clip(own.clip)
+  def clip(self) -> FrozenClip:
+    """The CLIP of kind "crops"; ValueError if its embeddings have another width."""
+    place = self._settings.clip
+    clip = load_clip(place)
     if clip.embedding_dim != self._width:
       raise ValueError(
-        f"model.test.fusion.clip: the embeddings of {own.clip} are {clip.embedding_dim} wide, the "
+        f"model.test.fusion.clip: the embeddings of {place} are {clip.embedding_dim} wide, the "
         f"detector's {self._width}: use the CLIP that it was trained with."
       )
-    params: Mapping[str, Any] = clip.variables["params"]
+    return clip
+
+  @functools.cached_property
+  def _encoder(self) -> tuple[RegionEncoder, float]:
+    """The image tower and the temperature."""
+    params: Mapping[str, Any] = self.clip.variables["params"]
     scale = float(np.exp(np.asarray(params["logit_scale"])))
-    return RegionEncoder(clip, _CROPS_AT_ONCE), own.temperature or min(scale, MAX_LOGIT_SCALE)
+    temperature = self._settings.temperature or min(scale, MAX_LOGIT_SCALE)
+    return RegionEncoder(self.clip, _CROPS_AT_ONCE), temperature
 
   @functools.cached_property
   def _scores(self):

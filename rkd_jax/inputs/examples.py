@@ -213,7 +213,10 @@ def _ground_truth(record: Record, view: transforms.View, spec: BatchSpec) -> str
   }
   more = _padded(record, spec.pseudo_labels, fields)
   rows = [np.concatenate(pair) for pair in zip(truth, more)]
-  return structures.GroundTruth(*rows, **masks, pseudo=np.arange(len(rows[0])) >= max_boxes)
+  scores = np.ones(len(rows[0]), np.float32)
+  scores[max_boxes : max_boxes + len(chosen)] = record.pseudo_scores[chosen]
+  pseudo = np.arange(len(rows[0])) >= max_boxes
+  return structures.GroundTruth(*rows, **masks, pseudo=pseudo, scores=scores)
 
 
 def pseudo_labels(record: Record, spec: BatchSpec) -> Int[np.ndarray, "p"]:

@@ -14,13 +14,14 @@ def classification(
   valid: Bool[Array, "n"],
   class_mask: Bool[Array, "c"] | Bool[Array, "n c"] | None,
   kind: str = "sigmoid",
+  weights: Float[Array, "n"] | None = None,
 ) -> Float[Array, ""]:
   """Classification loss over the RoIs of a group of images.
 
   `sigmoid` (published code): binary cross-entropy on the C class columns, the background column
   dropped, columns outside `class_mask` (classes without training images; of all RoIs or of each)
   weighted 0 even as negatives, summed and divided by the number of RoIs.  `softmax` (paper):
-  cross-entropy over C + 1 columns.
+  cross-entropy over C + 1 columns.  `weights` of RoIs leave their number as it is.
   """
   count = jnp.maximum(jnp.sum(valid), 1)
   num_classes = logits.shape[-1] - 1
@@ -34,7 +35,31 @@ def classification(
     per_roi = jnp.sum(per_column, axis=-1)
   else:
     raise ValueError(f"loss.classification is {kind!r}; expected 'sigmoid' or 'softmax'.")
+  if weights is not None:
+    per_roi = weights * per_roi
   return jnp.sum(jnp.where(valid, per_roi, 0.0)) / count
+
+
+def agreement_weights(
+  logits: Float[Array, "n c1"],
+  pseudo: Bool[Array, "n"],
+  scores: Float[Array, "n"],
+  threshold: float,
+  kind: str = "sigmoid",
+) -> Float[Array, "n"]:
+  """Weights of RoIs on pseudo labels by what the teacher and the detector, as it is, think of them.
+
+  The teacher knows what something is, the detector whether it is an object: the weight is the sum
+  of the pseudo label's `scores` and of the greatest probability of any class, and 0 where their
+  mean is below the threshold.  Other RoIs have 1.  No gradient flows through it.
+
+  Source: online mining and adaptive reweighting of MarvelOVD (arXiv 2407.21465), whose code has 1
+  less the probability of background.
+  """
+  activation = jax.nn.softmax if kind == "softmax" else jax.nn.sigmoid
+  probabilities = activation(jax.lax.stop_gradient(logits))[:, :-1]
+  mean = (scores + jnp.max(probabilities, axis=-1)) / 2
+  return jnp.where(pseudo, jnp.where(mean >= threshold, 2 * mean, 0.0), 1.0)
 
 
 def box_regression(

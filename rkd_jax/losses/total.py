@@ -109,14 +109,19 @@ def box_losses(
 
   RoIs matched to pseudo labels are foreground for L_cls alone.  The classes that these alone name
   count at foreground: what is background there may well be one of their objects, which few of their
-  boxes are of (`config.pseudo_background` lets it count, too).
+  boxes are of (`config.pseudo_background` lets it count, too).  With `config.pseudo_agreement` they
+  are weighed by `roi.agreement_weights`.
   """
   objectness, regression = rpn.rpn_losses(
     outputs.rpn, batch.ground_truth, keys, config.rpn, batch.regions
   )
   has_boxes = jnp.asarray(vocabulary.has_boxes)
+  agreement, scores = config.get("pseudo_agreement", ml_collections.ConfigDict()), None
+  if agreement.get("on") and batch.ground_truth.scores is not None:
+    index = outputs.rois.gt_index
+    scores = jnp.take_along_axis(jnp.asarray(batch.ground_truth.scores), index, axis=1)
 
-  def group(logits, deltas, rois, masks, keys):
+  def group(logits, deltas, rois, masks, keys, scores):
     rois = jax.tree.map(flat, rois)
     foreground = rois.classes < logits.shape[-1] - 1
     counted = has_boxes if config.ignore_zero_classes else jnp.ones_like(has_boxes)
@@ -129,10 +134,11 @@ def box_losses(
       drawn = federated_classes(key, rois.classes, rois.valid, weights, config.federated_classes)
       counted = counted & drawn
     annotated = foreground if rois.pseudo is None else foreground & ~rois.pseudo
+    logits, kind, weights = flat(logits), config.classification, None
+    if scores is not None:
+      weights = roi.agreement_weights(logits, rois.pseudo, flat(scores), agreement.threshold, kind)
     losses = {
-      "cls": roi.classification(
-        flat(logits), rois.classes, rois.valid, counted, config.classification
-      ),
+      "cls": roi.classification(logits, rois.classes, rois.valid, counted, kind, weights),
       "box": roi.box_regression(flat(deltas), rois.boxes, rois.gt_boxes, annotated, rois.valid),
     }
     if masks is not None:
@@ -142,7 +148,7 @@ def box_losses(
   losses = {"rpn_cls": objectness, "rpn_box": regression}
   masks = None if outputs.mask_logits is None else _mask_terms(outputs, batch)
   per_roi = (outputs.class_logits, outputs.box_deltas, outputs.rois, masks)
-  losses |= over_groups(group, config.images_per_group.box, *per_roi, keys)
+  losses |= over_groups(group, config.images_per_group.box, *per_roi, keys, scores)
   if batch.regions is not None:
     losses |= distillation(outputs, batch, config, config.images_per_group.box, queue)
   return losses

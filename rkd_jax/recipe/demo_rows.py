@@ -46,10 +46,10 @@ def _like_rkd(
   return Row(name, title, "demo", stage, "base", needs, settings, group=group)
 
 
-def _fused(row: str, name: str, title: str, kind: str = "crops") -> Row:
-  """A trained row evaluated once more, with fused scores."""
-  settings = {"model.test.fusion.kind": kind}
-  return Row(name, title, "", "", row, ("clip",), settings, trains=False, group="beyond")
+def _fused(row: str, name: str, title: str, kind: str = "crops", **more: Any) -> Row:
+  """A trained row evaluated once more, with fused scores; `more` are fields of the row."""
+  settings = {"model.test.fusion.kind": kind, **more.pop("settings", {})}
+  return Row(name, title, "", "", row, ("clip",), settings, trains=False, group="beyond", **more)
 
 
 _BEYOND = (
@@ -70,10 +70,34 @@ _BEYOND = (
       ("refined", "its own detections", ("refined",), ("rkd_ils_weight_transfer",)),
     )
   ),
+  Row(
+    "retrieved_agreed",
+    f"{_TRANSFER}, retrieved regions in box batches, weighed by agreement",
+    "demo",
+    "retrieved_boxes",
+    "rkd",
+    (*_TEACHERS, "retrieved"),
+    {"loss.pseudo_agreement.on": True},
+    group="beyond",
+  ),
   _fused(
     "retrieved_boxes",
     "recommended",
     f"{_TRANSFER}, retrieved regions in box batches, fused with CLIP on crops",
+  ),
+  _fused(
+    "rkd_ils_weight_transfer",
+    "clip_on_detections",
+    f"CLIP alone on the boxes of {_TRANSFER}",
+    settings={"model.test.fusion.base": 1.0, "model.test.fusion.novel": 1.0},
+    control=True,
+  ),
+  _fused(
+    "rkd_ils_weight_transfer",
+    "clip_on_annotations",
+    "CLIP alone on annotated boxes",
+    of_annotations=True,
+    control=True,
   ),
   *(
     _like_rkd(name, title, "beyond", stage=name)

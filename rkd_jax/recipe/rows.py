@@ -35,6 +35,8 @@ class Row:
     settings: by dotted name, changed after the config is made; texts may have {root}, {seed} and
       {weights}.
     trains: False evaluates the parent's newest checkpoint.
+    of_annotations: what does not train measures the CLIP of its fusion on the annotated boxes in
+      place of the detector (`evaluation.ceilings`).
     control: a control experiment, which is set apart and never the best.
     group: of `Recipe.groups`; '' is the table that is made where nothing is named.
     paper: the published numbers, one for each column of the recipe's table.
@@ -49,6 +51,7 @@ class Row:
   needs: tuple[str, ...] = ()
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   trains: bool = True
+  of_annotations: bool = False
   control: bool = False
   group: str = ""
   paper: tuple[float, ...] | None = None

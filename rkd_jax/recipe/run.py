@@ -149,7 +149,7 @@ def _row_job(order: Order, row: Row, seed: int) -> Job:
     if row.trains:
       results = train_and_evaluate(config, folder)
     else:
-      results = evaluate_again(config, order.folder(parent, seed), folder)
+      results = evaluate_again(config, order.folder(parent, seed), folder, row.of_annotations)
     print(figures(results, order.recipe.columns), flush=True)
 
   alone = dataclasses.replace(order, seeds=(seed,))

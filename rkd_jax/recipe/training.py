@@ -6,10 +6,13 @@ from typing import Any
 
 import ml_collections
 
+from rkd_jax.evaluation.ceilings import clip_on_annotated_boxes
 from rkd_jax.evaluation.during import TrainingEvaluator
 from rkd_jax.evaluation.evaluate import evaluate, evaluate_with_retention, store
 from rkd_jax.files import storage
+from rkd_jax.frozen.clip import load_clip
 from rkd_jax.recipe.order import at_end, results_of
+from rkd_jax.runs.checkpoint import latest_step
 from rkd_jax.runs.lock import locked
 from rkd_jax.train.train import train
 
@@ -40,14 +43,22 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
 
 
 def evaluate_again(
-  config: ml_collections.ConfigDict, run: str, folder: str | os.PathLike
+  config: ml_collections.ConfigDict,
+  run: str,
+  folder: str | os.PathLike,
+  of_annotations: bool = False,
 ) -> dict[str, Any]:
   """Evaluates a run's newest checkpoint with another config, into a folder of its own.
 
+  With `of_annotations` the CLIP of its fusion on the annotated boxes.
   Raises WorkdirInUseError: another process does.
   """
   with locked(folder):
-    results = evaluate_with_retention(config, os.fspath(folder), run) or {}
+    if of_annotations:
+      clip = load_clip(config.model.test.fusion.clip)
+      results = {"step": latest_step(run), **clip_on_annotated_boxes(config, clip)}
+    else:
+      results = evaluate_with_retention(config, os.fspath(folder), run) or {}
     store(folder, results)
     storage.write(storage.path(folder) / "config.json", json.dumps(config.to_dict(), indent=2))
   return results

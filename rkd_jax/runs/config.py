@@ -44,6 +44,8 @@ DEFAULTS = {
   "loss.contrastive.temperature": 20.0,
   "loss.contrastive.weight": 0.0,
   "loss.ils.boxes": "pseudo",
+  "loss.pseudo_agreement.on": False,
+  "loss.pseudo_agreement.threshold": 0.0,
   "loss.pseudo_background": False,
   "loss.relations.temperature": 5.0,
   "loss.relations.weight": 0.0,

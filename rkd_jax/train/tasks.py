@@ -130,6 +130,17 @@ def check_distillation(config: ml_collections.ConfigDict, plan: Plan) -> None:
     )
   if loss.get("contrastive", {}).get("weight"):
     _check_queue(config, plan, kinds)
+  agreement = loss.get("pseudo_agreement", {})
+  if not 0 <= agreement.get("threshold", 0.0) <= 1:
+    raise ValueError(
+      f"loss.pseudo_agreement.threshold is {agreement.threshold}; expected a mean of two "
+      "probabilities, from 0 to 1."
+    )
+  if agreement.get("on") and not (config.data.box.pseudo_labels and "box" in plan.schedule):
+    raise ValueError(
+      "loss.pseudo_agreement.on is True, but box batches have no pseudo labels: set "
+      "data.box.pseudo_labels, or loss.pseudo_agreement.on=False."
+    )
 
 
 def _distils(config: ml_collections.ConfigDict, kind: str) -> bool:

@@ -30,6 +30,9 @@ from rkd_jax.vocabulary import prompts
 TEMPLATE = prompts.SINGLE
 # In the folder of an own project.
 FILE = "class_embeddings.npz"
+# Least cosine of a name's embedding with the stored one, which may be a mean over synonyms, for the
+# same CLIP; two CLIPs have nothing in common.
+_SAME = 0.7
 # In place of the template: the rows are those of `closed_rows`.
 CLOSED = "closed vocabulary, no CLIP"
 
@@ -86,6 +89,22 @@ def embed_classes(
     sums = np.add.reduceat(unit(embeddings), np.cumsum(counts) - counts, axis=0)
     embeddings = sums / counts[:, None].astype(np.float32)
   return unit(embeddings) if normalize else embeddings
+
+
+def check_same_clip(stored: ClassEmbeddings, clip: FrozenClip) -> None:
+  """Raises ValueError for another CLIP than that of stored rows, as far as is known.
+
+  The first name is asked, where rows have names and one template.
+  """
+  if not stored.names or not stored.templates or len(stored.templates) > 1 or stored.is_closed:
+    return
+  row = embed_classes(clip, stored.names[:1], stored.templates)
+  cosine = float((unit(row) * unit(stored.embeddings[:1])).sum())
+  if cosine < _SAME:
+    raise ValueError(
+      f"The CLIP is not the one of the detector's class embeddings: for {stored.names[0]!r} they "
+      f"have a cosine of {cosine:.3f}. Give the CLIP that the detector was trained with."
+    )
 
 
 def closed_rows(count: int, width: int) -> Float[np.ndarray, "c d"]:

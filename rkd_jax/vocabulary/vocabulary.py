@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rkd_jax.files import storage
+from rkd_jax.frozen.clip import FrozenClip
 from rkd_jax.inputs.plan import place, pseudo_classes
 from rkd_jax.records.class_names import clean_name
 from rkd_jax.records.sources import Source, open_source
@@ -86,6 +87,12 @@ def _image_counts(path: str, source: Source) -> np.ndarray | None:
   if missing:
     raise ValueError(f"image_counts: {path!r} has no entry for {', '.join(missing[:5])}.")
   return np.array([counts[name] for name in names], np.float32)
+
+
+def check_same_clip(config: ml_collections.ConfigDict, source: Source, clip: FrozenClip) -> None:
+  """Raises ValueError for another CLIP than that of the class embeddings, as far as is known."""
+  stored = _load(config.class_embeddings, "config.class_embeddings", source.class_names)
+  class_embeddings_lib.check_same_clip(stored, clip)
 
 
 def training_source(config: ml_collections.ConfigDict) -> Source | None:

@@ -44,7 +44,9 @@ def _measured(root, monkeypatch, read_as):
 
   monkeypatch.setattr(ceilings, "measured", measured)
   clip = types.SimpleNamespace(
-    embedding_dim=rows.shape[1], variables={"params": {"logit_scale": np.log(20.0)}}
+    embedding_dim=rows.shape[1],
+    variables={"params": {"logit_scale": np.log(20.0)}},
+    embed_texts=lambda texts: load(config)[1].embeddings[: len(texts)],
   )
   return ceilings.clip_on_annotated_boxes(config, clip)
 
@@ -63,3 +65,13 @@ def test_a_clip_of_another_width_is_refused(root):
   clip = types.SimpleNamespace(embedding_dim=WIDTH + 1)
   with pytest.raises(ValueError, match=f"are {WIDTH + 1} wide, the class embeddings {WIDTH}"):
     ceilings.clip_on_annotated_boxes(tiny.get_config(str(root)), clip)
+
+
+def test_another_clip_is_refused(root):
+  config = tiny.get_config(str(root))
+  _, vocabulary, _ = ceilings.measured(config)
+  clip = types.SimpleNamespace(
+    embedding_dim=WIDTH, embed_texts=lambda texts: -vocabulary.embeddings[: len(texts)]
+  )
+  with pytest.raises(ValueError, match=r"The CLIP is not the one .* cosine of -1\.000"):
+    ceilings.clip_on_annotated_boxes(config, clip)

@@ -125,6 +125,8 @@ def test_pseudo_labels_stand_behind_the_ground_truth():
   assert truth.valid[0, 5:].tolist() == [True, True, True, False]
   assert truth.classes[0, 5:].tolist() == [6, 5, 7, 0]
   np.testing.assert_array_equal(truth.boxes[0, 5:8], record.pseudo_boxes[2:])
+  np.testing.assert_array_equal(truth.scores[0, :8], np.float32([1, 1, 1, 1, 1, 0.8, 0.4, 0.7]))
+  assert plain.scores is None
 
 
 def test_only_the_first_pseudo_labels_above_the_bound_are_taken():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rkd_jax.losses.roi import box_regression, classification
+from rkd_jax.losses.roi import agreement_weights, box_regression, classification
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/detector_losses.npz")
 
@@ -117,3 +117,35 @@ def test_empty_boxes_keep_value_and_gradient_finite():
   value, gradient = value_and_grad(deltas, zeros, zeros, every, ~every)
   assert value == 0
   np.testing.assert_array_equal(gradient, 0)
+
+
+def test_agreement_by_hand():
+  """An annotation; pseudo labels that both believe in, and that the detector sees nothing in."""
+  quarter, half = np.log(1 / 3), 0.0
+  logits = jnp.array([[9.0, 9.0, 9.0], [quarter, half, 9.0], [-9.0, quarter, 9.0], [9.0, 9.0, 9.0]])
+  pseudo, scores = jnp.array([False, True, True, False]), jnp.array([1.0, 0.7, 0.6, 1.0])
+  weights = agreement_weights(logits, pseudo, scores, 0.0)
+  np.testing.assert_allclose(weights, [1, 0.7 + 0.5, 0.6 + 0.25, 1], rtol=1e-6)
+  kept = agreement_weights(logits, pseudo, scores, 0.5)
+  np.testing.assert_allclose(kept, [1, 1.2, 0, 1], rtol=1e-6)
+  # Background, the last column, competes in a softmax, and is no object.
+  competing = agreement_weights(logits[1:2], pseudo[1:2], scores[1:2], 0.0, "softmax")
+  object_ = 1 / (1 + 1 / 3 + np.exp(9.0))
+  np.testing.assert_allclose(competing, [0.7 + object_], rtol=1e-6)
+
+
+def test_no_gradient_flows_through_agreement():
+  logits, pseudo = jnp.array([[0.3, -0.2, 1.0]]), jnp.array([True])
+  gradient = jax.grad(lambda x: agreement_weights(x, pseudo, jnp.array([0.5]), 0.0).sum())(logits)
+  np.testing.assert_array_equal(gradient, 0)
+
+
+def test_weights_count_rois_as_before():
+  logits = jnp.array([[1.0, 2.0, 3.0], [-1.0, 3.0, 3.0], [9.0, 9.0, 9.0]])
+  arguments = logits, jnp.array([0, 1, 1]), jnp.array([True, True, False]), None
+  first, second = (
+    float(classification(*arguments, weights=jnp.array(weights)))
+    for weights in ([2.0, 0.0, 1.0], [0.0, 1.0, 5.0])
+  )
+  assert first == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(2))) * 2 / 2, rel=1e-6)
+  assert first / 2 + second == pytest.approx(float(classification(*arguments)), rel=1e-6)

@@ -230,6 +230,25 @@ def test_boxes_are_not_learned_from_pseudo_labels():
     np.testing.assert_allclose(nothing[name], value, rtol=1e-6, err_msg=name)
 
 
+def test_pseudo_labels_are_weighed_by_agreement():
+  """Each RoI by the score of the row that it is matched to, and by what the detector sees."""
+  index = np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0]])
+  scores = np.array([[1, 1], [1, 0.3], [1, 1], [0.9, 0.6]], np.float32)
+  outputs = OUTPUTS.replace(rois=OUTPUTS.rois.replace(pseudo=PSEUDO, gt_index=index))
+  batch = BATCH.replace(ground_truth=BATCH.ground_truth.replace(scores=scores))
+  on = {"pseudo_agreement.on": True, "pseudo_agreement.threshold": 0.5}
+  config = loss_config(box=IMAGES, ignore_zero_classes=False, **on)
+  loss = jax.jit(lambda o, b: total_lib.box_losses(o, b, VOCABULARY, None, config))(outputs, batch)
+  weights = np.ones((IMAGES, ROIS))
+  for image, roi_ in zip(*np.nonzero(PSEUDO)):
+    seen = (1 / (1 + np.exp(-OUTPUTS.class_logits[image, roi_, :CLASSES].astype(float)))).max()
+    mean = (scores[image, index[image, roi_]] + seen) / 2
+    weights[image, roi_] = 2 * mean if mean >= 0.5 else 0
+  assert 0 in weights and len(np.unique(weights)) > 3
+  expected = _cross_entropy(weights.reshape(-1, 1))
+  np.testing.assert_allclose(loss["cls"], expected, rtol=1e-5)
+
+
 def test_pseudo_labels_and_the_federated_loss_go_together():
   vocabulary = VOCABULARY.replace(
     has_pseudo_labels=np.array([False, True]), image_counts=np.array([5.0, 5.0], np.float32)

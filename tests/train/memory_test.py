@@ -207,7 +207,7 @@ def _refused(change, records=12):
 CONTRAST, RELATIONS, TEACHER = (
   f"loss.{name}" for name in ("contrastive.weight", "relations.weight", "rpn.teacher_boxes.below")
 )
-BOXES = "loss.ils.boxes"
+BOXES, AGREEMENT = "loss.ils.boxes", "loss.pseudo_agreement"
 NO_REGIONS = {"data.box.max_regions": 0, "data.image.max_regions": 0}
 
 
@@ -244,6 +244,11 @@ NO_REGIONS = {"data.box.max_regions": 0, "data.image.max_regions": 0}
       {BOXES: "best_proposal", "data.schedule": ("box",)},
       "loss.ils.boxes is 'best_proposal', but there are no image batches, whose labels it is about",
     ),
+    (
+      {f"{AGREEMENT}.threshold": 2.0},
+      "agreement.threshold is 2.0; expected a mean of two probabil",
+    ),
+    ({f"{AGREEMENT}.on": True}, "agreement.on is True, but box batches have no pseudo labels: set"),
   ],
 )
 def test_what_makes_no_sense_is_refused(change, part):
@@ -258,6 +263,7 @@ def test_what_makes_sense_is_not_refused():
   assert not _refused(NO_REGIONS)
   assert not _refused({BOXES: "largest_proposal", **NO_REGIONS})
   assert not _refused({BOXES: "largest_region", "loss.rkd.on_image_batches": False})
+  assert not _refused({f"{AGREEMENT}.on": True, "data.box.pseudo_labels": 2})
   full = {CONTRAST: 1.0, RELATIONS: 1.0, TEACHER: 0.5, "loss.contrastive.queue": 48}
   assert not _refused(full | {"loss.contrastive.duplicates": 1.0})
 
