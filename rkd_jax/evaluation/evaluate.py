@@ -121,8 +121,8 @@ def evaluate_detector(
       looks.append((other_source, evaluators[-1:]))
     of_run = isinstance(checkpoint, str)
     detector = Detector.restore(config, checkpoint) if of_run else checkpoint
-    if clip := detector.fusion_clip:
-      check_same_clip(config, source, clip)
+    if kind_of(config) == "crops":
+      check_same_clip(config, source, detector.fusion_clip)
   for looked, adding in looks:
     for index, found in detections_of(detector, looked, vocabulary, config):
       for own in adding:
