@@ -378,6 +378,10 @@ def test_probabilities_of_the_run(root, run, tmp_path):
     odds *= np.exp(scale["classes"].get(own["category"], -1.0))
     assert own.pop("probability") == pytest.approx(odds / (1 + odds), abs=1e-6)
     assert own == expected
+  before, after = ((tmp_path / name / "predictions.csv").read_text() for name in ("plain", "out"))
+  rows = after.splitlines()
+  assert rows[0].endswith(",y2,probability") and len(rows) > 4
+  assert [row.rpartition(",")[0] for row in rows] == before.splitlines()
 
 
 @pytest.mark.parametrize(

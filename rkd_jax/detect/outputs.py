@@ -50,7 +50,7 @@ class Outputs:
     self._ids, self._next = _image_ids(files, annotations), 0
     self._categories = _category_ids(names, annotations)
     self._detections: list[dict[str, Any]] = []
-    self._table: list[tuple[Any, ...]] = []
+    self._table: list[dict[str, Any]] = []
     self.content: dict[str, Any] = {
       "info": {"description": "What rkd_jax found; the boxes are in predictions.json."},
       "complete": False,
@@ -89,9 +89,12 @@ class Outputs:
     height, width = result.size
     entry = {"id": image_id, "file_name": file, "height": height, "width": width, **about}
     self._detections += result.to_coco(image_id, self._categories)
-    for box, score, label in zip(shown.boxes.tolist(), shown.scores.tolist(), shown.labels):
-      corners = (round(value, 2) for value in box)
-      self._table.append((file, about.get("frame", ""), label, round(score, 4), *corners))
+    for row in shown.to_coco(image_id, self._categories):
+      x, y, width, height = row["bbox"]
+      corners = (round(value, 2) for value in (x, y, x + width, y + height))
+      cells = (file, about.get("frame", ""), row["category"], round(row["score"], 4), *corners)
+      chance = {"probability": round(row["probability"], 4)} if "probability" in row else {}
+      self._table.append({**dict(zip(_COLUMNS, cells)), **chance})
     self.content["images"].append(entry)
     self.content["drawn"] += len(shown)
 
@@ -118,8 +121,10 @@ class Outputs:
 
   def _write(self) -> None:
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerows([_COLUMNS, *self._table])
+    columns = {name: None for row in self._table for name in row} or _COLUMNS
+    writer = csv.DictWriter(table, [*columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(self._table)
     storage.write(self._folder / RESULTS_FILE, json.dumps(self._detections))
     storage.write(self._folder / IMAGES_FILE, json.dumps(self.content, indent=1))
     # Of names that are not UTF-8 those bytes are written that they have.
