@@ -1,5 +1,8 @@
 """All recipes: tables of the paper, of the demo and of own photographs; a new row is one entry."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rkd_jax.pictures.components import AP50, MASK_AP
 from rkd_jax.recipe.demo_rows import DEMO
 from rkd_jax.recipe.rows import Group, Recipe, Row, named
@@ -29,20 +32,34 @@ _BEYOND = Group("Beyond the paper", ("base", "rkd", "rkd_ils_weight_transfer"))
 
 
 def _beyond(data_set: str, teachers: tuple[str, ...]) -> tuple[Row, ...]:
-  """Rows of docs/beyond.md, the fused ones with CLIP ViT-B/32."""
-  fused = {"model.test.fusion.kind": "crops", "model.test.fusion.clip": "{weights}/ViT-B-32.pt"}
+  """Rows of docs/beyond.md, the fused ones and the ceilings with CLIP ViT-B/32."""
+  fusion = "model.test.fusion"
+  fused = {f"{fusion}.kind": "crops", f"{fusion}.clip": "{weights}/ViT-B-32.pt"}
+  alone = {f"{fusion}.base": 1.0, f"{fusion}.novel": 1.0}
+
+  def evaluated(row: str, name: str, title: str, settings: Mapping[str, Any], **more: Any) -> Row:
+    again = dict(parent=row, needs=("clip",), trains=False, group="beyond", **more)
+    return Row(name, title, settings={**fused, **settings}, **again)
+
   return (
     *(
-      Row(
-        f"{row}_fused",
-        f"{title}, fused with CLIP on crops",
-        parent=row,
-        needs=("clip",),
-        settings=fused,
-        trains=False,
-        group="beyond",
-      )
+      evaluated(row, f"{row}_fused", f"{title}, fused with CLIP on crops", {})
       for row, title in (("base", "base"), ("rkd", "RKD"), ("rkd_ils_weight_transfer", _TRANSFER))
+    ),
+    evaluated(
+      "rkd_ils_weight_transfer",
+      "clip_on_detections",
+      f"CLIP alone on the boxes of {_TRANSFER}",
+      alone,
+      control=True,
+    ),
+    evaluated(
+      "rkd_ils_weight_transfer",
+      "clip_on_annotations",
+      "CLIP alone on annotated boxes",
+      {},
+      control=True,
+      of_annotations=True,
     ),
     Row(
       "recommended",
