@@ -224,6 +224,26 @@ def test_rows_are_trained_gone_on_with_and_evaluated_again(root, monkeypatch, ca
   assert jobs == ["base_again/0"]
 
 
+def test_a_row_of_annotations_is_of_the_clip_of_its_fusion(tmp_path, pretended, monkeypatch):
+  settings = {"model.test.fusion.kind": "crops", "model.test.fusion.clip": "{root}/clip"}
+  row = Row("ceiling", "CLIP", parent="base", settings=settings, trains=False, of_annotations=True)
+  recipe = dataclasses.replace(tiny_rows.RECIPE, rows=(*tiny_rows.RECIPE.rows, row))
+  order = Order(recipe, str(tmp_path), (0,), tuple(recipe.chosen(["ceiling"])))
+  write_run(order_of(tmp_path), "base", 4, AP50_all=1.0)
+  monkeypatch.setattr(training, "load_clip", lambda place: f"the CLIP of {place}")
+
+  def measured(config, clip):
+    assert config.model.test.fusion.kind == "crops"
+    return {"AP50_all": 93.0, "by": clip}
+
+  monkeypatch.setattr(training, "clip_on_annotated_boxes", measured)
+  for _ in range(2):  # the second time it is there
+    found = run.run(order, Clock())["ceiling"]
+    assert found == [{"step": 4, "AP50_all": 93.0, "by": f"the CLIP of {tmp_path}/clip"}]
+    monkeypatch.setattr(training, "clip_on_annotated_boxes", None)
+  assert pretended == []
+
+
 def test_a_row_is_evaluated_on_another_data_set_with_other_class_embeddings(root):
   builder.prepare(
     shapes_ovd.ShapesOvd(
