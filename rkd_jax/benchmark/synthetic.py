@@ -58,10 +58,14 @@ def vocabulary(
   """Random unit rows; 0 classes: as many as LVIS or COCO have, by the config's loss."""
   num_classes = num_classes or (_LARGE_VOCABULARY if config.loss.federated_classes else _VOCABULARY)
   rows = rng.standard_normal((num_classes, config.model.classifier.embedding_dim), np.float32)
+  # Of the last class there are pseudo labels alone, where box batches have any.
+  labelled = config.data.box.get("pseudo_labels", 0) > 0
+  named = labelled & (np.arange(num_classes) == num_classes - 1)
   return Vocabulary(
     embeddings=unit(rows),
-    has_boxes=np.ones(num_classes, bool),
+    has_boxes=~named,
     image_counts=rng.integers(1, 2000, num_classes).astype(np.float32),
+    has_pseudo_labels=named if labelled else None,
   )
 
 
@@ -93,8 +97,8 @@ def batch(
 ) -> Batch:
   """`size` images that fill the canvas, with what a batch of this kind holds.
 
-  `kind` is 'box' (ground truth, polygons for models with masks), 'image' (pseudo boxes), both with
-  as many teacher regions as the config says, or 'inference' (neither).
+  `kind` is 'box' (ground truth, polygons for models with masks, pseudo labels), 'image' (pseudo
+  boxes), both with as many teacher regions as the config says, or 'inference' (neither).
   """
 
   def boxes(rows: int) -> np.ndarray:
@@ -105,15 +109,20 @@ def batch(
 
   fields = {}
   if kind == "box":
-    rows = config.data.box.max_boxes
-    valid = np.tile(np.arange(rows) < OBJECTS, (size, 1))
+    annotated, labelled = config.data.box.max_boxes, config.data.box.get("pseudo_labels", 0)
+    rows = annotated + labelled
+    pseudo = np.tile(np.arange(rows) >= annotated, (size, 1))
+    valid = pseudo | (np.arange(rows) < OBJECTS)
     truth = GroundTruth(boxes(rows), classes(rows), valid)
+    if labelled:
+      scores = np.where(pseudo, rng.random((size, rows)), 1.0).astype(np.float32)
+      truth = dataclasses.replace(truth, pseudo=pseudo, scores=scores)
     if config.model.mask_head.layers:
       capacity = max(config.data.box.max_vertices, _POLYGON_CORNERS)
       vertices = np.zeros((size, rows, capacity, 2), np.float32)
       vertices[:, :, :_POLYGON_CORNERS] = ellipses(truth.boxes)
       owners = np.full((size, rows, capacity), -1, np.int32)
-      owners[:, :, :_POLYGON_CORNERS] = 0
+      owners[:, :annotated, :_POLYGON_CORNERS] = 0
       truth = dataclasses.replace(truth, vertices=vertices, owners=owners)
     fields["ground_truth"] = truth
   if kind == "image":

@@ -8,6 +8,7 @@ import numpy as np
 from narrow import narrow
 
 from rkd_jax.benchmark import synthetic
+from rkd_jax.configs.lvis import recommended
 from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis_weight_transfer
 from rkd_jax.models.detector import rcnn
 from rkd_jax.train.optimizer import frozen_mask
@@ -44,3 +45,17 @@ def test_synthetic_batches_hold_what_their_kind_needs():
   assert box.regions.boxes.shape == image.regions.boxes.shape == (2, 5, 4)
   assert image.pseudo_boxes.valid.all() and image.ground_truth is None
   assert inference.regions is None and inference.pseudo_boxes is None
+
+
+def test_synthetic_batches_have_pseudo_labels_behind_their_annotations():
+  config, rng = narrow(recommended.get_config()), np.random.default_rng(0)
+  truth = synthetic.batch(config, "box", 2, (96, 160), 5, rng).ground_truth
+  annotated, labelled = config.data.box.max_boxes, config.data.box.pseudo_labels
+  assert labelled and truth.boxes.shape == (2, annotated + labelled, 4)
+  assert truth.valid.sum(axis=1).tolist() == [15 + labelled] * 2
+  assert (truth.pseudo == (np.arange(annotated + labelled) >= annotated)).all()
+  assert (truth.owners[truth.pseudo] == -1).all() and (truth.owners[:, 0] >= 0).any()
+  assert (truth.scores[~truth.pseudo] == 1).all() and (truth.scores[truth.pseudo] < 1).all()
+  vocabulary = synthetic.vocabulary(config, 5, rng)
+  assert vocabulary.has_boxes.tolist() == [True] * 4 + [False]
+  assert vocabulary.has_pseudo_labels.tolist() == [False] * 4 + [True]

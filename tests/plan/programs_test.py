@@ -8,8 +8,8 @@ import jax
 import pytest
 from narrow import narrow
 
-from rkd_jax.configs.coco import rkd_ils_weight_transfer as coco
-from rkd_jax.configs.lvis import rkd_ils_weight_transfer as lvis
+from rkd_jax.configs.coco import recommended as coco
+from rkd_jax.configs.lvis import recommended as lvis
 from rkd_jax.machine.chips import CHIPS
 from rkd_jax.plan import programs, report, topologies
 
@@ -31,6 +31,7 @@ def devices(topology):
 
 def config_of(family, topology):
   config = narrow(CONFIGS[family].get_config())
+  config.loss.pseudo_agreement.on = True
   if topology:
     config.model.dtype = "bfloat16"
   return config
