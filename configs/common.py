@@ -150,8 +150,8 @@ def loss() -> ml_collections.ConfigDict:
       ignore_zero_classes=True,
       # Whether background is a negative of classes that only pseudo labels of box batches name.
       pseudo_background=False,
-      # Pseudo labels of box batches weighed by the mean of their score and of the detector's, and
-      # left out where that is below the threshold.
+      # Pseudo labels of box batches weighed by the sum of their score and of the detector's, and
+      # left out where the mean of both is below the threshold.
       pseudo_agreement=dict(on=False, threshold=0.0),
       # Classes that count per group of images (LVIS: 50); 0 is all of them.
       federated_classes=0,

@@ -38,6 +38,7 @@ from rkd_jax.frozen.clip import (
   save_text_tower,
 )
 from rkd_jax.frozen.detector import Detector
+from rkd_jax.frozen.fusion import FUSION_CLIP
 from rkd_jax.models.detector.rcnn import abstract_params
 from rkd_jax.records.class_names import parse_names
 from rkd_jax.runs.config import places, restore_config, with_tuples
@@ -118,8 +119,8 @@ def load(
     own_clip = _clip_of(stored, class_embeddings) or own_clip
   opened = _opener(clip) if clip is not None else own_clip
   words = Words(network.config.model.classifier.embedding_dim, stored, opened, _REMEDY, missing)
-  if network.fusion_clip and words.stored:
-    class_embeddings_lib.check_same_clip(words.stored, network.fusion_clip)
+  if words.stored and network.fusion_clip:
+    class_embeddings_lib.check_same_clip(words.stored, network.fusion_clip, FUSION_CLIP)
   base = parse_names(base) if isinstance(base, str) else base
   return OpenVocabularyDetector(network, words, known if base is None else base)
 

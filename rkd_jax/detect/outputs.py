@@ -89,9 +89,8 @@ class Outputs:
     height, width = result.size
     entry = {"id": image_id, "file_name": file, "height": height, "width": width, **about}
     self._detections += result.to_coco(image_id, self._categories)
-    for row in shown.to_coco(image_id, self._categories):
-      x, y, width, height = row["bbox"]
-      corners = (round(value, 2) for value in (x, y, x + width, y + height))
+    for box, row in zip(shown.boxes.tolist(), shown.to_coco(image_id, self._categories)):
+      corners = (round(value, 2) for value in box)
       cells = (file, about.get("frame", ""), row["category"], round(row["score"], 4), *corners)
       chance = {"probability": round(row["probability"], 4)} if "probability" in row else {}
       self._table.append({**dict(zip(_COLUMNS, cells)), **chance})

@@ -21,7 +21,7 @@ from rkd_jax.evaluation.open_images import OpenImagesEvaluator
 from rkd_jax.files import storage
 from rkd_jax.frozen.clip import RegionEncoder, load_clip
 from rkd_jax.frozen.detector import Detector
-from rkd_jax.frozen.fusion import kind_of
+from rkd_jax.frozen.fusion import FUSION_CLIP, kind_of
 from rkd_jax.frozen.regions import crop_regions
 from rkd_jax.inputs.batching import eval_batches
 from rkd_jax.inputs.plan import detector_specs
@@ -122,7 +122,7 @@ def evaluate_detector(
     of_run = isinstance(checkpoint, str)
     detector = Detector.restore(config, checkpoint) if of_run else checkpoint
     if kind_of(config) == "crops":
-      check_same_clip(config, source, detector.fusion_clip)
+      check_same_clip(config, source, detector.fusion_clip, FUSION_CLIP)
   for looked, adding in looks:
     for index, found in detections_of(detector, looked, vocabulary, config):
       for own in adding:

@@ -16,6 +16,8 @@ from rkd_jax.models.detector import fusion
 from rkd_jax.structures import Batch
 
 KINDS = ("projection", "crops")
+# What errors call the CLIP of kind "crops".
+FUSION_CLIP = "The CLIP of model.test.fusion.clip"
 _CROPS_AT_ONCE = 64
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rkd_jax.configs import demo as demo_config
 from rkd_jax.pictures.components import AP50
+from rkd_jax.recipe.fused_rows import ceilings, fused
 from rkd_jax.recipe.rows import Group, Recipe, Row
 
 _TRAINED, _TEACHERS = ("records", "class_embeddings"), ("teachers",)
@@ -46,17 +47,11 @@ def _like_rkd(
   return Row(name, title, "demo", stage, "base", needs, settings, group=group)
 
 
-def _fused(row: str, name: str, title: str, kind: str = "crops", **more: Any) -> Row:
-  """A trained row evaluated once more, with fused scores; `more` are fields of the row."""
-  settings = {"model.test.fusion.kind": kind, **more.pop("settings", {})}
-  return Row(name, title, "", "", row, ("clip",), settings, trains=False, group="beyond", **more)
-
-
 _BEYOND = (
-  _fused("base", "base_fused", "base, fused with CLIP on crops"),
-  _fused("rkd", "rkd_fused", "RKD, fused with CLIP on crops"),
-  _fused("rkd_ils_weight_transfer", "fused", f"{_TRANSFER}, fused with CLIP on crops"),
-  _fused(
+  fused("base", "base_fused", "base, fused with CLIP on crops"),
+  fused("rkd", "rkd_fused", "RKD, fused with CLIP on crops"),
+  fused("rkd_ils_weight_transfer", "fused", f"{_TRANSFER}, fused with CLIP on crops"),
+  fused(
     "rkd_ils_weight_transfer",
     "fused_projection",
     f"{_TRANSFER}, fused with its distilled projection",
@@ -80,25 +75,12 @@ _BEYOND = (
     {"loss.pseudo_agreement.on": True},
     group="beyond",
   ),
-  _fused(
+  fused(
     "retrieved_boxes",
     "recommended",
     f"{_TRANSFER}, retrieved regions in box batches, fused with CLIP on crops",
   ),
-  _fused(
-    "rkd_ils_weight_transfer",
-    "clip_on_detections",
-    f"CLIP alone on the boxes of {_TRANSFER}",
-    settings={"model.test.fusion.base": 1.0, "model.test.fusion.novel": 1.0},
-    control=True,
-  ),
-  _fused(
-    "rkd_ils_weight_transfer",
-    "clip_on_annotations",
-    "CLIP alone on annotated boxes",
-    of_annotations=True,
-    control=True,
-  ),
+  *ceilings("rkd_ils_weight_transfer", _TRANSFER),
   *(
     _like_rkd(name, title, "beyond", stage=name)
     for name, title in (

@@ -1,10 +1,8 @@
 """All recipes: tables of the paper, of the demo and of own photographs; a new row is one entry."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rkd_jax.pictures.components import AP50, MASK_AP
 from rkd_jax.recipe.demo_rows import DEMO
+from rkd_jax.recipe.fused_rows import ceilings, fused
 from rkd_jax.recipe.rows import Group, Recipe, Row, named
 
 
@@ -33,41 +31,20 @@ _BEYOND = Group("Beyond the paper", ("base", "rkd", "rkd_ils_weight_transfer"))
 
 def _beyond(data_set: str, teachers: tuple[str, ...]) -> tuple[Row, ...]:
   """Rows of docs/beyond.md, the fused ones and the ceilings with CLIP ViT-B/32."""
-  fusion = "model.test.fusion"
-  fused = {f"{fusion}.kind": "crops", f"{fusion}.clip": "{weights}/ViT-B-32.pt"}
-  alone = {f"{fusion}.base": 1.0, f"{fusion}.novel": 1.0}
-
-  def evaluated(row: str, name: str, title: str, settings: Mapping[str, Any], **more: Any) -> Row:
-    again = dict(parent=row, needs=("clip",), trains=False, group="beyond", **more)
-    return Row(name, title, settings={**fused, **settings}, **again)
-
+  clip = {"model.test.fusion.clip": "{weights}/ViT-B-32.pt"}
   return (
     *(
-      evaluated(row, f"{row}_fused", f"{title}, fused with CLIP on crops", {})
+      fused(row, f"{row}_fused", f"{title}, fused with CLIP on crops", settings=clip)
       for row, title in (("base", "base"), ("rkd", "RKD"), ("rkd_ils_weight_transfer", _TRANSFER))
     ),
-    evaluated(
-      "rkd_ils_weight_transfer",
-      "clip_on_detections",
-      f"CLIP alone on the boxes of {_TRANSFER}",
-      alone,
-      control=True,
-    ),
-    evaluated(
-      "rkd_ils_weight_transfer",
-      "clip_on_annotations",
-      "CLIP alone on annotated boxes",
-      {},
-      control=True,
-      of_annotations=True,
-    ),
+    *ceilings("rkd_ils_weight_transfer", _TRANSFER, clip),
     Row(
       "recommended",
       f"{_TRANSFER}, retrieved regions in box batches, fused with CLIP on crops",
       f"{data_set}/recommended",
       parent="rkd",
       needs=(*teachers, "retrieved", "clip"),
-      settings={"model.test.fusion.clip": "{weights}/ViT-B-32.pt"},
+      settings=clip,
       group="beyond",
     ),
   )

@@ -91,10 +91,10 @@ def embed_classes(
   return unit(embeddings) if normalize else embeddings
 
 
-def check_same_clip(stored: ClassEmbeddings, clip: FrozenClip) -> None:
+def check_same_clip(stored: ClassEmbeddings, clip: FrozenClip, what: str = "The CLIP") -> None:
   """Raises ValueError for another CLIP than that of stored rows, as far as is known.
 
-  The first name is asked, where rows have names and one template.
+  The first name is asked, where rows have names and one template.  `what` errors call the CLIP.
   """
   if not stored.names or not stored.templates or len(stored.templates) > 1 or stored.is_closed:
     return
@@ -102,7 +102,7 @@ def check_same_clip(stored: ClassEmbeddings, clip: FrozenClip) -> None:
   cosine = float((unit(row) * unit(stored.embeddings[:1])).sum())
   if cosine < _SAME:
     raise ValueError(
-      f"The CLIP is not the one of the detector's class embeddings: for {stored.names[0]!r} they "
+      f"{what} is not the one of the detector's class embeddings: for {stored.names[0]!r} they "
       f"have a cosine of {cosine:.3f}. Give the CLIP that the detector was trained with."
     )
 

@@ -89,10 +89,12 @@ def _image_counts(path: str, source: Source) -> np.ndarray | None:
   return np.array([counts[name] for name in names], np.float32)
 
 
-def check_same_clip(config: ml_collections.ConfigDict, source: Source, clip: FrozenClip) -> None:
+def check_same_clip(
+  config: ml_collections.ConfigDict, source: Source, clip: FrozenClip, what: str = "The CLIP"
+) -> None:
   """Raises ValueError for another CLIP than that of the class embeddings, as far as is known."""
   stored = _load(config.class_embeddings, "config.class_embeddings", source.class_names)
-  class_embeddings_lib.check_same_clip(stored, clip)
+  class_embeddings_lib.check_same_clip(stored, clip, what)
 
 
 def training_source(config: ml_collections.ConfigDict) -> Source | None:

@@ -1,6 +1,7 @@
 """Evaluation on several devices and processes: the numbers of one, to the last digit."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -231,3 +232,14 @@ def test_results_under_other_settings_say_so_and_choose_no_checkpoint(root, monk
   assert evaluations.read(workdir) == {}
   evaluate(tiny.get_config(str(root)), str(workdir))
   assert evaluations.read(workdir) == {4: {"step": 4, "AP50_all": 5.0}}
+
+
+def test_scores_are_not_fused_with_those_of_another_clip(config):
+  config = config.copy_and_resolve_references()
+  config.model.test.fusion.kind = "crops"
+  source = open_source(config.data.dir, config.data.name, config.data.eval.split)
+  own = load_vocabulary(config, source).embeddings
+  # A detector that looked at an image would be missed.
+  clip = types.SimpleNamespace(embed_texts=lambda texts: -own[: len(texts)])
+  with pytest.raises(ValueError, match=r"^The CLIP of model\.test\.fusion\.clip is not the one"):
+    evaluate_lib.evaluate_detector(config, types.SimpleNamespace(fusion_clip=clip))
